@@ -1,0 +1,3 @@
+"""vllm-locust: load tests for vLLM in Locust, with latencies one can trust."""
+
+__version__ = "0.1.0"

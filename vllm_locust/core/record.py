@@ -1,0 +1,149 @@
+"""One request, as measured. Everything that is reported later is a fold over these records.
+
+Times are seconds on one axis: in memory `time.perf_counter` of the process that sent the request, in
+`requests.jsonl` seconds since the run began. They are never compared across machines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+OK = "ok"
+CONNECT = "connect"
+TIMEOUT = "timeout"
+SERVER_ERROR_EVENT = "server_error_event"
+TRUNCATED = "truncated"
+PROTOCOL = "protocol"
+CANCELLED = "cancelled"
+DROPPED = "dropped"
+
+
+def http_outcome(status: int) -> str:
+    """The failure kind of an HTTP status other than 200, for example `http_503`."""
+    return f"http_{status}"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What became of one planned request.
+
+    `outcome` is exactly one of `ok`, `connect`, `timeout`, `http_STATUS`, `server_error_event`, `truncated`,
+    `protocol`, `cancelled` and `dropped`. Only `ok` requests have latencies that may enter a distribution;
+    an `ok` request always has a first and a last token.
+    """
+
+    index: int
+    """Position in the plan: request `index` of (scenario, seed)."""
+    scenario: str
+    profile: str
+    outcome: str
+    intended_s: float
+    """When the plan wanted the request to start."""
+    sent_s: float | None = None
+    """Just before the first byte was written; None when it was never sent."""
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    ended_s: float = 0.0
+    """When the outcome was known: the last byte, the failure, the decision to drop."""
+    connect_s: float | None = None
+    """Seconds spent connecting for this request; None when the connection was already open."""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    tokens_counted: bool = False
+    """True when the server sent no usage and `output_tokens` is the number of token-carrying events."""
+    finish_reason: str | None = None
+    error: str | None = None
+    concurrency: int = 0
+    """Requests in flight of this process when this one was sent, itself included."""
+    worker: int = 0
+    phase: int = 0
+    model: str = ""
+    arrivals_s: Sequence[float] = field(default=(), repr=False)
+    """Arrival of each token-carrying event. Kept until the record was folded, never written."""
+    event_tokens: Sequence[int] = field(default=(), repr=False)
+    """Output tokens of each of those events, from running usage; empty when the server did not say."""
+    bounds_s: Sequence[float] = field(default=(), repr=False)
+    """For each of `arrivals_s`, how much earlier the event may really have arrived, at most.
+
+    0 for an event that was read alone with a kernel stamp of its own; more when several token-carrying events
+    came out of one read (they share the last one's stamp) or when the platform gives no stamps.
+    """
+    lags_s: Sequence[float] = field(default=(), repr=False)
+    """For each read of the socket, how long after the bytes' arrival it happened."""
+
+    @property
+    def id(self) -> str:
+        """`req_000001` for index 0: what `requests.jsonl` calls this request."""
+        return f"req_{self.index + 1:06d}"
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: first token - sent."""
+        if self.first_token_s is None or self.sent_s is None:
+            return None
+        return self.first_token_s - self.sent_s
+
+    @property
+    def e2el_s(self) -> float | None:
+        """End-to-end latency: last token - sent."""
+        if self.last_token_s is None or self.sent_s is None:
+            return None
+        return self.last_token_s - self.sent_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first: (E2EL - TTFT) / (output tokens - 1).
+
+        None below two tokens, where it is undefined.
+        """
+        if self.first_token_s is None or self.last_token_s is None or (self.output_tokens or 0) < 2:
+            return None
+        return (self.last_token_s - self.first_token_s) / (self.output_tokens - 1)  # type: ignore[operator]
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output tokens together, unknown ones as 0."""
+        return (self.prompt_tokens or 0) + (self.output_tokens or 0)
+
+
+def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
+    """One line of `requests.jsonl`, newline included; times relative to `run_start_s`, rounded to 1 us."""
+
+    def since(value: float | None) -> float | None:
+        return None if value is None else round(value - run_start_s, 6)
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 6)
+
+    ok = record.outcome == OK
+    return orjson.dumps(
+        {
+            "id": record.id,
+            "profile": record.profile,
+            "ttft_s": rounded(record.ttft_s),
+            "total_s": rounded(record.e2el_s) if ok else None,
+            "concurrency": record.concurrency,
+            "scenario": record.scenario,
+            "index": record.index,
+            "intended_s": since(record.intended_s),
+            "sent_s": since(record.sent_s),
+            "connect_s": rounded(record.connect_s),
+            "first_token_s": since(record.first_token_s),
+            "last_token_s": since(record.last_token_s),
+            "ended_s": since(record.ended_s),
+            "tpot_s": rounded(record.tpot_s) if ok else None,
+            "prompt_tokens": record.prompt_tokens,
+            "output_tokens": record.output_tokens,
+            "tokens_counted": record.tokens_counted,
+            "cached_tokens": record.cached_tokens,
+            "finish_reason": record.finish_reason,
+            "outcome": record.outcome,
+            "error": record.error,
+            "worker": record.worker,
+            "phase": record.phase,
+            "model": record.model,
+        },
+        option=orjson.OPT_APPEND_NEWLINE,
+    )
