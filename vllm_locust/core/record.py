@@ -41,7 +41,7 @@ class RequestRecord:
     intended_s: float
     """When the plan wanted the request to start."""
     sent_s: float | None = None
-    """Just before the first byte was written; None when it was never sent."""
+    """Just before the first byte was written, the handshake of a new connection included; None when dropped."""
     first_token_s: float | None = None
     last_token_s: float | None = None
     ended_s: float = 0.0
@@ -109,7 +109,10 @@ class RequestRecord:
 
 
 def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
-    """One line of `requests.jsonl`, newline included; times relative to `run_start_s`, rounded to 1 us."""
+    """One line of `requests.jsonl`, newline included; times relative to `run_start_s`, rounded to 1 us.
+
+    Latencies of failed requests are null: nobody who averages a column must meet them.
+    """
 
     def since(value: float | None) -> float | None:
         return None if value is None else round(value - run_start_s, 6)
@@ -122,7 +125,7 @@ def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
         {
             "id": record.id,
             "profile": record.profile,
-            "ttft_s": rounded(record.ttft_s),
+            "ttft_s": rounded(record.ttft_s) if ok else None,
             "total_s": rounded(record.e2el_s) if ok else None,
             "concurrency": record.concurrency,
             "scenario": record.scenario,

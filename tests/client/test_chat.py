@@ -1,0 +1,286 @@
+"""Every way an answer can come or fail to come, over real sockets, against the server's own log of send times."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import gevent
+import orjson
+import pytest
+
+from tests.scripted_server import (
+    DONE,
+    HANG_UP,
+    LAST_CHUNK,
+    RESET,
+    ROLE,
+    STREAM_HEAD,
+    ScriptedServer,
+    Step,
+    chunk,
+    event,
+    plain,
+    scripted_server,
+    token,
+    usage,
+)
+from vllm_locust.client.chat import ChatClient, Reply, RequestOptions, Transport
+from vllm_locust.client.target import Target
+from vllm_locust.core.record import RequestRecord
+
+ANSWER = [STREAM_HEAD, ROLE, token("a"), token("b"), token("c", "stop"), usage(5, 3), DONE, LAST_CHUNK]
+
+
+class Asker:
+    """A client of a scripted server, with everything it reported."""
+
+    def __init__(self, server: ScriptedServer, **options: object) -> None:
+        self.server = server
+        self.records: list[RequestRecord] = []
+        self.transport = Transport(Target.parse(server.url), RequestOptions(model="m", **options))  # type: ignore[arg-type]
+        self.client = ChatClient(self.transport, self.records.append)
+
+    def ask(self) -> Reply:
+        return self.client.chat("hello", max_tokens=3)
+
+    def close(self) -> None:
+        self.client.close()
+        self.transport.close()
+
+
+@pytest.fixture
+def asker() -> Iterator[Callable[..., Asker]]:
+    open_things: list[object] = []
+
+    def start(*scripts: list[Step], **options: object) -> Asker:
+        context = scripted_server(*scripts)
+        made = Asker(context.__enter__(), **options)
+        open_things.append((made, context))
+        return made
+
+    yield start
+    for made, context in open_things:  # type: ignore[misc]
+        made.close()
+        context.__exit__(None, None, None)
+
+
+def test_the_bytes_of_a_request(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER, headers={"Authorization": "Bearer secret"}, body={"ignore_eos": True}, running_usage=True)
+    it.ask()
+    head, _, body = it.server.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "POST /v1/chat/completions HTTP/1.1"
+    assert f"Host: localhost:{it.server.port}" in lines
+    assert "Authorization: Bearer secret" in lines
+    assert orjson.loads(body) == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "ignore_eos": True,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 3,
+    }
+
+
+def test_times_are_those_of_the_servers_log(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, ROLE, 0.04, token("a"), 0.03, token("b"), 0.02, token("c", "stop"), DONE + LAST_CHUNK])
+    record = it.ask().record
+    tokens_s = it.server.sent_s[2:5]
+    assert record.arrivals_s == pytest.approx(tokens_s, abs=0.005)
+    assert record.first_token_s == record.arrivals_s[0]
+    assert record.last_token_s == record.arrivals_s[2]
+    assert record.ttft_s >= 0.04
+    assert record.outcome == "ok"
+    assert record.tokens_counted
+    assert record.output_tokens == 3
+
+
+def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker]) -> None:
+    """The whole point: the process is busy for 100 ms, the arrival is the kernel's."""
+    it = asker([STREAM_HEAD, 0.05, token("a"), 0.15, token("b", "stop"), DONE + LAST_CHUNK])
+    waiting = gevent.spawn(it.ask)
+    gevent.sleep(0.02)
+    busy_until = time.perf_counter() + 0.1
+    while time.perf_counter() < busy_until:
+        pass
+    record = waiting.get().record
+    assert record.arrivals_s == pytest.approx([it.server.sent_s[1], it.server.sent_s[2]], abs=0.005)
+    assert max(record.lags_s) > 0.04
+    assert record.bounds_s == [0.0, 0.0]
+
+
+def test_events_read_together_say_how_uncertain_they_are(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, 0.05, token("a"), 0.03, token("b", "stop"), DONE + LAST_CHUNK])
+    waiting = gevent.spawn(it.ask)
+    gevent.sleep(0.02)
+    busy_until = time.perf_counter() + 0.15
+    while time.perf_counter() < busy_until:
+        pass
+    record = waiting.get().record
+    truth = it.server.sent_s[1]
+    assert record.arrivals_s[0] > truth + 0.02  # both carry the stamp of the last
+    assert record.arrivals_s[0] - record.bounds_s[0] <= truth + 0.001
+    assert record.bounds_s[0] < 0.2
+
+
+def test_connections_are_kept_alive(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER)
+    records = [it.ask().record for _ in range(3)]
+    assert [record.outcome for record in records] == ["ok"] * 3
+    assert it.server.connections == 1
+    assert [record.connect_s is None for record in records] == [False, True, True]
+    assert [record.index for record in records] == [0, 1, 2]
+
+
+def test_a_connection_closed_while_idle_is_replaced(asker: Callable[..., Asker]) -> None:
+    it = asker([*ANSWER, HANG_UP])
+    assert it.ask().record.outcome == "ok"
+    gevent.sleep(0.05)
+    assert it.ask().record.outcome == "ok"
+    assert it.server.connections == 2
+
+
+def test_a_connection_closed_under_the_request_is_tried_once_more(asker: Callable[..., Asker]) -> None:
+    """The server's close and our request cross each other; nobody has worked on the request."""
+    it = asker(ANSWER, [HANG_UP], ANSWER)
+    assert it.ask().record.outcome == "ok"
+    reply = it.ask()
+    assert (reply.text, reply.record.outcome) == ("abc", "ok")
+    assert it.server.connections == 2
+
+
+def test_connection_close_is_honoured(asker: Callable[..., Asker]) -> None:
+    head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    it = asker([head, *ANSWER[1:], HANG_UP])
+    assert [it.ask().record.outcome for _ in range(2)] == ["ok", "ok"]
+    assert it.server.connections == 2
+
+
+def test_a_body_that_ends_with_the_connection(asker: Callable[..., Asker]) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    it = asker([head, b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n', HANG_UP])
+    assert it.ask()[0] == "x"
+    assert it.records[0].outcome == "ok"
+
+
+def test_keep_alive_comments_and_crlf(asker: Callable[..., Asker]) -> None:
+    body = b': keep-alive\r\n\r\ndata: {"choices":[{"text":"x","finish_reason":"length"}]}\r\n\r\n: keep-alive\r\n\r\n'
+    it = asker([STREAM_HEAD, chunk(body), DONE, LAST_CHUNK])
+    reply = it.client.complete([1, 2, 3], max_tokens=1)
+    assert (reply.text, reply.record.outcome, len(reply.record.arrivals_s)) == ("x", "ok", 1)
+    assert it.server.requests[0].startswith(b"POST /v1/completions ")
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_an_answer_cut_anywhere(asker: Callable[..., Asker], size: int) -> None:
+    body = b"".join(step for step in ANSWER if isinstance(step, bytes))
+    it = asker([body[start : start + size] for start in range(0, len(body), size)])
+    reply = it.ask()
+    assert (reply.text, reply.record.outcome) == ("abc", "ok")
+    assert (reply.record.prompt_tokens, reply.record.output_tokens) == (5, 3)
+
+
+ERROR = b'{"error":{"message":"The model `m` does not exist.","type":"NotFoundError","code":404}}'
+BUSY = event('{"error":{"message":"The engine is currently busy","code":503}}')
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "message"),
+    [
+        ([plain("404 Not Found", ERROR)], "http_404", "The model `m` does not exist."),
+        ([plain("503 Service Unavailable", b"<h1>gone\n</h1>")], "http_503", "<h1>gone </h1>"),
+        ([plain("500 Oops", b"")], "http_500", "(no message)"),
+        ([plain("307 X", b"", "Location: https://there/")], "http_307", "https://there/: give that address as --host"),
+        ([STREAM_HEAD, BUSY, DONE, LAST_CHUNK], "server_error_event", "engine is currently busy"),
+        ([STREAM_HEAD, ROLE, token("a"), BUSY, DONE, LAST_CHUNK], "server_error_event", "engine is currently busy"),
+        ([plain("200 OK", ERROR, "content-type: application/json")], "server_error_event", "does not exist"),
+        ([plain("200 OK", b"<html>", "content-type: text/html")], "protocol", "expected an event stream, got text/html"),
+        ([STREAM_HEAD, ROLE, token("a"), LAST_CHUNK], "truncated", "without a finish reason"),
+        ([STREAM_HEAD, ROLE, token("a"), HANG_UP], "truncated", "without a finish reason"),
+        ([STREAM_HEAD, token("a"), 0.02, RESET], "truncated", "connection lost"),
+        ([HANG_UP], "truncated", "before any response"),
+        ([STREAM_HEAD, event("{broken")], "protocol", "cannot be parsed"),
+        ([b"SSH-2.0-OpenSSH_9\r\n"], "protocol", "not an HTTP response"),
+        ([STREAM_HEAD, DONE, LAST_CHUNK], "protocol", "no output"),
+        ([STREAM_HEAD, event('{"choices":[{"delta":{},"finish_reason":"stop"}]}'), DONE, LAST_CHUNK],
+         "protocol", "no output"),
+    ],
+)
+def test_failures_are_told_apart(
+    asker: Callable[..., Asker], script: list[Step], outcome: str, message: str
+) -> None:
+    it = asker(script, ANSWER)
+    reply = it.ask()
+    assert reply.record.outcome == outcome
+    assert message in (reply.record.error or "")
+    assert len(it.records) == 1
+    assert it.ask().record.outcome == "ok"  # the user goes on
+
+
+def test_a_finished_answer_is_whole_even_when_the_connection_breaks_behind_it(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, token("a", "stop"), usage(5, 1), DONE, 0.02, RESET])
+    record = it.ask().record
+    assert (record.outcome, record.output_tokens, record.error) == ("ok", 1, None)
+
+
+def test_a_refused_connection(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER)
+    it.server.close()
+    record = it.ask().record
+    assert record.outcome == "connect"
+    assert "127.0.0.1" in (record.error or "")
+    assert record.connect_s is not None
+
+
+def test_an_unknown_host() -> None:
+    records: list[RequestRecord] = []
+    transport = Transport(Target.parse("http://no-such-host.invalid"), RequestOptions(model="m"))
+    ChatClient(transport, records.append).chat("hello")
+    transport.close()
+    assert records[0].outcome == "connect"
+
+
+def test_the_total_timeout(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, token("a"), 0.3, token("b", "stop")], ANSWER, timeout_s=0.1)
+    record = it.ask().record
+    assert (record.outcome, record.error) == ("timeout", "no complete answer within 0.1 s")
+    assert 0.1 <= record.ended_s - (record.sent_s or 0) < 0.3
+    assert it.ask().record.outcome == "ok"
+    assert it.server.connections == 2
+
+
+def test_an_interrupted_user_leaves_a_cancelled_record(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, token("a"), 0.5, token("b", "stop")])
+    user = gevent.spawn(it.ask)
+    gevent.sleep(0.05)
+    user.kill()
+    assert [record.outcome for record in it.records] == ["cancelled"]
+    assert it.records[0].output_tokens == 1
+    assert it.transport.in_flight == 0
+
+
+def test_concurrency_counts_what_is_in_flight(asker: Callable[..., Asker]) -> None:
+    it = asker([STREAM_HEAD, 0.1, *ANSWER[1:]])
+    clients = [ChatClient(it.transport, it.records.append) for _ in range(3)]
+    gevent.joinall([gevent.spawn(client.chat, "hello") for client in clients])
+    for client in clients:
+        client.close()
+    assert sorted(record.concurrency for record in it.records) == [1, 2, 3]
+
+
+def test_running_usage_reaches_the_record(asker: Callable[..., Asker]) -> None:
+    def counted(content: str, total: int) -> bytes:
+        return event(
+            f'{{"choices":[{{"delta":{{"content":"{content}"}},"finish_reason":"length"}}],'
+            f'"usage":{{"prompt_tokens":5,"completion_tokens":{total}}}}}'
+        )
+
+    it = asker([STREAM_HEAD, counted("a", 1), counted("bcd", 4), DONE, LAST_CHUNK])
+    record = it.ask().record
+    assert (list(record.event_tokens), record.output_tokens, record.tokens_counted) == ([1, 3], 4, False)
+
+
+def test_a_large_request_is_sent_whole(asker: Callable[..., Asker]) -> None:
+    it = asker([0.1, *ANSWER])
+    prompt = "x" * 8_000_000
+    assert it.client.chat(prompt).record.outcome == "ok"
+    assert prompt.encode() in it.server.requests[0]

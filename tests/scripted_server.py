@@ -1,0 +1,164 @@
+"""A server that says exactly what a test tells it to, byte by byte, on real sockets in a real thread."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+HANG_UP = b"\x00hang up"
+"""As a step: close the connection. Without it, the connection waits for the next request."""
+RESET = b"\x00reset"
+"""As a step: abort the connection, so that the client sees ECONNRESET."""
+
+Step = bytes | float
+"""Bytes to send at once, or seconds to wait."""
+
+
+@dataclass
+class ScriptedServer:
+    """Answers request number n (over all connections) with `scripts[n]`; the last one serves all later requests.
+
+    `sent_s` notes `time.perf_counter()` just before each send, `requests` the raw requests.
+    """
+
+    scripts: Sequence[Sequence[Step]]
+    tls: ssl.SSLContext | None = None
+    requests: list[bytes] = field(default_factory=list)
+    sent_s: list[float] = field(default_factory=list)
+    connections: int = 0
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+
+    def close(self) -> None:
+        for open_socket in (self._listener, *self._open):
+            _shut(open_socket)
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            if self.tls is not None:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+                self._open.append(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while self._play(connection):
+                pass
+        except (OSError, ssl.SSLError):
+            pass
+        finally:
+            connection.close()
+
+    def _play(self, connection: socket.socket) -> bool:
+        request = read_request(connection)
+        if request is None:
+            return False
+        self.requests.append(request)
+        for step in self.scripts[min(len(self.requests), len(self.scripts)) - 1]:
+            if isinstance(step, float):
+                time.sleep(step)
+            elif step == HANG_UP:
+                return False
+            elif step == RESET:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+                return False
+            else:
+                self.sent_s.append(time.perf_counter())
+                connection.sendall(step)
+        return True
+
+
+def _shut(open_socket: socket.socket) -> None:
+    with suppress(OSError):
+        open_socket.shutdown(socket.SHUT_RDWR)
+    open_socket.close()
+
+
+def read_request(connection: socket.socket) -> bytes | None:
+    """One whole request, None at the end of the connection."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = connection.recv(65536)
+        if not piece:
+            return None
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+@contextmanager
+def scripted_server(
+    *scripts: Sequence[Step], tls: ssl.SSLContext | None = None
+) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(scripts, tls)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+# What to put into scripts
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(body), body)
+
+
+def event(data: str) -> bytes:
+    return chunk(f"data: {data}\n\n".encode())
+
+
+ROLE = event('{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}')
+DONE = event("[DONE]")
+
+
+def token(text: str, finish: str | None = None) -> bytes:
+    reason = f'"{finish}"' if finish else "null"
+    return event(f'{{"choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{reason}}}]}}')
+
+
+def usage(prompt: int, output: int) -> bytes:
+    return event(
+        f'{{"choices":[],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{output},'
+        f'"total_tokens":{prompt + output}}}}}'
+    )
+
+
+def plain(status: str, body: bytes, *headers: str) -> bytes:
+    """A whole response with a length."""
+    head = "".join(f"{header}\r\n" for header in headers)
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body

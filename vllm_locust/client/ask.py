@@ -1,0 +1,112 @@
+"""Questions to a server outside of any measurement: which models, which version, how many tokens."""
+
+import http.client
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from vllm_locust.client.target import Target
+from vllm_locust.core.stream import error_message
+from vllm_locust.errors import UsageError
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerModel:
+    """The model that will be asked, as the server describes it."""
+
+    name: str
+    max_model_len: int | None
+    server_version: str | None
+
+
+def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -> ServerModel:
+    """The model called `wanted`, or the server's first one.
+
+    A server without /v1/models is taken at the user's word when `wanted` is given. Raises UsageError when
+    nothing answers, when access is denied, or when the server does not have the model.
+    """
+    status, body = _ask(target, headers, "GET", "/v1/models")
+    version = _version(target, headers)
+    if status in (404, 405) and wanted:
+        return ServerModel(wanted, None, version)
+    models = body.get("data") if isinstance(body, dict) and status == 200 else None
+    if not isinstance(models, list):
+        raise UsageError(f"{target.url}/v1/models answered {status}: {error_message(body)}")
+    by_name = {model.get("id"): model for model in models if isinstance(model, dict)}
+    name = wanted or next(iter(by_name), None)
+    if name is None:
+        raise UsageError(f"{target.url} serves no model: give one with --model.")
+    if name not in by_name:
+        known = ", ".join(str(known) for known in by_name)
+        raise UsageError(f"--model {name!r} is not served by {target.url}, which has: {known}.")
+    length = by_name[name].get("max_model_len")
+    return ServerModel(name, length if isinstance(length, int) else None, version)
+
+
+def token_counter(
+    target: Target, headers: Mapping[str, str], model: str, *, chat: bool
+) -> Callable[[str], int] | None:
+    """Counts the tokens of a prompt by asking /tokenize, the chat template included when `chat`.
+
+    None when the server offers no /tokenize.
+    """
+
+    def count(prompt: str) -> int:
+        question: dict[str, Any] = {"model": model}
+        if chat:
+            question["messages"] = [{"role": "user", "content": prompt}]
+        else:
+            question["prompt"] = prompt
+        status, body = _ask(target, headers, "POST", "/tokenize", question)
+        if status != 200 or not isinstance(body, dict) or not isinstance(body.get("count"), int):
+            raise UsageError(f"{target.url}/tokenize answered {status}: {error_message(body)}")
+        return int(body["count"])
+
+    try:
+        count("hello")
+    except UsageError:
+        return None
+    return count
+
+
+def _version(target: Target, headers: Mapping[str, str]) -> str | None:
+    status, body = _ask(target, headers, "GET", "/version")
+    if status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
+        return str(body["version"])
+    return None
+
+
+def _ask(
+    target: Target, headers: Mapping[str, str], method: str, path: str, question: Mapping[str, Any] | None = None
+) -> tuple[int, Any]:
+    """Status and decoded body (JSON, or the text where it is none); UsageError when nothing answers."""
+    connection: http.client.HTTPConnection
+    if target.tls is not None:
+        connection = http.client.HTTPSConnection(
+            target.host, target.port, timeout=_TIMEOUT_S, context=target.tls
+        )
+    else:
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
+    body = None if question is None else orjson.dumps(question)
+    try:
+        connection.request(
+            method, target.path + path, body, {"Content-Type": "application/json", **headers}
+        )
+        response = connection.getresponse()
+        content = response.read(4 << 20)
+        if 300 <= response.status < 400:
+            raise UsageError(
+                f"{target.url} redirects to {response.getheader('Location')}: give that address as --host."
+            )
+    except (OSError, http.client.HTTPException) as error:
+        raise UsageError(f"{target.url} does not answer: {error or type(error).__name__}.") from None
+    finally:
+        connection.close()
+    try:
+        return response.status, orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return response.status, content[:200].decode("utf-8", "replace")

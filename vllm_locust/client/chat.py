@@ -1,0 +1,229 @@
+"""Sends one request after another as a user does, and says of each what became of it.
+
+A `Transport` holds what all users of a process share, a `ChatClient` is one user's: it keeps a connection
+alive, never raises for what the server or the network does, and turns every request into a `RequestRecord`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import orjson
+from gevent import get_hub
+
+from vllm_locust.client.connection import ConnectError, Connection, open_connection
+from vllm_locust.client.exchange import Exchange, run_exchange
+from vllm_locust.client.stamps import Pulse
+from vllm_locust.client.target import Target
+from vllm_locust.core.record import CANCELLED, CONNECT, OK, TIMEOUT, RequestRecord
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What every request of a run has in common."""
+
+    model: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every request's body, such as `temperature` or `ignore_eos`."""
+    running_usage: bool = False
+    """Ask for usage on every chunk (`continuous_usage_stats`): tells how many tokens each one carries."""
+    connect_timeout_s: float = 30.0
+    timeout_s: float = 600.0
+    """For a whole request, connecting included."""
+
+
+class Reply(NamedTuple):
+    """The text of an answer, and how it came about."""
+
+    text: str
+    record: RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where in the plan a request comes from; the defaults suit requests outside any plan."""
+
+    index: int | None = None
+    scenario: str = ""
+    profile: str = "chat"
+    phase: int = 0
+    intended_s: float | None = None
+    prompt_tokens: int | None = None
+
+
+class Transport:
+    """What the users of one process share: the target, the event loop's pulse, the requests in flight."""
+
+    def __init__(self, target: Target, options: RequestOptions, run_id: str = "", worker: int = 0) -> None:
+        self.target = target
+        self.options = options
+        self.worker = worker
+        self.in_flight = 0
+        self.pulse = Pulse(get_hub().loop)
+        self._next_index = 0
+        self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
+        self._head = "".join(
+            f"{name}: {value}\r\n"
+            for name, value in {
+                "Host": target.authority,
+                "User-Agent": "vllm-locust",
+                "Accept": "text/event-stream, application/json",
+                "Content-Type": "application/json",
+                **options.headers,
+            }.items()
+        )
+        stream_options: dict[str, Any] = {"include_usage": True}
+        if options.running_usage:
+            stream_options["continuous_usage_stats"] = True
+        self._body = {
+            "model": options.model,
+            "stream": True,
+            "stream_options": stream_options,
+            **options.body,
+        }
+
+    def close(self) -> None:
+        self.pulse.close()
+
+    def take_index(self) -> int:
+        """The next index for a request that is not part of a plan."""
+        self._next_index += 1
+        return self._next_index - 1
+
+    def render(self, path: str, index: int, body: Mapping[str, Any]) -> bytes:
+        """The request's bytes, head and body in one piece."""
+        content = orjson.dumps({**self._body, **body})
+        head = (
+            f"POST {self.target.path}{path} HTTP/1.1\r\n{self._head}"
+            f"X-Request-Id: {self._request_id}{index}\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        return head.encode("latin-1") + content
+
+
+class ChatClient:
+    """One user's client. Not to be shared between greenlets: a user waits for an answer before going on."""
+
+    def __init__(self, transport: Transport, on_finished: Callable[[RequestRecord], None]) -> None:
+        self._transport = transport
+        self._on_finished = on_finished
+        self._connection: Connection | None = None
+        self._owed_s = 0.0
+
+    def chat(self, messages: Sequence[Message] | str, *, origin: Origin | None = None, **body: Any) -> Reply:
+        """Stream a chat completion. `body` takes any further field: `max_tokens=64`, `temperature=0`, ..."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return self.request(CHAT_PATH, {"messages": messages, **body}, origin or Origin())
+
+    def complete(self, prompt: str | Sequence[int], *, origin: Origin | None = None, **body: Any) -> Reply:
+        """Stream a text completion of a text or of token ids."""
+        return self.request(COMPLETIONS_PATH, {"prompt": prompt, **body}, origin or Origin())
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
+        """Send `body` and wait for the answer's end. Fires `on_finished` exactly once, even when interrupted."""
+        transport = self._transport
+        index = transport.take_index() if origin.index is None else origin.index
+        called_s = perf_counter()
+        record = RequestRecord(
+            index=index,
+            scenario=origin.scenario,
+            profile=origin.profile,
+            outcome=CANCELLED,
+            # A client with no delays of its own would have been here as much earlier as it was told late that
+            # the answer before had ended.
+            intended_s=called_s - self._owed_s if origin.intended_s is None else origin.intended_s,
+            worker=transport.worker,
+            phase=origin.phase,
+            prompt_tokens=origin.prompt_tokens,
+            model=body.get("model", transport.options.model),
+        )
+        request = transport.render(path, index, body)
+        transport.in_flight += 1
+        record.concurrency = transport.in_flight
+        exchange = Exchange()
+        try:
+            record.sent_s = perf_counter()
+            reused = self._attempt(record, exchange, request)
+            if reused and exchange.over.is_set() and exchange.untouched:
+                # The server closed the idle connection while the request was on its way: nobody has seen it.
+                exchange = Exchange()
+                self._attempt(record, exchange, request)
+        finally:
+            transport.in_flight -= 1
+            now = perf_counter()
+            _settle(record, exchange, now)
+            self._owed_s = now - record.ended_s
+            self._on_finished(record)
+        return Reply(exchange.answer.text, record)
+
+    def _attempt(self, record: RequestRecord, exchange: Exchange, request: bytes) -> bool:
+        """Send once and wait for the end; True when that went over a connection that was open before."""
+        connection = self._connection
+        reused = connection is not None and not connection.closed
+        if connection is None or connection.closed:
+            connection = self._connect(record)
+        if connection is None:
+            return reused
+        run_exchange(exchange, connection, request, self._remaining_s(record))
+        if exchange.over.is_set():
+            record.outcome = OK
+        else:
+            record.outcome = TIMEOUT
+            record.error = f"no complete answer within {self._transport.options.timeout_s:g} s"
+        return reused
+
+    def _remaining_s(self, record: RequestRecord) -> float:
+        assert record.sent_s is not None
+        return max(record.sent_s + self._transport.options.timeout_s - perf_counter(), 0.001)
+
+    def _connect(self, record: RequestRecord) -> Connection | None:
+        """A new connection, or None when there is none to be had: then the record says why."""
+        transport = self._transport
+        started_s = perf_counter()
+        limit_s = min(transport.options.connect_timeout_s, transport.options.timeout_s)
+        try:
+            self._connection = open_connection(transport.target, transport.pulse, limit_s)
+        except ConnectError as error:
+            record.outcome, record.error = CONNECT, str(error)
+            return None
+        finally:
+            record.connect_s = perf_counter() - started_s
+        return self._connection
+
+
+def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
+    """Write down what the exchange came to. `record.outcome` is OK when it ran to its end."""
+    answer = exchange.answer
+    arrivals = answer.arrivals_s
+    # A complete answer stays one, even when the connection was not closed properly or the user was stopped.
+    if record.outcome in (OK, TIMEOUT, CANCELLED) and exchange.streaming and answer.finished:
+        record.outcome, record.error = OK, None
+    if record.outcome == OK and (failure := exchange.outcome()) is not None:
+        record.outcome, record.error = failure
+    record.ended_s = exchange.ended_s if exchange.over.is_set() else now_s
+    if arrivals:
+        record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
+    record.arrivals_s, record.lags_s = arrivals, exchange.lags_s
+    record.bounds_s = exchange.bounds_s
+    if len(answer.event_tokens) == len(arrivals):
+        record.event_tokens = answer.event_tokens
+    if answer.prompt_tokens is not None:
+        record.prompt_tokens = answer.prompt_tokens
+    record.cached_tokens = answer.cached_tokens
+    record.finish_reason = answer.finish_reason
+    if answer.output_tokens is not None:
+        record.output_tokens = answer.output_tokens
+    elif arrivals:
+        record.output_tokens, record.tokens_counted = len(arrivals), True

@@ -1,0 +1,207 @@
+"""One keep-alive connection, read in callbacks of the event loop.
+
+Rule: this file moves bytes and stamps them. It knows sockets and TLS, not HTTP. Whoever holds the connection
+sets `receiver`; while there is none, anything that arrives ends the connection.
+
+TLS runs over memory (`ssl.MemoryBIO`), so that the socket stays in our hands and the kernel's stamps survive.
+"""
+
+import socket
+import ssl
+from time import perf_counter, time_ns
+from typing import Any, Protocol
+
+from gevent import Timeout, get_hub
+from gevent.monkey import get_original
+
+from vllm_locust.client.stamps import STAMP_SPACE, Pulse, enable_kernel_stamps, unpack_stamp
+from vllm_locust.client.target import Target
+
+# gevent's own socket would schedule a greenlet per read; ours stays with the original and its file descriptor.
+_Socket = get_original("socket", "socket")
+
+READ, WRITE = 1, 2
+_READ_SIZE = 65536
+_NANO = 1e-9
+
+
+class Receiver(Protocol):
+    """Takes what a connection receives. All times are `perf_counter` seconds."""
+
+    def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
+        """`data` arrived at `arrival_s` (its last byte), none of it before `earliest_s`.
+
+        `lag_s` is how much later it was read. `stamped`: `arrival_s` is the kernel's stamp; otherwise it is the
+        moment of the read, and `lag_s` is the most that it may be late.
+        """
+
+    def on_close(self, error: str | None, now_s: float) -> None:
+        """The peer closed, orderly (None) or not; nothing follows."""
+
+
+class ConnectError(Exception):
+    """No connection came about; the message says what happened at which address."""
+
+
+class Connection:
+    """An open connection to a target. `open_connection` makes one; `close` is final."""
+
+    def __init__(self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None, server_name: str) -> None:
+        self.receiver: Receiver | None = None
+        self.closed = False
+        self._sock = sock
+        self._recvmsg = sock.recvmsg
+        self._pulse = pulse
+        self._kernel_stamps = enable_kernel_stamps(sock)
+        self._watcher: Any = None
+        self._tls: ssl.SSLObject | None = None
+        if tls is not None:
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+            self._handshake(self._tls)
+        self._watcher = get_hub().loop.io(sock.fileno(), READ)
+        self._watcher.start(self._on_readable)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+        self._sock.close()
+        self.receiver = None
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data`, waiting where the socket's buffer is full. Raises OSError when the peer is gone."""
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._outgoing.read()
+        sent = _try_send(self._sock, data)
+        if sent < len(data):
+            _send_rest(self._sock, memoryview(data)[sent:])
+
+    def _on_readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
+            now = perf_counter()
+            if ancillary:
+                seconds, nanoseconds = unpack_stamp(ancillary[0][2])
+                lag_s = (time_ns() - seconds * 1_000_000_000 - nanoseconds) * _NANO
+            if data and self._tls is not None:
+                data = self._decrypt(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return
+        except OSError as error:  # SSLError is one
+            self._lost(str(error))
+            return
+        receiver = self.receiver
+        if not data or receiver is None:
+            self._lost(None)
+        elif ancillary:
+            receiver.on_bytes(data, now - lag_s, lag_s, self._pulse.earliest_s, True)
+        else:
+            earliest_s = self._pulse.earliest_s
+            receiver.on_bytes(data, now, now - earliest_s, earliest_s, False)
+
+    def _decrypt(self, data: bytes) -> bytes:
+        """All plain text that can be had now, empty when the peer closed TLS; SSLWantReadError for none yet."""
+        assert self._tls is not None
+        self._incoming.write(data)
+        pieces = []
+        try:
+            while piece := self._tls.read(_READ_SIZE):
+                pieces.append(piece)
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLWantReadError:
+            if not pieces:
+                raise
+        return b"".join(pieces)
+
+    def _lost(self, error: str | None) -> None:
+        receiver = self.receiver
+        self.close()
+        if receiver is not None:
+            receiver.on_close(error, perf_counter())
+
+    def _handshake(self, tls: ssl.SSLObject) -> None:
+        while True:
+            try:
+                tls.do_handshake()
+                finished = True
+            except ssl.SSLWantReadError:
+                finished = False
+            if flight := self._outgoing.read():
+                _send_rest(self._sock, memoryview(flight))
+            if finished:
+                return
+            _wait(self._sock, READ)
+            data = self._sock.recv(_READ_SIZE)
+            if not data:
+                raise ConnectError("the server closed the connection during the TLS handshake")
+            self._incoming.write(data)
+
+
+def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connection:
+    """Connect to the first address of `target` that answers, TLS handshake included.
+
+    Raises ConnectError after `timeout_s` seconds or when no address works.
+    """
+    errors: list[str] = []
+    try:
+        with Timeout(timeout_s):
+            for family, address in target.addresses():
+                try:
+                    return _connect(family, address, target, pulse)
+                except (OSError, ConnectError) as error:
+                    errors.append(f"{address[0]} port {address[1]}: {error}")
+    except Timeout:
+        errors.append(f"no connection within {timeout_s:g} s")
+    except OSError as error:
+        errors.append(f"{target.host}: {error}")
+    raise ConnectError("; ".join(errors))
+
+
+def _connect(
+    family: socket.AddressFamily, address: tuple[object, ...], target: Target, pulse: Pulse
+) -> Connection:
+    sock = _Socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            _wait(sock, WRITE)
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, socket.errno.errorcode.get(error, "error")) from None  # type: ignore[attr-defined]
+        return Connection(sock, pulse, target.tls, target.host)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _try_send(sock: socket.socket, data: bytes | memoryview) -> int:
+    try:
+        return sock.send(data)
+    except (BlockingIOError, InterruptedError):
+        return 0
+
+
+def _send_rest(sock: socket.socket, data: memoryview) -> None:
+    while data:
+        sent = _try_send(sock, data)
+        if not sent:
+            _wait(sock, WRITE)
+        data = data[sent:]
+
+
+def _wait(sock: socket.socket, events: int) -> None:
+    """Let other greenlets run until `sock` is ready."""
+    hub = get_hub()
+    watcher = hub.loop.io(sock.fileno(), events)
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()

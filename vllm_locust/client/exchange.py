@@ -1,0 +1,194 @@
+"""One HTTP exchange: a request goes out, its response comes in, and says when it is over.
+
+Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an event stream is handed on to an
+`Answer` piece by piece; any other body is kept, in bounds, for its error message.
+"""
+
+from time import perf_counter
+
+import httptools
+import orjson
+from gevent.event import Event
+
+from vllm_locust.client.connection import Connection
+from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
+from vllm_locust.core.stream import Answer, error_message
+
+_MAX_BODY_BYTES = 64 << 10
+
+
+class Exchange:
+    """Receives the response to one request. `over` is set once nothing more is to come.
+
+    `bounds_s` runs beside `answer.arrivals_s`: how much earlier each event may have arrived, at most.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_parser",
+        "answer",
+        "arrival_s",
+        "bounds_s",
+        "complete",
+        "content_type",
+        "ended_s",
+        "framed",
+        "keep_alive",
+        "lags_s",
+        "location",
+        "over",
+        "status",
+        "streaming",
+    )
+
+    def __init__(self) -> None:
+        self.answer = Answer()
+        self.over = Event()
+        self.status = 0
+        self.content_type = ""
+        self.location = ""
+        self.streaming = False
+        self.framed = False  # by a length or chunks: otherwise the body ends when the connection does
+        self.complete = False
+        self.keep_alive = False
+        self.arrival_s = self.ended_s = 0.0
+        self.lags_s: list[float] = []
+        self.bounds_s: list[float] = []
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def untouched(self) -> bool:
+        """True as long as not a byte of the response has come."""
+        return not self.lags_s
+
+    # What the connection tells
+
+    def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
+        self.arrival_s = arrival_s
+        self.lags_s.append(lag_s)
+        arrivals = self.answer.arrivals_s
+        before = len(arrivals)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.answer.fail(PROTOCOL, f"not an HTTP response: {error}")
+        new = len(arrivals) - before
+        if new:
+            if new == 1 and stamped:
+                self.bounds_s.append(0.0)
+            else:
+                self.bounds_s.extend([max(arrival_s - earliest_s, 0.0)] * new)
+        if self.complete or self.answer.failure is not None:
+            self._end(arrival_s)
+
+    def on_close(self, error: str | None, now_s: float) -> None:
+        if self.status and not self.framed and error is None:
+            self.complete = True
+        if error is not None and not self.complete:
+            self.answer.fail(TRUNCATED, f"connection lost: {error}")
+        self.keep_alive = False
+        self._end(now_s)
+
+    # What the HTTP parser tells
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-type":
+            self.content_type = value.decode("latin-1")
+        elif name == b"location":
+            self.location = value.decode("latin-1")
+        elif name in (b"content-length", b"transfer-encoding"):
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self.streaming = self.status == 200 and self.content_type.startswith("text/event-stream")
+
+    def on_body(self, piece: bytes) -> None:
+        if self.streaming:
+            self.answer.feed(piece, self.arrival_s)
+        elif self._body_size < _MAX_BODY_BYTES:
+            self._body.append(piece)
+            self._body_size += len(piece)
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:  # 100 Continue and its like only announce the response
+            self.complete = True
+            self.keep_alive = self._parser.should_keep_alive()
+
+    # What became of it
+
+    def outcome(self) -> tuple[str, str] | None:
+        """None for a whole answer, else (failure kind, message)."""
+        if self.status == 200 and self.streaming:
+            return self._stream_outcome()
+        if self.answer.failure is not None:
+            return self.answer.failure
+        if self.status == 0:
+            return TRUNCATED, "the connection was closed before any response"
+        if 300 <= self.status < 400:
+            return http_outcome(self.status), f"redirected to {self.location or 'nowhere'}: give that address as --host"
+        if self.status != 200:
+            return http_outcome(self.status), self._body_message()
+        return self._not_a_stream()
+
+    def _stream_outcome(self) -> tuple[str, str] | None:
+        answer = self.answer
+        if answer.failure is not None and answer.failure[0] != TRUNCATED:
+            return answer.failure
+        if not answer.finished:
+            return answer.failure or (TRUNCATED, "the stream ended without a finish reason or [DONE]")
+        if not answer.arrivals_s:
+            return PROTOCOL, "the answer carried no output"
+        return None
+
+    def _not_a_stream(self) -> tuple[str, str]:
+        try:
+            body = orjson.loads(b"".join(self._body))
+        except orjson.JSONDecodeError:
+            body = None
+        if isinstance(body, dict) and "error" in body:
+            return SERVER_ERROR_EVENT, error_message(body)
+        return PROTOCOL, f"expected an event stream, got {self.content_type or 'no content type'}"
+
+    def _body_message(self) -> str:
+        body = b"".join(self._body)
+        try:
+            return error_message(orjson.loads(body))
+        except orjson.JSONDecodeError:
+            text = " ".join(body.decode("utf-8", "replace").split())
+            return text[:200] or "(no message)"
+
+    def _end(self, ended_s: float) -> None:
+        if not self.over.is_set():
+            self.answer.close(ended_s)
+            while len(self.bounds_s) < len(self.answer.arrivals_s):
+                self.bounds_s.append(0.0)
+            self.ended_s = ended_s
+            self.over.set()
+
+
+def run_exchange(
+    exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None
+) -> None:
+    """Send `request` over an idle connection and wait for its whole response, at most `timeout_s` seconds.
+
+    An `exchange` that is not over afterwards ran out of time. Leaves the connection closed unless the server
+    keeps it open for the next request; so does whatever interrupts the wait.
+    """
+    connection.receiver = exchange
+    try:
+        try:
+            connection.send(request)
+        except OSError as error:
+            # A server that refuses early may answer and close while we still write: its words come first.
+            if not exchange.over.wait(timeout=0.1):
+                exchange.on_close(str(error), perf_counter())
+        exchange.over.wait(timeout_s)
+    finally:
+        connection.receiver = None
+        if not (exchange.complete and exchange.keep_alive and exchange.answer.failure is None):
+            connection.close()

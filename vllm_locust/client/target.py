@@ -1,0 +1,60 @@
+"""Where requests go: a base URL, taken apart once."""
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from vllm_locust.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Host, port and path prefix of a server, with the TLS settings to reach it (None: plain HTTP)."""
+
+    host: str
+    port: int
+    path: str = ""
+    tls: ssl.SSLContext | None = field(default=None, compare=False)
+
+    @classmethod
+    def parse(cls, url: str, tls: ssl.SSLContext | None = None) -> "Target":
+        """`http://localhost:8000` or `https://gateway/openai`; a trailing `/v1` is dropped, as paths carry it.
+
+        Raises UsageError when the URL has no http(s) scheme, no host, or a port that is none. `tls` replaces
+        the default context of https, which checks certificates against the system's authorities.
+        """
+        parts = _split(url)
+        secure = parts.scheme == "https"
+        return cls(
+            host=parts.hostname or "",
+            port=parts.port or (443 if secure else 80),
+            path=parts.path.rstrip("/").removesuffix("/v1"),
+            tls=(tls or ssl.create_default_context()) if secure else None,
+        )
+
+    @property
+    def authority(self) -> str:
+        """What the Host header says."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
+
+    def addresses(self) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+        """Socket addresses to try, in the resolver's order; OSError when the name is unknown."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f"--host {url!r} is not an address like http://localhost:8000.")
+    return parts

@@ -1,0 +1,228 @@
+"""Stamped bytes in, one streamed answer out.
+
+Rule: this file knows server-sent events and the OpenAI-style chunks inside them. It does not know where the
+bytes come from, what time it is, or what HTTP is; an arrival time is handed in with every piece of the body.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
+
+MAX_EVENT_BYTES = 8 << 20
+"""A single event larger than this is not a stream of tokens; reading on would only eat memory."""
+
+_MAX_ERROR_CHARS = 500
+
+
+class EventTooLargeError(ValueError):
+    """The peer sent more than MAX_EVENT_BYTES without ending an event."""
+
+
+class SseDecoder:
+    """Splits a stream of server-sent events, cut anywhere, into the `data` of each event.
+
+    Implements the event stream format of the HTML standard as far as `data` is concerned: lines end in LF,
+    CRLF or CR, several `data` lines of one event are joined by LF, comments and other fields are passed over.
+    """
+
+    __slots__ = ("_data", "_size", "_skip_lf", "_tail")
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._skip_lf = False
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The data of every event that `piece` completes."""
+        # Nearly always a piece is one whole event on one line: see that with four C calls.
+        if (
+            piece.endswith(b"\n\n")
+            and piece.startswith(b"data: ")
+            and piece.find(b"\n") == len(piece) - 2
+            and not self._tail
+            and not self._data
+            and b"\r" not in piece
+        ):
+            return [piece[6:-2]]
+        return self._feed_lines(piece)
+
+    def close(self) -> list[bytes]:
+        """The data of an event that the end of the stream left without its blank line."""
+        return self._feed_lines(b"\n\n") if self._tail or self._data else []
+
+    def _feed_lines(self, piece: bytes) -> list[bytes]:
+        if self._skip_lf and piece:
+            piece = piece.removeprefix(b"\n")
+            self._skip_lf = False
+        lines = (self._tail + piece).splitlines(keepends=True)
+        self._tail = b""
+        if lines:
+            last = lines[-1]
+            if not last.endswith((b"\n", b"\r")):
+                self._tail = lines.pop()
+            elif not last.endswith(b"\n"):
+                self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
+        events: list[bytes] = []
+        for line in lines:
+            self._take_line(line.rstrip(b"\r\n"), events)
+        if len(self._tail) + self._size > MAX_EVENT_BYTES:
+            raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
+        return events
+
+    def _take_line(self, line: bytes, events: list[bytes]) -> None:
+        if not line:
+            if self._data:
+                events.append(b"\n".join(self._data))
+                self._data, self._size = [], 0
+            return
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            value = value.removeprefix(b" ")
+            self._data.append(value)
+            self._size += len(value)
+
+
+class Answer:
+    """What one streamed answer has said so far.
+
+    `arrivals_s` holds the arrival of each token-carrying event. The opening role event is not one; an event
+    with empty content and no role is (half a character). `failure` is None or (outcome, message).
+    """
+
+    __slots__ = (
+        "_last_usage",
+        "_sse",
+        "arrivals_s",
+        "cached_tokens",
+        "done",
+        "event_tokens",
+        "failure",
+        "finish_reason",
+        "output_tokens",
+        "prompt_tokens",
+        "reasoning",
+        "text_parts",
+    )
+
+    def __init__(self) -> None:
+        self._sse = SseDecoder()
+        self._last_usage = 0
+        self.arrivals_s: list[float] = []
+        self.event_tokens: list[int] = []
+        self.text_parts: list[str] = []
+        self.reasoning: list[str] = []
+        self.finish_reason: str | None = None
+        self.prompt_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.done = False
+        self.failure: tuple[str, str] | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer's text; reasoning and tool calls are not part of it."""
+        return "".join(self.text_parts)
+
+    @property
+    def finished(self) -> bool:
+        """True once the server said that the answer is complete."""
+        return self.done or self.finish_reason is not None
+
+    def feed(self, piece: bytes, arrival_s: float) -> None:
+        """Take a piece of the body that arrived at `arrival_s`; what cannot be parsed becomes `failure`."""
+        try:
+            for data in self._sse.feed(piece):
+                self._take_event(data, arrival_s)
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            self.fail(PROTOCOL, f"the stream cannot be parsed: {type(error).__name__}: {error}")
+
+    def close(self, arrival_s: float) -> None:
+        """Take what the end of the body left over."""
+        try:
+            for data in self._sse.close():
+                self._take_event(data, arrival_s)
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+            pass  # half an event at a cut: the missing end of the stream says enough
+
+    def fail(self, outcome: str, message: str) -> None:
+        """Keep the first failure; later ones are its consequences."""
+        if self.failure is None:
+            self.failure = (outcome, message[:_MAX_ERROR_CHARS])
+
+    def _take_event(self, data: bytes, arrival_s: float) -> None:
+        if not data:
+            return
+        if data == b"[DONE]":
+            self.done = True
+            return
+        event = orjson.loads(data)
+        choices = event.get("choices")
+        if choices:
+            choice = choices[0]
+            delta = choice.get("delta")
+            if delta is None:
+                carries = self._take_text(choice.get("text"))
+            else:
+                content = delta.get("content")
+                if content:
+                    self.text_parts.append(content)
+                    carries = True
+                else:
+                    carries = self._take_other_output(delta, content)
+            if carries:
+                self.arrivals_s.append(arrival_s)
+            reason = choice.get("finish_reason")
+            if reason is not None:
+                self.finish_reason = reason
+        else:
+            carries = False
+            if "error" in event or event.get("object") == "error":
+                self.fail(SERVER_ERROR_EVENT, error_message(event))
+        usage = event.get("usage")
+        if usage:
+            self._take_usage(usage, carries)
+
+    def _take_text(self, text: str | None) -> bool:
+        if text:
+            self.text_parts.append(text)
+        return text is not None
+
+    def _take_other_output(self, delta: Mapping[str, Any], content: str | None) -> bool:
+        reasoning = delta.get("reasoning")
+        if reasoning is None:
+            reasoning = delta.get("reasoning_content")
+        if reasoning:
+            self.reasoning.append(reasoning)
+            return True
+        if delta.get("tool_calls"):
+            return True
+        return (content is not None or reasoning is not None) and delta.get("role") is None
+
+    def _take_usage(self, usage: Mapping[str, Any], carries: bool) -> None:
+        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
+        output_tokens = usage.get("completion_tokens")
+        if output_tokens is not None:
+            self.output_tokens = output_tokens
+            if carries:
+                self.event_tokens.append(output_tokens - self._last_usage)
+                self._last_usage = output_tokens
+        details = usage.get("prompt_tokens_details")
+        if details and details.get("cached_tokens") is not None:
+            self.cached_tokens = details["cached_tokens"]
+
+
+def error_message(body: Any) -> str:
+    """The human part of an error body as vLLM and its kin send it, else the body itself, shortened."""
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        if isinstance(inner, dict):
+            for key in ("message", "detail"):
+                if isinstance(inner.get(key), str):
+                    return inner[key][:_MAX_ERROR_CHARS]
+        if isinstance(inner, str):
+            return inner[:_MAX_ERROR_CHARS]
+    return orjson.dumps(body).decode()[:_MAX_ERROR_CHARS]
