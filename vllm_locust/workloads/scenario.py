@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 CountTokens = Callable[[str], int]
-"""Tokens of a whole prompt as the server will count them in `usage.prompt_tokens`, chat template included."""
+"""Tokens of a whole prompt as the server will count them in `usage.prompt_tokens`, chat template included.
+
+Hashable, as functions and bound methods are: what was measured with a counter is kept under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +59,5 @@ class Context:
     max_tokens: int | None = None
     """Output tokens to ask for, in place of the scenario's own (`--max-tokens`)."""
     count_tokens: CountTokens | None = None
+    count_text: CountTokens | None = None
+    """Tokens of a bare text, by a local tokenizer: quick enough to be asked for each row of a data set."""

@@ -1,0 +1,152 @@
+"""What `--scenario` understands, what it refuses and how, and that every scenario of the catalogue works."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from vllm_locust.errors import UsageError
+from vllm_locust.workloads import catalogue
+from vllm_locust.workloads.scenario import Context
+
+FILES = sorted(catalogue.folder().glob("*.py"))
+OWN = '''"""Is mine any good?"""
+
+from vllm_locust.workloads.text import TextProfile
+
+
+def build(context):
+    return TextProfile("own", "own", repetitions=3, max_tokens=2).with_options(context)
+'''
+
+
+def count_words(prompt: str) -> int:
+    return 5 + len(prompt.split())
+
+
+def write(folder: Path, source: str) -> str:
+    path = folder / "own.py"
+    path.write_text(source)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_scenario_opens_with_its_question_and_yields_requests(path: Path) -> None:
+    assert catalogue.names()[path.stem].endswith("?")
+    assert 5 <= len(path.read_text().splitlines()) <= 30
+    scenario = catalogue.load(path.stem, Context())
+    assert scenario.name == path.stem
+    for phase in scenario.phases:
+        planned = [phase.request(1, index) for index in range(100)]
+        assert [request.index for request in planned] == list(range(100))
+        assert len({request.prompt for request in planned}) == 100
+        assert all(request.scenario.startswith(path.stem) for request in planned)
+        assert all(request.max_tokens >= 1 and request.profile for request in planned)
+
+
+@pytest.mark.parametrize("name", ["ss", "sl", "ls", "ll", "tiny", "huge", "sharegpt", "mix"])
+def test_the_catalogue_holds(name: str) -> None:
+    assert name in catalogue.names()
+    planned = catalogue.load(name, Context(max_tokens=77)).phases[0].request(1, 0)
+    assert planned.max_tokens == 77 or name == "mix"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tiny", {"ss": (40, 8), "sl": (40, 512), "ls": (400, 8), "ll": (400, 512)}),
+        ("huge", {"ss": (40, 1), "sl": (40, 512), "ls": (1000, 1), "ll": (1000, 512)}),
+    ],
+)
+def test_the_groups_have_their_published_sizes(name: str, expected: dict[str, tuple[int, int]]) -> None:
+    phases = catalogue.load(name, Context()).phases
+    requests = [phase.request(1, 0) for phase in phases]
+    found = [(request.prompt.count(" time"), request.max_tokens) for request in requests]
+    assert dict(zip([phase.name for phase in phases], found, strict=True)) == {
+        f"{name}.{member}": sizes for member, sizes in expected.items()
+    }
+    assert [r.profile for r in requests] == ["short_short", "short_long", "long_short", "long_long"]
+
+
+def test_a_member_is_the_phase_itself() -> None:
+    tiny = catalogue.load("tiny", Context())
+    member = catalogue.load("tiny.sl", Context())
+    assert member.name == "tiny.sl"
+    assert member.request(1, 5) == tiny.phases[1].request(1, 5)
+    assert catalogue.load("mix.sharegpt", Context()).request(1, 0).profile == "sharegpt"
+
+
+def test_exact_lengths_hold_in_every_phase() -> None:
+    scenario = catalogue.load("tiny", Context(input_len=100, count_tokens=count_words))
+    for phase in scenario.phases:
+        assert count_words(phase.request(1, 3).prompt) == phase.request(1, 3).prompt_tokens == 100
+
+
+def test_a_list_is_a_mix_with_weights() -> None:
+    mix = catalogue.load("ss:3, ll", Context())
+    assert mix.name == "ss+ll"
+    counts = Counter(mix.request(1, index).scenario for index in range(4_000))
+    assert set(counts) == {"ss+ll.ss", "ss+ll.ll"}
+    assert abs(counts["ss+ll.ss"] - 3_000) < 150
+
+
+def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+    path = write(tmp_path, OWN)
+    assert catalogue.load(path, Context()).request(1, 0).scenario == "own"
+    assert catalogue.load(f"{path},ss:2", Context(max_tokens=9)).name == "own+ss"
+
+
+def test_an_installed_catalogue_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "vllm_locust" / "scenarios"
+    inside.mkdir(parents=True)
+    write(inside, OWN)
+    (inside / "_helper.py").write_text("")
+    monkeypatch.setattr(catalogue, "_PACKAGE", tmp_path / "vllm_locust")
+    assert catalogue.names() == {"own": "Is mine any good?"}
+    assert catalogue.load("own", Context()).name == "own"
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("tinny", r"no scenario 'tinny' \(did you mean tiny\?\): choose one of huge, ll, .*, or a FILE\.py"),
+        ("xyz", r"no scenario 'xyz': choose one of huge, "),
+        ("", "a name is missing"),
+        ("ss,,ll", "'ss,,ll': a name is missing"),
+        ("tiny.xx", r"no scenario 'tiny\.xx': choose one of tiny\.ss, tiny\.sl, tiny\.ls, tiny\.ll"),
+        ("ss.sl", r"no scenario 'ss\.sl': ss has no members"),
+        ("ss:3x,ll", "the weight of ss is '3x', it must be a number"),
+        ("ss:0,ll", r"mix ss\+ll: the weight of ss is 0\.0"),
+        ("ss,ss", "two members of the name ss"),
+        ("none.py", r"no scenario file none\.py"),
+        ("../scenarios/ss", r"no scenario '\.\./scenarios/ss'"),
+    ],
+)
+def test_what_cannot_be_found_is_said_in_one_sentence(spec: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        catalogue.load(spec, Context())
+    assert len(caught.value.problems) == 1
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("", r"own\.py is no scenario: it must define build\(context\)"),
+        ("build = 3", "it must define build"),
+        ("import no_such_module", r"own\.py cannot be loaded as a scenario, ModuleNotFoundError: No module"),
+        ("def build(:", r"own\.py cannot be loaded as a scenario, SyntaxError"),
+        ("def build(context): return 1 / 0", r"build\(context\) failed with ZeroDivisionError"),
+        ("def build(context): pass", "returned NoneType, not a scenario"),
+        ("def build(): pass", "failed with TypeError"),
+    ],
+)
+def test_files_that_are_no_scenarios(tmp_path: Path, source: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence) as caught:
+        catalogue.load(write(tmp_path, source), Context())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scenarios_own_complaint_is_passed_on() -> None:
+    with pytest.raises(UsageError, match=r"^--input-len needs"):
+        catalogue.load("tiny", Context(input_len=100))

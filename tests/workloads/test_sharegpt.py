@@ -1,0 +1,201 @@
+"""The ShareGPT format, vLLM's rules at their edges, and each conversation once per pass."""
+
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_locust.errors import UsageError
+from vllm_locust.workloads.scenario import Context
+from vllm_locust.workloads.sharegpt import (
+    SMALL_DATASET,
+    Conversation,
+    Dataset,
+    ShareGPT,
+    estimated_tokens,
+    is_kept,
+    read_dataset,
+    sharegpt,
+)
+
+SMALL = ShareGPT("sharegpt", read_dataset(SMALL_DATASET))
+
+
+SMALL_ROWS = orjson.loads(SMALL_DATASET.read_bytes())
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+def row(prompt_words: int, answer_words: int) -> dict[str, Any]:
+    return {
+        "id": "x",
+        "conversations": [
+            {"from": "human", "value": "word " * prompt_words},
+            {"from": "gpt", "value": "word " * answer_words},
+        ],
+    }
+
+
+def write(folder: Path, content: Any, name: str = "data.json") -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "kept"),
+    [
+        (4, 4, True),
+        (3, 4, False),
+        (4, 3, False),
+        (1024, 4, True),
+        (1025, 4, False),
+        (1024, 1024, True),
+        (1024, 1025, False),
+        (4, 2044, True),
+        (4, 2045, False),
+    ],
+)
+def test_vllms_rules_at_their_edges(tmp_path: Path, prompt: int, answer: int, kept: bool) -> None:
+    path = write(tmp_path, [row(10, 20), row(prompt, answer)])
+    dataset = read_dataset(path, count_words)
+    assert [conversation.output_tokens for conversation in dataset.kept] == ([20, answer] if kept else [20])
+    assert dataset.filtered == (not kept)
+    assert is_kept(prompt, answer) is kept
+
+
+def test_with_max_tokens_short_answers_count_too(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(10, 1), row(10, 3000), row(3, 20)])
+    dataset = read_dataset(path, count_words, max_tokens=2)
+    assert [conversation.output_tokens for conversation in dataset.kept] == [2, 2]
+    assert dataset.filtered == 1
+
+
+def test_the_first_two_turns_are_prompt_and_answer(tmp_path: Path) -> None:
+    turns = [
+        {"from": "gpt", "value": "what is it now?"},
+        {"from": "human", "value": "b c d e f"},
+        {"from": 3},
+    ]
+    dataset = read_dataset(write(tmp_path, [{"conversations": turns}]), count_words)
+    assert dataset.kept == (Conversation("what is it now?", 5),)
+
+
+def test_a_conversation_of_one_turn_is_filtered_not_malformed(tmp_path: Path) -> None:
+    single = {"conversations": [{"from": "human", "value": "a b c d e"}]}
+    dataset = read_dataset(write(tmp_path, [row(9, 9), single, {"conversations": []}]), count_words)
+    assert (len(dataset.kept), dataset.filtered, dataset.skipped) == (1, 2, 0)
+
+
+MALFORMED: list[Any] = [
+    None,
+    "text",
+    {},
+    {"conversations": "text"},
+    {"conversations": [{"from": "human"}, {"from": "gpt", "value": "x"}]},
+    {"conversations": ["text", "text"]},
+    {"conversations": [{"value": 3}, {"value": "x"}]},
+]
+
+
+@pytest.mark.parametrize("malformed", MALFORMED)
+def test_malformed_rows_are_skipped_and_counted(tmp_path: Path, malformed: Any) -> None:
+    dataset = read_dataset(write(tmp_path, [row(9, 9), malformed]), count_words)
+    assert (len(dataset.kept), dataset.filtered, dataset.skipped) == (1, 0, 1)
+
+
+def test_more_malformed_rows_than_good_ones_are_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(9, 9), *MALFORMED])
+    with pytest.raises(
+        UsageError, match=r"data\.json: 7 of 8 rows are no conversations; expected is a ShareGPT"
+    ):
+        read_dataset(path, count_words)
+
+
+@pytest.mark.parametrize("content", [[], [row(2, 9), row(9, 2)]])
+def test_nothing_left_is_an_error(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(UsageError, match=rf"none of its {len(content)} rows .* 4 to 1024 tokens"):
+        read_dataset(write(tmp_path, content), count_words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("imdb.csv", b"review,sentiment\ngood,positive\n", "imdb.csv is a CSV file, not JSON"),
+        ("a.json", b'[{"id": 1', "a.json is no valid JSON"),
+        ("a.json", b"", "a.json is no valid JSON"),
+        ("a.jsonl", b'{"id": 1}\n{"id": 2}\n', "a.jsonl is a file of JSON lines, not one JSON list"),
+        ("a.json", b'{"id": 1}', "a.json: the file holds one dict, not a list of rows"),
+    ],
+)
+def test_other_files_are_refused_in_one_sentence(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    path = write(tmp_path, content, name)
+    with pytest.raises(UsageError) as caught:
+        read_dataset(path)
+    (problem,) = caught.value.problems
+    assert sentence in problem
+    assert str(path) in problem
+    assert problem.endswith('"conversations": [{"from": ..., "value": ...}, ...]}, ...]')
+    assert "\n" not in problem
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.json: the data set cannot be read \(No such file"):
+        read_dataset(tmp_path / "none.json")
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
+        read_dataset(tmp_path)
+
+
+def test_the_small_data_set_is_clean_and_spread_like_conversations() -> None:
+    assert (len(SMALL.dataset.kept), SMALL.dataset.filtered, SMALL.dataset.skipped) == (200, 0, 0)
+    assert SMALL_DATASET.stat().st_size < 400_000
+    prompts = [estimated_tokens(conversation.prompt) for conversation in SMALL.dataset.kept]
+    answers = [conversation.output_tokens for conversation in SMALL.dataset.kept]
+    assert 30 <= median(prompts) <= 60
+    assert 200 <= max(prompts) <= 500
+    assert 130 <= median(answers) <= 180
+    assert 450 <= max(answers) <= 650
+    assert len({conversation.prompt for conversation in SMALL.dataset.kept}) == 200
+
+
+@given(st.integers(), st.integers(1, 50), st.integers(0, 3))
+def test_each_pass_takes_every_conversation_once(seed: int, size: int, turn: int) -> None:
+    dataset = Dataset(tuple(Conversation(f"<{n}>", n) for n in range(size)), 0, 0)
+    scenario = ShareGPT("s", dataset)
+    taken = [scenario.request(seed, turn * size + position).max_tokens for position in range(size)]
+    assert sorted(taken) == list(range(size))
+
+
+def test_passes_and_seeds_have_orders_of_their_own() -> None:
+    size = len(SMALL.dataset.kept)
+
+    def order(seed: int, turn: int) -> tuple[str, ...]:
+        return tuple(SMALL.request(seed, turn * size + n).prompt.split(": ")[-1] for n in range(size))
+
+    assert len({order(seed, turn) for seed in range(3) for turn in range(3)}) == 9
+
+
+def test_later_passes_are_salted_so_that_no_prompt_comes_twice() -> None:
+    size = len(SMALL.dataset.kept)
+    originals = {conversation.prompt for conversation in SMALL.dataset.kept}
+    prompts = [SMALL.request(4, index).prompt for index in range(10_000)]
+    assert set(prompts[:size]) == originals
+    assert len({prompt[:64] for prompt in prompts[size:]}) == 10_000 - size
+    assert Counter(prompt[18:] for prompt in prompts[size : 2 * size]) == Counter(originals)
+
+
+def test_the_users_options() -> None:
+    assert {sharegpt("s", Context(max_tokens=33)).request(1, i).max_tokens for i in range(50)} == {33}
+    counted = sharegpt("s", Context(count_text=count_words)).dataset
+    assert counted.kept[0].output_tokens == count_words(SMALL_ROWS[0]["conversations"][1]["value"])
+    with pytest.raises(UsageError, match="--input-len does not go with scenario s"):
+        sharegpt("s", Context(input_len=100, count_tokens=count_words))

@@ -1,0 +1,79 @@
+"""Synthetic prompts: as long as promised, different from the first characters on, quick to build."""
+
+import time
+
+import pytest
+
+from vllm_locust.errors import UsageError
+from vllm_locust.workloads.scenario import Context
+from vllm_locust.workloads.text import TextProfile
+
+SHORT = TextProfile("ss", "short_short", repetitions=40, max_tokens=8)
+
+
+@pytest.mark.parametrize("repetitions", [1, 40, 400, 1000])
+def test_the_word_is_repeated_as_often_as_asked(repetitions: int) -> None:
+    prompt = TextProfile("t", "t", repetitions, max_tokens=8).request(1, 0).prompt
+    assert prompt.split("refrain:")[1].split() == ["time"] * repetitions
+
+
+def test_what_a_request_says() -> None:
+    planned = TextProfile("t", "long_short", 400, 8, extra={"temperature": 0.5}).request(seed=1, index=7)
+    assert (planned.index, planned.scenario, planned.profile) == (7, "t", "long_short")
+    assert (planned.max_tokens, planned.prompt_tokens) == (8, None)
+    assert planned.extra == {"temperature": 0.5}
+
+
+def test_ten_thousand_prompts_differ_in_their_first_16_characters() -> None:
+    assert len({SHORT.request(3, index).prompt[:16] for index in range(10_000)}) == 10_000
+
+
+def test_seeds_and_names_share_no_prompt() -> None:
+    other = TextProfile("sl", "short_long", repetitions=40, max_tokens=8)
+    starts = [
+        profile.request(seed, index).prompt[:16]
+        for profile in (SHORT, other)
+        for seed in range(10)
+        for index in range(50)
+    ]
+    assert len(set(starts)) == len(starts)
+
+
+def test_output_lengths_vary_within_the_ratio_and_centre_on_it() -> None:
+    profile = TextProfile("t", "t", repetitions=1, max_tokens=100, range_ratio=0.5)
+    lengths = [profile.request(1, index).max_tokens for index in range(4_000)]
+    assert min(lengths) in range(50, 53)
+    assert max(lengths) in range(148, 151)
+    assert abs(sum(lengths) / len(lengths) - 100) < 2
+
+
+def test_the_users_max_tokens_replace_the_profiles() -> None:
+    assert SHORT.with_options(Context(max_tokens=99)).request(0, 0).max_tokens == 99
+    assert SHORT.with_options(Context()) == SHORT
+
+
+def test_exact_lengths_need_a_counter() -> None:
+    with pytest.raises(UsageError, match=r"--input-len needs .* /tokenize, or --tokenizer PATH"):
+        SHORT.with_options(Context(input_len=100))
+
+
+def test_impossible_profiles_are_refused_with_all_their_mistakes() -> None:
+    with pytest.raises(UsageError) as caught:
+        TextProfile("odd", "odd", repetitions=0, max_tokens=8, range_ratio=1.0)
+    assert list(caught.value.problems) == [
+        "scenario odd: repetitions and max_tokens must be at least 1",
+        "scenario odd: range_ratio is 1.0, allowed is 0 <= r < 1",
+    ]
+
+
+@pytest.mark.parametrize("repetitions", [40, 1000])
+def test_a_prompt_costs_less_than_50_microseconds(repetitions: int) -> None:
+    profile = TextProfile("t", "t", repetitions, max_tokens=8)
+
+    def seconds_for_1000() -> float:
+        begun = time.perf_counter()
+        for index in range(1_000):
+            profile.request(1, index)
+        return time.perf_counter() - begun
+
+    assert min(seconds_for_1000() for _ in range(5)) < 1_000 * 50e-6

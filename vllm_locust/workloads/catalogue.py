@@ -1,0 +1,129 @@
+"""From what stands behind `--scenario` to a scenario: a name, a member, a file, or a mix of those.
+
+    ss                    the module ss.py of the catalogue
+    tiny.sl               one member of an ordered or mixed scenario
+    my/chat.py            a file of the user's own
+    ss:3,ll:1             a mix; a weight left out is 1
+
+A scenario module opens with a docstring whose first line is the question it answers, and defines
+`build(context: Context) -> Scenario`. Names that begin with an underscore are no scenarios.
+"""
+
+import ast
+import sys
+from difflib import get_close_matches
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from vllm_locust.errors import UsageError
+from vllm_locust.workloads.mix import Mix
+from vllm_locust.workloads.scenario import Context, Scenario
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def folder() -> Path:
+    """Where the catalogue lies: inside an installed package, beside it in a checkout."""
+    installed = _PACKAGE / "scenarios"
+    return installed if installed.is_dir() else _PACKAGE.parent / "scenarios"
+
+
+def names() -> dict[str, str]:
+    """Every scenario of the catalogue and the question it answers; runs no module."""
+    return {path.stem: _question(path) for path in sorted(folder().glob("[!_]*.py"))}
+
+
+def load(spec: str, context: Context) -> Scenario:
+    """The scenario that `spec` asks for, or a UsageError that says what there is instead."""
+    items = [item.strip() for item in spec.split(",")]
+    weighted = [_split_weight(item, spec) for item in items]
+    scenarios = [_load_one(name, context) for _, name in weighted]
+    if len(scenarios) == 1:
+        return scenarios[0]
+    name = "+".join(scenario.name for scenario in scenarios)
+    return Mix(name, [(weight, scenario) for (weight, _), scenario in zip(weighted, scenarios, strict=True)])
+
+
+def _split_weight(item: str, spec: str) -> tuple[float, str]:
+    name, colon, weight = item.rpartition(":")
+    if not item:
+        raise UsageError(f"scenario {spec!r}: a name is missing; write NAME, FILE.py or a mix like ss:3,ll:1")
+    if not colon or item.endswith(".py"):
+        return 1.0, item
+    try:
+        return float(weight), name
+    except ValueError:
+        raise UsageError(
+            f"scenario {spec!r}: the weight of {name} is {weight!r}, it must be a number"
+        ) from None
+
+
+def _load_one(name: str, context: Context) -> Scenario:
+    if name.endswith(".py"):
+        return _build(Path(name), context)
+    scenario = _build(_path_of(name), context)
+    return _member(scenario, name) if "." in name else scenario
+
+
+def _path_of(name: str) -> Path:
+    known = [path.stem for path in sorted(folder().glob("[!_]*.py"))]
+    module = name.partition(".")[0]
+    if module in known:
+        return folder() / f"{module}.py"
+    close = get_close_matches(module, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UsageError(f"there is no scenario {name!r}{hint}: choose one of {', '.join(known)}, or a FILE.py")
+
+
+def _member(scenario: Scenario, name: str) -> Scenario:
+    members: dict[str, Scenario] = {member.name: member for member in getattr(scenario, "members", ())}
+    if name in members:
+        return members[name]
+    if not members:
+        raise UsageError(f"there is no scenario {name!r}: {scenario.name} has no members")
+    raise UsageError(f"there is no scenario {name!r}: choose one of {', '.join(members)}")
+
+
+def _build(path: Path, context: Context) -> Scenario:
+    module = _module(path)
+    build = getattr(module, "build", None)
+    if not callable(build):
+        raise UsageError(f"{path} is no scenario: it must define build(context) that returns one")
+    try:
+        scenario = build(context)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: build(context) failed with {type(error).__name__}: {error}") from error
+    if not all(hasattr(scenario, part) for part in ("name", "phases", "request")):
+        raise UsageError(
+            f"{path}: build(context) returned {type(scenario).__name__}, not a scenario "
+            "(name, phases and request(seed, index))"
+        )
+    return cast(Scenario, scenario)
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no scenario file {path}")
+    module_name = f"vllm_locust_scenario_{path.stem}"
+    spec = spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    # Dataclasses and pickling look a class's module up here.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path} cannot be loaded as a scenario, {type(error).__name__}: {error}") from error
+    return module
+
+
+def _question(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return docstring.partition("\n")[0] if docstring else ""
