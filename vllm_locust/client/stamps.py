@@ -32,6 +32,12 @@ def enable_kernel_stamps(sock: socket.socket) -> bool:
     return True
 
 
+def kernel_stamps_available() -> bool:
+    """Whether sockets on this machine can be stamped by the kernel."""
+    with socket.socket() as sock:
+        return enable_kernel_stamps(sock)
+
+
 class Pulse:
     """Follows the event loop's rounds, to say what no socket can: since when data may have been waiting.
 

@@ -1,0 +1,140 @@
+"""The grammar, and the three outcomes of an objective."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.made_records import an_ok
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.slo import Slo, evaluate, parse_goodput, parse_slo, percentiles_of
+from vllm_locust.core.summary import summarize
+from vllm_locust.errors import UsageError
+
+
+def of(ttfts_s, percentiles=()) -> dict:
+    recording = Recording()
+    for i, ttft_s in enumerate(ttfts_s):
+        recording.add(an_ok(sent_s=float(i), arrivals_s=[i + ttft_s, i + ttft_s + 1.0]))
+    return summarize(recording, percentiles=percentiles)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("p99_ttft_ms<500", Slo("p99_ttft_ms", "<", 500.0, 99.0)),
+        (" p99.9_itl_ms <= 1e3 ", Slo("p99.9_itl_ms", "<=", 1000.0, 99.9)),
+        ("p50.0_e2el_ms>=1", Slo("p50_e2el_ms", ">=", 1.0, 50.0)),
+        ("p95_ttft_from_plan_ms<1", Slo("p95_ttft_from_plan_ms", "<", 1.0, 95.0)),
+        ("failed==0", Slo("failed", "==", 0.0)),
+        ("error_rate<.01", Slo("error_rate", "<", 0.01)),
+        ("median_tpot_ms>-1", Slo("median_tpot_ms", ">", -1.0)),
+        ("requests.dropped==0", Slo("requests.dropped", "==", 0.0)),
+    ],
+)
+def test_the_grammar(text, expected):
+    assert parse_slo(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "p99_ttft_ms",
+        "<5",
+        "p99_ttft_ms<",
+        "failed=0",
+        "failed<1<2",
+        "failed<nan",
+        "failed<1e999",
+        "failed<1-",
+        "failed=<1",
+    ],
+)
+def test_what_is_malformed_is_the_users_mistake(text):
+    with pytest.raises(UsageError, match="KEY OP NUMBER"):
+        parse_slo(text)
+
+
+def test_an_unknown_key_names_its_neighbours_and_all_families():
+    with pytest.raises(UsageError, match=r"did you mean p99_ttft_ms.*error_rate.*mean_.*e2el_from_plan"):
+        parse_slo("p99_tfft_ms<5")
+    with pytest.raises(UsageError, match="no key 'nonsense'"):
+        parse_slo("nonsense<5")
+
+
+@pytest.mark.parametrize("text", ["p0_ttft_ms<1", "p100_ttft_ms<1", "p250_ttft_ms<1"])
+def test_a_percentile_lies_between_0_and_100(text):
+    with pytest.raises(UsageError, match="between 0 and 100"):
+        parse_slo(text)
+
+
+def test_percentiles_that_are_not_printed_can_be_asked_for():
+    slos = [parse_slo("p75_ttft_ms<1000"), parse_slo("failed==0"), parse_slo("p75_itl_ms<1")]
+    assert percentiles_of(slos) == (75.0,)
+    judgement = evaluate(slos[0], of([0.5] * 50, percentiles_of(slos)))
+    assert (judgement.outcome, judgement.value) == ("met", pytest.approx(500))
+
+
+@given(st.sampled_from(["<", "<=", ">", ">=", "=="]), st.integers(0, 4))
+def test_a_plain_number_is_compared_as_python_does(op, bound):
+    value = 2  # completed
+    slo = parse_slo(f"completed{op}{bound}")
+    assert (evaluate(slo, of([0.1] * value)).outcome == "met") == eval(f"{value}{op}{bound}")
+
+
+@pytest.mark.parametrize(
+    ("n", "text", "outcome"),
+    [
+        (400, "p99_ttft_ms<500", "met"),
+        (400, "p99_ttft_ms<300", "missed"),
+        (100, "p99_ttft_ms<500", "undetermined"),
+        (100, "p99_ttft_ms<=500", "undetermined"),
+        (100, "p99_ttft_ms<100", "missed"),  # even the lower end of the interval misses
+        (100, "p99_ttft_ms>100", "met"),
+        (100, "p99_ttft_ms>500", "undetermined"),
+        (100, "p1_ttft_ms>=200", "undetermined"),
+        (100, "p1_ttft_ms>=500", "missed"),  # even the upper end misses
+        (100, "p1_ttft_ms<500", "met"),
+        (100, "p99_ttft_ms==400", "undetermined"),
+        (3, "p50_ttft_ms<500", "undetermined"),
+        (3, "median_ttft_ms<500", "undetermined"),
+        (3, "mean_ttft_ms<500", "met"),
+        (400, "request_goodput>=1", "undetermined"),
+    ],
+)
+def test_met_missed_or_too_few_samples(n, text, outcome):
+    """TTFTs spread evenly over 200..400 ms."""
+    slo = parse_slo(text)
+    ttfts_s = [0.2 + 0.2 * i / (n - 1) for i in range(n)]
+    judgement = evaluate(slo, of(ttfts_s, percentiles_of([slo])))
+    assert judgement.outcome == outcome
+    assert outcome in judgement.sentence
+
+
+def test_a_single_slow_request_among_nine_does_not_fail_a_p99():
+    assert evaluate(parse_slo("p99_ttft_ms<500"), of([0.1] * 8 + [2.0])).outcome == "undetermined"
+
+
+def test_a_value_that_is_not_there_is_undetermined():
+    judgement = evaluate(parse_slo("p99_tpot_ms<50"), summarize(Recording()))
+    assert judgement.to_dict() == {
+        "slo": "p99_tpot_ms<50",
+        "outcome": "undetermined",
+        "value": None,
+        "sentence": "p99_tpot_ms<50 is undetermined: p99_tpot_ms has no value",
+    }
+
+
+def test_requests_of_the_whole_run_can_be_asked_for():
+    assert evaluate(parse_slo("requests.planned>=2"), of([0.1, 0.2])).outcome == "met"
+
+
+def test_goodput_limits():
+    assert parse_goodput(["ttft:500", "tpot:50.5"]) == {"ttft": 500.0, "tpot": 50.5}
+    assert parse_goodput([]) == {}
+
+
+def test_all_mistakes_in_goodput_are_named_at_once():
+    with pytest.raises(UsageError) as caught:
+        parse_goodput(["itl:5", "ttft", "ttft:x", "tpot:-1", "e2el:5", "e2el:6", "tpot:nan"])
+    assert len(caught.value.problems) == 6

@@ -1,0 +1,240 @@
+"""The summary against a plain re-implementation of vLLM's formulas over the same records."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.core.made_records import an_ok, records
+from vllm_locust.core.record import CANCELLED, DROPPED, OK, TRUNCATED, RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.summary import COUNTS, FAMILIES, REQUESTS, STATISTICS, percentile_word, summarize
+
+LIMITS_MS = {"ttft": 900.0, "tpot": 300.0, "e2el": 4000.0}
+many = st.lists(records(), min_size=1, max_size=15)
+
+
+def of(made: list[RequestRecord]) -> Recording:
+    recording = Recording()
+    for record in made:
+        recording.add(record)
+    return recording
+
+
+def stats_ms(family: str, values_s: list[float]) -> dict:
+    """vLLM's statistics of one metric; None where it has nothing to take them of."""
+    names = {f"mean_{family}_ms": np.mean, f"median_{family}_ms": np.median, f"std_{family}_ms": np.std}
+    for q in (50, 90, 95, 99):
+        names[f"p{q}_{family}_ms"] = lambda v, q=q: np.percentile(v, q)
+    return {name: float(f(values_s)) * 1000 if values_s else None for name, f in names.items()}
+
+
+def as_vllm_does(made: list[RequestRecord]) -> dict:
+    """`vllm bench serve` over a whole run: one pass over the successful requests, in plain Python."""
+    ttfts, tpots, itls, e2els, good = [], [], [], [], 0
+    sent = [record for record in made if record.sent_s is not None]
+    duration = max(r.ended_s for r in made if r.outcome != DROPPED) - min(r.sent_s for r in sent)
+    ok = [record for record in made if record.outcome == OK]
+    for r in ok:
+        ttft, e2el = r.first_token_s - r.sent_s, r.last_token_s - r.sent_s
+        tpot = 0.0
+        if r.output_tokens > 1:
+            tpot = (e2el - ttft) / (r.output_tokens - 1)
+            tpots.append(tpot)
+        ttfts.append(ttft)
+        e2els.append(e2el)
+        itls += [b - a for a, b in zip(r.arrivals_s, r.arrivals_s[1:], strict=False)]
+        good += ttft * 1000 <= 900.0 and tpot * 1000 <= 300.0 and e2el * 1000 <= 4000.0
+    inputs, outputs = sum(r.prompt_tokens for r in ok), sum(r.output_tokens for r in ok)
+    return {
+        "completed": len(ok),
+        "failed": sum(r.outcome not in (OK, DROPPED) for r in made),
+        "duration": duration,
+        "total_input_tokens": inputs,
+        "total_output_tokens": outputs,
+        "request_throughput": len(ok) / duration,
+        "request_goodput": good / duration,
+        "output_throughput": outputs / duration,
+        "total_token_throughput": (inputs + outputs) / duration,
+        **stats_ms("ttft", ttfts),
+        **stats_ms("tpot", tpots),
+        **stats_ms("itl", itls),
+        **stats_ms("e2el", e2els),
+    }
+
+
+@given(many)
+def test_the_keys_of_vllm_follow_its_formulas(made):
+    assume(any(record.sent_s is not None for record in made))
+    summary = summarize(of(made), LIMITS_MS)
+    for key, expected in as_vllm_does(made).items():
+        # The ITL percentiles come out of a histogram.
+        tolerance = 1.01e-3 if "_itl_" in key else 1e-6
+        expected = expected if expected is None else pytest.approx(expected, rel=tolerance, abs=2e-6)
+        assert summary[key] == expected, key
+
+
+@settings(max_examples=40)
+@given(many)
+def test_planned_is_ok_and_failed_and_dropped(made):
+    summary = summarize(of(made))
+    for part in [summary, *summary["phases"]]:
+        requests = part["requests"]
+        assert requests["planned"] == requests["ok"] + requests["failed"] + requests["dropped"]
+        assert requests["failed"] == sum(part["failures"].values())
+    assert summary["requests"]["planned"] == len(made)
+    assert (
+        pd.Series([r.outcome for r in made if r.outcome not in (OK, DROPPED)]).value_counts().to_dict()
+        == (summary["failures"])
+    )
+
+
+@settings(max_examples=40)
+@given(many, st.sampled_from([CANCELLED, TRUNCATED, "http_500"]))
+def test_failures_with_partial_tokens_change_no_latency(made, kind):
+    before = summarize(of(made))
+    after = summarize(
+        of([*made, an_ok(outcome=kind, sent_s=0.0, ended_s=50.0, arrivals_s=[1.0, 49.0], tokens=9)])
+    )
+    assert after["failed"] == before["failed"] + 1
+    for key in before:
+        if key.endswith("_ms"):
+            assert after[key] == before[key], key
+
+
+@settings(max_examples=40)
+@given(many)
+def test_a_summary_is_json_and_has_every_key_whatever_happened(made):
+    summary = summarize(of(made), LIMITS_MS, [99.9])
+    json.dumps(summary, allow_nan=False)
+    for part in [summary, *summary["phases"]]:
+        assert set(COUNTS) <= set(part)
+        assert set(REQUESTS) == set(part["requests"])
+        for family in FAMILIES:
+            for word in (*STATISTICS, "p50", "p90", "p95", "p99", "p99.9"):
+                assert f"{word}_{family}_ms" in part
+
+
+@given(many)
+def test_the_peak_of_concurrency_is_exact(made):
+    sent = [r for r in made if r.sent_s is not None and r.ended_s > r.sent_s]
+    assume(sent)
+    at_once = [sum(r.sent_s <= moment.sent_s < r.ended_s for r in sent) for moment in sent]
+    assert summarize(of(sent))["max_concurrent_requests"] == max(at_once)
+
+
+def test_the_peak_of_concurrency_counts_what_overlaps_the_window_only():
+    recording = Recording(warmup_until_s=10.0)
+    recording.add(an_ok(sent_s=1.0, ended_s=8.0))
+    recording.add(an_ok(sent_s=2.0, ended_s=8.0))
+    recording.add(an_ok(sent_s=3.0, ended_s=12.0))
+    recording.close_window(20.0)
+    recording.add(an_ok(sent_s=12.0, ended_s=25.0))
+    recording.add(an_ok(sent_s=21.0, ended_s=25.0))
+    assert summarize(recording)["max_concurrent_requests"] == 1
+
+
+def test_an_empty_recording_has_no_zeros_where_nothing_is_known():
+    summary = summarize(Recording())
+    assert (summary["completed"], summary["failed"], summary["total_output_tokens"]) == (0, 0, 0)
+    for key in ("error_rate", "duration", "request_throughput", "max_output_tokens_per_s", "mean_ttft_ms"):
+        assert summary[key] is None, key
+    assert summary["intervals"]["p99_ttft_ms"] == [None, None]
+    assert summary["phases"] == []
+
+
+def test_a_request_of_one_token_has_no_tpot_but_is_good():
+    summary = summarize(of([an_ok(sent_s=0.0, arrivals_s=[0.2], tokens=1)]), {"tpot": 1.0})
+    assert (summary["mean_tpot_ms"], summary["p99_tpot_ms"], summary["mean_itl_ms"]) == (None, None, None)
+    assert summary["mean_ttft_ms"] == summary["mean_e2el_ms"] == pytest.approx(200.0)
+    assert summary["request_goodput"] == summary["request_throughput"]
+
+
+def test_goodput_needs_limits():
+    assert summarize(of([an_ok()]))["request_goodput"] is None
+
+
+def test_unknown_token_counts_make_totals_unknown():
+    summary = summarize(of([an_ok(), an_ok(sent_s=1.0, prompt_tokens=None)]))
+    assert (summary["total_input_tokens"], summary["total_token_throughput"]) == (None, None)
+    assert summary["total_output_tokens"] == 4
+    assert summary["total_cached_tokens"] is None
+
+
+def test_a_request_without_a_count_of_cached_tokens_had_none_when_others_have_one():
+    summary = summarize(of([an_ok(cached_tokens=32), an_ok(sent_s=1.0)]))
+    assert summary["total_cached_tokens"] == 32
+
+
+def test_requests_without_usage_are_counted():
+    assert summarize(of([an_ok(tokens_counted=True), an_ok()]))["completed_without_usage"] == 1
+
+
+def test_latencies_from_the_plan_start_when_the_plan_said():
+    """By hand: planned at 1, sent at 4, tokens at 5 and 7."""
+    summary = summarize(of([an_ok(intended_s=1.0, sent_s=4.0, arrivals_s=[5.0, 7.0])]))
+    assert (summary["mean_ttft_ms"], summary["mean_ttft_from_plan_ms"]) == (1000.0, 4000.0)
+    assert (summary["p99_e2el_ms"], summary["p99_e2el_from_plan_ms"]) == (3000.0, 6000.0)
+
+
+def test_the_peak_counts_tokens_not_chunks():
+    """Two chunks of 8 tokens in one second."""
+    record = an_ok(sent_s=0.0, arrivals_s=[1.1, 1.9, 2.5], tokens=17, event_tokens=[8, 8, 1])
+    assert summarize(of([record]))["max_output_tokens_per_s"] == 16
+
+
+def test_the_peak_looks_at_the_seconds_of_the_window():
+    recording = Recording(warmup_until_s=10.0)
+    recording.add(an_ok(sent_s=1.0, arrivals_s=[2.0, 2.5], tokens=500))
+    recording.add(an_ok(sent_s=11.0, arrivals_s=[12.0, 12.5], tokens=30))
+    recording.close_window(20.0)
+    recording.add(an_ok(sent_s=18.0, arrivals_s=[22.0, 22.5], tokens=900))
+    assert summarize(recording)["max_output_tokens_per_s"] == 30
+
+
+def test_each_phase_and_profile_has_a_summary_and_profiles_of_a_phase_add_up():
+    made = [an_ok(sent_s=i / 10, profile="ab"[i % 2], phase=i // 20) for i in range(40)]
+    summary = summarize(of(made))
+    phases = summary["phases"]
+    assert [(p["phase"], p["profile"]) for p in phases] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert [(p["start_s"], p["end_s"]) for p in phases] == [(0.0, 2.9), (0.0, 2.9), (2.0, 4.9), (2.0, 4.9)]
+    assert sum(p["completed"] for p in phases) == summary["completed"]
+    assert phases[0]["request_throughput"] + phases[1]["request_throughput"] == pytest.approx(20 / 2.9)
+
+
+def test_one_phase_of_one_profile_is_the_whole_run():
+    recording = Recording(warmup_until_s=5.0)
+    for i in range(20):
+        recording.add(an_ok(sent_s=float(i)))
+    recording.close_window(30.0)
+    summary = summarize(recording)
+    (phase,) = summary.pop("phases")
+    assert phase == summary | {"phase": 0, "profile": "p"}
+
+
+def test_intervals_are_in_ms_around_the_percentile_and_open_when_samples_are_few():
+    rng = np.random.default_rng(5)
+    made = [
+        an_ok(sent_s=float(i), arrivals_s=[i + t, i + t + 1]) for i, t in enumerate(rng.gamma(2, 0.1, 100))
+    ]
+    summary = summarize(of(made))
+    low, high = summary["intervals"]["p90_ttft_ms"]
+    assert low <= summary["p90_ttft_ms"] <= high
+    low, high = summary["intervals"]["p99_ttft_ms"]
+    assert low <= summary["p99_ttft_ms"]
+    assert high is None
+    assert summary["intervals"]["p99_itl_ms"][1] is None
+
+
+def test_percentiles_are_named_as_vllm_names_them():
+    assert [percentile_word(q) for q in (50.0, 99, 99.9, 99.99999)] == ["p50", "p99", "p99.9", "p99.99999"]
+
+
+def test_error_rate_is_failed_of_finished():
+    made = [an_ok(), an_ok(outcome=TRUNCATED), an_ok(outcome=CANCELLED), an_ok(outcome="http_503")]
+    dropped = RequestRecord(0, "s", "p", DROPPED, 0.0)
+    assert math.isclose(summarize(of([*made, dropped]))["error_rate"], 0.75)

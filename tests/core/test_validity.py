@@ -1,0 +1,128 @@
+"""Each limit from both sides, and the words."""
+
+import json
+
+import pytest
+
+from tests.core.made_records import an_ok
+from vllm_locust.core.group import Group
+from vllm_locust.core.record import DROPPED, TIMEOUT, RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.validity import judge
+
+
+def of(made: list[RequestRecord]) -> Group:
+    recording = Recording()
+    for record in made:
+        recording.add(record)
+    return recording.total()
+
+
+def measured(ttft_s=0.02, gap_s=0.02, **fields) -> Group:
+    """100 equal requests of 3 tokens."""
+    arrivals_s = [ttft_s, ttft_s + gap_s, ttft_s + 2 * gap_s]
+    return of([an_ok(arrivals_s=arrivals_s, **fields)] * 100)
+
+
+def verdict(group: Group, **more) -> str:
+    return judge(group, **({"cpu_shares": {}, "stamps": "kernel"} | more)).verdict
+
+
+def test_a_good_measurement_is_valid_and_needs_no_reasons():
+    result = judge(measured(bounds_s=[0.0] * 3, lags_s=[1e-4]), {"client": 0.5}, "kernel")
+    assert (result.verdict, result.reasons) == ("valid", ())
+
+
+@pytest.mark.parametrize(
+    ("bound_ms", "expected"), [(0.99, "valid"), (1.01, "degraded"), (4.99, "degraded"), (5.01, "invalid")]
+)
+def test_the_possible_error_of_ttft(bound_ms, expected):
+    assert verdict(measured(bounds_s=[bound_ms / 1000, 0.0, 0.0], gap_s=1.0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("bound_ms", "expected"), [(19, "valid"), (21, "degraded"), (99, "degraded"), (101, "invalid")]
+)
+def test_the_possible_error_may_be_a_share_of_a_long_ttft(bound_ms, expected):
+    """1 s: 2 % are 20 ms, 10 % are 100 ms."""
+    assert verdict(measured(ttft_s=1.0, bounds_s=[bound_ms / 1000, 0.0, 0.0], gap_s=10.0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("slow_ms", "expected"), [(1.9, "valid"), (2.1, "degraded"), (9.9, "degraded"), (10.1, "invalid")]
+)
+def test_the_possible_error_of_the_slowest_ttfts(slow_ms, expected):
+    """Two of 100 requests: far too few for the mean, enough for the p99."""
+    fine = an_ok(arrivals_s=[0.02, 1.02], bounds_s=[0.0, 0.0])
+    late = an_ok(arrivals_s=[0.02, 1.02], bounds_s=[slow_ms / 1000, 0.0])
+    assert verdict(of([fine] * 98 + [late] * 2)) == expected
+
+
+@pytest.mark.parametrize(("bound_ms", "expected"), [(0.99, "valid"), (1.01, "degraded"), (5.01, "invalid")])
+def test_the_possible_error_of_itl(bound_ms, expected):
+    assert verdict(measured(bounds_s=[0.0, bound_ms / 1000, 0.0])) == expected
+
+
+@pytest.mark.parametrize(("lag_ms", "expected"), [(9.9, "valid"), (10.1, "degraded"), (101, "invalid")])
+def test_lag(lag_ms, expected):
+    assert verdict(measured(lags_s=[lag_ms / 1000])) == expected
+
+
+@pytest.mark.parametrize(("late_ms", "expected"), [(9.9, "valid"), (10.1, "degraded"), (101, "invalid")])
+def test_lateness_of_sending_counts_unless_requests_were_queued_on_purpose(late_ms, expected):
+    late = measured(intended_s=-late_ms / 1000)
+    assert verdict(late) == expected
+    assert verdict(late, queued=True) == "valid"
+
+
+def test_lag_of_failed_requests_counts():
+    assert verdict(of([an_ok(outcome=TIMEOUT, lags_s=[0.5])])) == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.80, "valid"), (0.81, "degraded"), (0.95, "degraded"), (0.97, "invalid")]
+)
+def test_cpu(share, expected):
+    assert verdict(measured(), cpu_shares={"client": 0.1, "worker 2": share}) == expected
+
+
+@pytest.mark.parametrize(("dropped", "expected"), [(0, "valid"), (1, "degraded"), (2, "invalid")])
+def test_dropped(dropped, expected):
+    """Up to 1 % of what was planned."""
+    made = [an_ok()] * 100 + [RequestRecord(0, "s", "p", DROPPED, 0.0)] * dropped
+    assert verdict(of(made)) == expected
+
+
+def test_stamps_of_reading_are_degraded_at_best():
+    assert verdict(measured(), stamps="read") == "degraded"
+
+
+def test_few_or_no_requests_are_no_fault_of_the_client():
+    assert verdict(of([an_ok()])) == verdict(of([])) == "valid"
+
+
+def test_every_fault_is_a_reason_in_words_and_the_worst_decides():
+    made = [an_ok(lags_s=[0.05])] * 98 + [RequestRecord(0, "s", "p", DROPPED, 0.0)] * 2
+    result = judge(of(made), {"client": 0.97}, "read")
+    assert result.verdict == "invalid"
+    assert result.reasons == (
+        "the p99 of the lag between arrival and reading is 50 ms, beyond the 20 ms of a valid measurement",
+        "the process 'client' used 97 % of a core",
+        "2 of 100 planned requests could not be sent",
+        "arrival times are the moments of reading: this platform gave no kernel time stamps",
+    )
+
+
+def test_the_numbers_behind_the_verdict_are_kept():
+    block = judge(
+        measured(bounds_s=[0.002, 0.0, 0.001], lags_s=[0.003]), {"client": 0.25}, "kernel"
+    ).to_dict()
+    assert json.loads(json.dumps(block)) == block
+    assert block["ttft_bound_mean_ms"] == pytest.approx(2.0)
+    assert block["ttft_bound_p99_ms"] == pytest.approx(2.0)
+    assert block["itl_bound_mean_ms"] == pytest.approx(1.5)
+    assert block["lag_p99_ms"] == pytest.approx(3.0)
+    assert block["send_lateness_p99_ms"] == 0.0
+    assert block["cpu_shares"] == {"client": 0.25}
+    nothing = judge(of([]), {}, "kernel").to_dict()
+    assert [nothing["ttft_bound_mean_ms"], nothing["itl_bound_p99_ms"], nothing["lag_p99_ms"]] == [None] * 3

@@ -1,0 +1,181 @@
+"""The printed block against lines that `vllm bench serve` printed, and what must never be printed."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.core.made_records import an_ok
+from vllm_locust.core.record import DROPPED, RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.summary import summarize
+from vllm_locust.core.validity import judge
+from vllm_locust.report.text import render, render_phases
+
+# Printed by vllm 0.32; the values are in SEEN_VALUES.
+SEEN = """\
+============ Serving Benchmark Result ============
+Successful requests:                     50        
+Failed requests:                         0         
+Maximum request concurrency:             8         
+Benchmark duration (s):                  2.44      
+Total input tokens:                      6903      
+Total generated tokens:                  3200      
+Request throughput (req/s):              20.53     
+Request goodput (req/s):                 16.42     
+Output token throughput (tok/s):         1313.73   
+Peak output token throughput (tok/s):    1424.00   
+Peak concurrent requests:                29.00     
+Total token throughput (tok/s):          4147.70   
+---------------Time to First Token----------------
+Mean TTFT (ms):                          191.08    
+Median TTFT (ms):                        176.31    
+P50 TTFT (ms):                           176.31    
+P99 TTFT (ms):                           377.82    
+-----Time per Output Token (excl. 1st token)------
+Mean TPOT (ms):                          2.76      
+P99 TPOT (ms):                           5.55      
+---------------Inter-token Latency----------------
+Mean ITL (ms):                           2.79      
+P95 ITL (ms):                            5.78      
+----------------End-to-end Latency----------------
+Mean E2EL (ms):                          364.99    
+P90 E2EL (ms):                           427.27    
+==================================================
+"""  # noqa: W291
+SEEN_VALUES = {
+    "completed": 50,
+    "failed": 0,
+    "max_concurrency": 8,
+    "duration": 2.4354,
+    "total_input_tokens": 6903,
+    "total_output_tokens": 3200,
+    "request_throughput": 20.53,
+    "request_goodput": 16.42,
+    "output_throughput": 1313.73,
+    "max_output_tokens_per_s": 1424,
+    "max_concurrent_requests": 29,
+    "total_token_throughput": 4147.7,
+    "mean_ttft_ms": 191.08,
+    "median_ttft_ms": 176.31,
+    "p50_ttft_ms": 176.31,
+    "p99_ttft_ms": 377.82,
+    "mean_tpot_ms": 2.76,
+    "p99_tpot_ms": 5.55,
+    "mean_itl_ms": 2.79,
+    "p95_itl_ms": 5.78,
+    "mean_e2el_ms": 364.99,
+    "p90_e2el_ms": 427.27,
+}
+
+
+def summary_of(made, percentiles=()) -> dict:
+    recording = Recording()
+    for record in made:
+        recording.add(record)
+    return summarize(recording, percentiles=percentiles)
+
+
+def steady(n: int) -> list[RequestRecord]:
+    rng = np.random.default_rng(6)
+    return [
+        an_ok(sent_s=float(i), arrivals_s=[i + t, i + t + 0.5]) for i, t in enumerate(rng.gamma(9, 0.02, n))
+    ]
+
+
+def value_of(label: str, text: str) -> str:
+    """As `grep LABEL | cut -d: -f2` does."""
+    (line,) = [line for line in text.splitlines() if line.startswith(label + ":")]
+    return line[len(label) + 1 :].strip()
+
+
+def test_the_lines_of_vllm_are_printed_as_it_prints_them():
+    lines = iter(render(summary_of(steady(50)) | SEEN_VALUES).splitlines())
+    for seen in SEEN.splitlines():
+        # In order, and each line as vLLM's up to the notes behind it.
+        assert any(line.startswith(seen) for line in lines), seen
+
+
+def test_nothing_measured_prints_as_not_known():
+    text = render(summary_of([]))
+    assert "0.00" not in text
+    assert value_of("Mean TTFT (ms)", text) == value_of("Request throughput (req/s)", text) == "n/a"
+    assert value_of("Successful requests", text) == "0"
+
+
+def test_a_percentile_says_how_sure_it_is():
+    text = render(summary_of(steady(100), [99.9]))
+    assert re.fullmatch(r"\d+\.\d\d +\[\d+\.\d\d \.\. \d+\.\d\d\]", value_of("P95 TTFT (ms)", text))
+    assert value_of("P99 TTFT (ms)", text).endswith("(too few samples)")
+    assert value_of("P99.9 ITL (ms)", text).endswith("(too few samples)")
+
+
+def test_failures_are_printed_by_kind_with_an_example():
+    failed = an_ok(outcome="http_503", error="overloaded,\ntry later")
+    dropped = RequestRecord(0, "s", "p", DROPPED, 0.0)
+    text = render(summary_of([*steady(3), failed, failed, dropped]))
+    assert value_of("Failed requests", text) == "2"
+    assert value_of("  http_503", text) == "2          overloaded, try later"
+    assert value_of("Dropped requests (never sent)", text) == "1"
+    assert value_of("Error rate (%)", text) == "40.00"
+
+
+def test_failures_outside_the_window_do_not_vanish():
+    recording = Recording(warmup_until_s=10.0)
+    recording.add(an_ok(outcome="timeout", ended_s=5.0))
+    recording.add(an_ok(ended_s=15.0))
+    text = render(summarize(recording))
+    assert value_of("Failed requests", text) == "0"
+    assert value_of("Failed requests in the whole run", text) == "1"
+    assert value_of("Requests outside the window", text) == "1"
+
+
+def test_latencies_from_the_plan_are_printed_when_they_differ():
+    assert "from plan" not in render(summary_of(steady(10)))
+    text = render(summary_of([an_ok(intended_s=1.0, sent_s=4.0, arrivals_s=[5.0, 7.0])]))
+    assert value_of("Mean TTFT from plan (ms)", text) == "4000.00"
+    assert value_of("P99 E2EL from plan (ms)", text) == "6000.00    (too few samples)"
+
+
+def test_the_verdict_on_the_client_is_in_words():
+    recording = Recording()
+    recording.add(an_ok(bounds_s=[0.0, 0.0]))
+    client = judge(recording.total(), {"client": 0.97}, "kernel").to_dict()
+    text = render(summarize(recording) | {"client": client})
+    assert value_of("Client measurement", text) == "invalid"
+    assert value_of("CPU of client (% of a core)", text) == "97.00"
+    assert value_of("P99 of the lag of reading (ms)", text) == "n/a"
+    assert "  - the process 'client' used 97 % of a core\n" in text
+
+
+def test_tokens_that_were_counted_and_cached_ones_are_told():
+    text = render(summary_of([an_ok(tokens_counted=True, cached_tokens=16)]))
+    assert value_of("  counted by events, in requests", text) == "1"
+    assert value_of("Total cached input tokens", text) == "16"
+
+
+@pytest.fixture
+def phases() -> list[dict]:
+    made = [an_ok(sent_s=100.0 * i, ended_s=100.0 * i + 99, profile="short_short") for i in range(400)]
+    made += [an_ok(sent_s=0.0, arrivals_s=[0.1], phase=1, profile="a_profile_with_a_rather_long_name")]
+    return summary_of(made)["phases"]
+
+
+def test_the_phases_are_one_aligned_table_of_at_most_120_columns(phases):
+    groups, names, first, second, *legend = render_phases(phases).splitlines()
+    assert len({len(names), len(first), len(second)}) == 1
+    assert max(map(len, [groups, names, *legend])) <= 120
+    assert " ".join(first.split()) == (
+        "0 short_short 400 0 49500 49500 49500 49500 49500 49500 99000 99000 0.02"
+    )
+    assert " ".join(second.split()).startswith(
+        "1 a_profile_with_a~ 1 0 100.0 100.0* 100.0* n/a n/a n/a 100.0 100.0* "
+    )
+    assert "TTFT to the first token" in legend[0]
+
+
+def test_columns_end_where_their_headings_end(phases):
+    groups, names, first, *_ = render_phases(phases).splitlines()
+    ends = [match.end() for match in re.finditer(r"\S+", names)][2:]
+    assert ends == [match.end() for match in re.finditer(r"\S+", first)][2:]
+    assert all(match.end() in ends for match in re.finditer(r"\S+", groups))

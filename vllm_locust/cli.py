@@ -1,0 +1,56 @@
+"""The command `vllm-locust`: one subcommand for each thing one does beside a Locust run.
+
+Rule: importing this module costs nothing; a subcommand imports what it needs, and never Locust or gevent.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vllm_locust import __version__
+from vllm_locust.errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the result is the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vllm-locust", description="Load tests for vLLM: the tools beside Locust."
+    )
+    parser.add_argument("--version", action="version", version=f"vllm-locust {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_simulate(commands)
+    return parser
+
+
+def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from vllm_locust.simulator import options
+
+    parser = commands.add_parser(
+        "simulate",
+        help="serve a simulated vLLM: real scheduler, real wire format, no GPU",
+        description=options.DESCRIPTION,
+        epilog=options.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_arguments(parser)
+    parser.set_defaults(run=_simulate)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from vllm_locust.simulator import options
+
+    return options.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

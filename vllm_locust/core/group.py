@@ -1,0 +1,244 @@
+"""What is kept of the requests of one phase and profile: columns of numbers and histograms.
+
+Rule: folding a record costs the same however many were folded before, what stays of it is some 70 bytes
+however many tokens it had, and only `ok` requests that ended in the window enter a latency.
+"""
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.record import DROPPED, OK, RequestRecord
+
+UNKNOWN = -1
+"""In a column of token counts: the server did not say."""
+
+_EXAMPLE_LENGTH = 300
+
+_COUNTERS = ("planned", "ok", "dropped", "outside_window", "failed_in_window", "without_usage", "streams")
+_SECONDS = ("ttft_s", "e2el_s", "late_s", "connect_s", "sent_s", "ended_s")
+_TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
+_HISTOGRAMS = ("itl", "itl_per_token", "lag", "ttft_bound", "itl_bound", "lateness")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How often one kind of failure happened, and the message of the first."""
+
+    count: int
+    at_s: float
+    """When the first one ended."""
+    example: str
+
+    def plus(self, other: "Failure") -> "Failure":
+        """Both together, whichever is given first."""
+        at_s, example = min((self.at_s, self.example), (other.at_s, other.example))
+        return Failure(self.count + other.count, at_s, example)
+
+
+class Group:
+    """The fold of some records. Stamps are seconds since the origin of the recording."""
+
+    __slots__ = (
+        *_COUNTERS,
+        *_SECONDS,
+        *_TOKENS,
+        *_HISTOGRAMS,
+        "failures",
+        "first_sent_s",
+        "last_ended_in_window_s",
+        "tokens_by_second",
+    )
+
+    def __init__(self) -> None:
+        self.planned = 0
+        self.ok = 0
+        """Successful requests, in the window or not."""
+        self.dropped = 0
+        self.outside_window = 0
+        """Requests that were sent but ended outside the window."""
+        self.failed_in_window = 0
+        self.failures: dict[str, Failure] = {}
+        """By kind, in the window or not; `dropped` is none of them."""
+        self.without_usage = 0
+        """Successful requests in the window whose tokens were counted, since the server sent no usage."""
+        self.streams = 0
+        """Successful requests in the window that have at least one gap between tokens."""
+        # One entry per successful request in the window; late = sent - intended.
+        self.ttft_s = array("d")
+        self.e2el_s = array("d")
+        self.late_s = array("d")
+        self.output_tokens = array("q")
+        self.prompt_tokens = array("q")
+        self.cached_tokens = array("q")
+        # One entry per successful request in the window that had to connect.
+        self.connect_s = array("d")
+        # One entry per request that was sent, in the window or not.
+        self.sent_s = array("d")
+        self.ended_s = array("d")
+        self.first_sent_s = math.inf
+        self.last_ended_in_window_s = -math.inf
+        # Gaps, and how much earlier than stamped a first token or a gap's ends may have arrived.
+        self.itl = Histogram()
+        self.itl_per_token = Histogram()
+        self.ttft_bound = Histogram()
+        self.itl_bound = Histogram()
+        # Of all requests in the window, successful or not: reading late, sending late.
+        self.lag = Histogram()
+        self.lateness = Histogram()
+        self.tokens_by_second: dict[int, int] = {}
+        """Output tokens of all requests by the second in which they arrived, failed and outside ones too."""
+
+    @property
+    def completed(self) -> int:
+        """Successful requests in the window."""
+        return len(self.ttft_s)
+
+    @property
+    def failed(self) -> int:
+        """Failed requests, in the window or not."""
+        return sum(failure.count for failure in self.failures.values())
+
+    def add(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
+        """Fold one record; `inside` says that it ended in the window."""
+        self.planned += 1
+        if record.outcome == DROPPED:
+            self.dropped += 1
+            return
+        self._add_stamps(record, origin_s, inside)
+        arrivals = np.array(record.arrivals_s, np.float64)
+        if len(arrivals):
+            self._add_tokens(record, arrivals - origin_s)
+        if record.outcome != OK:
+            self._add_failure(record, origin_s, inside)
+            return
+        self.ok += 1
+        if inside:
+            self._add_latencies(record)
+            self._add_gaps(record, arrivals)
+
+    def _add_stamps(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
+        ended_s = record.ended_s - origin_s
+        if record.sent_s is not None:
+            sent_s = record.sent_s - origin_s
+            self.first_sent_s = min(self.first_sent_s, sent_s)
+            self.sent_s.append(sent_s)
+            self.ended_s.append(ended_s)
+        if not inside:
+            self.outside_window += 1
+            return
+        self.last_ended_in_window_s = max(self.last_ended_in_window_s, ended_s)
+        self.lag.record_many(record.lags_s)
+        if record.sent_s is not None:
+            self.lateness.record(record.sent_s - record.intended_s)
+
+    def _add_failure(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
+        self.failed_in_window += inside
+        message = (record.error or "")[:_EXAMPLE_LENGTH]
+        _join_failures(self.failures, {record.outcome: Failure(1, record.ended_s - origin_s, message)})
+
+    def _add_latencies(self, record: RequestRecord) -> None:
+        sent_s, first_s, last_s = record.sent_s, record.first_token_s, record.last_token_s
+        if sent_s is None or first_s is None or last_s is None:
+            raise ValueError(f"{record.id} is ok but lacks the time it was sent or a token")
+        self.ttft_s.append(first_s - sent_s)
+        self.e2el_s.append(last_s - sent_s)
+        self.late_s.append(sent_s - record.intended_s)
+        self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
+        self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
+        self.cached_tokens.append(UNKNOWN if record.cached_tokens is None else record.cached_tokens)
+        self.without_usage += record.tokens_counted
+        if record.connect_s is not None:
+            self.connect_s.append(record.connect_s)
+        if record.bounds_s:
+            self.ttft_bound.record(record.bounds_s[0])
+
+    def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
+        if len(arrivals) < 2:
+            return
+        self.streams += 1
+        self.itl.record_many(arrivals[1:] - arrivals[:-1])
+        if record.event_tokens:
+            self.itl_per_token.record_many(_gaps_per_token(arrivals, np.array(record.event_tokens)))
+        if record.bounds_s:
+            bounds = np.array(record.bounds_s, np.float64)
+            self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
+
+    def _add_tokens(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
+        seconds = np.floor(arrivals).astype(np.int64)
+        first = int(seconds.min())
+        counts = np.bincount(seconds - first, _tokens_of_events(record, len(arrivals))).tolist()
+        for second, count in enumerate(counts, first):
+            if count:
+                self.tokens_by_second[second] = self.tokens_by_second.get(second, 0) + int(count)
+
+    def merge(self, other: "Group") -> None:
+        """Add all that `other` has folded; `other` stays as it is."""
+        for name in _COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _SECONDS + _TOKENS:
+            getattr(self, name).extend(getattr(other, name))
+        for name in _HISTOGRAMS:
+            getattr(self, name).merge(getattr(other, name))
+        _join_failures(self.failures, other.failures)
+        self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
+        self.last_ended_in_window_s = max(self.last_ended_in_window_s, other.last_ended_in_window_s)
+        for second, count in other.tokens_by_second.items():
+            self.tokens_by_second[second] = self.tokens_by_second.get(second, 0) + count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fit for JSON and exact; empty histograms are left out."""
+        data: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
+        data |= {name: getattr(self, name).tolist() for name in _SECONDS + _TOKENS}
+        data |= {name: h.to_dict() for name in _HISTOGRAMS if (h := getattr(self, name)).count}
+        data["failures"] = [[kind, f.count, f.at_s, f.example] for kind, f in self.failures.items()]
+        data["tokens_by_second"] = [[second, count] for second, count in self.tokens_by_second.items()]
+        if self.last_ended_in_window_s > -math.inf:
+            data["last_ended_in_window_s"] = self.last_ended_in_window_s
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The group that `to_dict` described."""
+        group = cls()
+        for name in _COUNTERS:
+            setattr(group, name, data[name])
+        for name in _SECONDS + _TOKENS:
+            setattr(group, name, array(getattr(group, name).typecode, data[name]))
+        for name in _HISTOGRAMS:
+            if name in data:
+                setattr(group, name, Histogram.from_dict(data[name]))
+        group.failures = {kind: Failure(*rest) for kind, *rest in data["failures"]}
+        group.tokens_by_second = dict(data["tokens_by_second"])
+        group.first_sent_s = min(group.sent_s, default=math.inf)
+        group.last_ended_in_window_s = data.get("last_ended_in_window_s", -math.inf)
+        return group
+
+
+def _join_failures(into: dict[str, Failure], other: Mapping[str, Failure]) -> None:
+    for kind, failure in other.items():
+        known = into.get(kind)
+        into[kind] = known.plus(failure) if known else failure
+
+
+def _gaps_per_token(arrivals: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """An event of k tokens after a gap g gives k gaps of g/k; an event of none leaves its gap to the next."""
+    if not tokens.all():
+        arrivals, tokens = arrivals[tokens > 0], tokens[tokens > 0]
+    later = tokens[1:]
+    return np.repeat((arrivals[1:] - arrivals[:-1]) / later, later)
+
+
+def _tokens_of_events(record: RequestRecord, events: int) -> Sequence[int] | NDArray[np.int64] | None:
+    """Output tokens of each event: as the server told, else spread evenly in whole ones; None for 1 each."""
+    if record.event_tokens:
+        return record.event_tokens
+    if record.output_tokens is None or record.output_tokens == events:
+        return None
+    return np.diff(np.arange(events + 1) * record.output_tokens // events)

@@ -1,0 +1,184 @@
+"""Service level objectives over a summary, and the limits of a good request.
+
+    SLO     = KEY OP NUMBER                    spaces are free
+    OP      = "<" | "<=" | ">" | ">=" | "=="
+    KEY     = a number of the summary:         completed, failed, error_rate, request_goodput, ...
+            | "requests." NAME:                requests.dropped, requests.outside_window, ...
+            | STATISTIC "_" FAMILY "_ms"
+    STATISTIC = "mean" | "median" | "std" | "p" PERCENT            any percentile: p50, p99, p99.9
+    FAMILY  = "ttft" | "tpot" | "itl" | "e2el" | "ttft_from_plan" | "e2el_from_plan" | ...
+    NUMBER  = a finite decimal number
+
+    p99_ttft_ms<500    failed==0    error_rate < 0.01    request_goodput>=10
+
+    GOODPUT = ("ttft" | "tpot" | "e2el") ":" MILLISECONDS          as for vllm bench serve
+
+Rule: an objective is `met` or `missed` by the value itself; it is `undetermined` when there is no value, or
+when the sample is too small for the percentile's interval to have both ends (see `core.percentile`). Then it
+is decided only if the end that is known leaves no doubt: nine requests never pass a p99, but may fail it.
+"""
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vllm_locust.core.summary import COUNTS, FAMILIES, PERCENTILES, REQUESTS, STATISTICS, percentile_word
+from vllm_locust.errors import UsageError
+
+Outcome = Literal["met", "missed", "undetermined"]
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
+_EXPRESSION = re.compile(r"\s*([a-z][\w.]*)\s*(<=|>=|==|<|>)\s*([-+.\deE]+)\s*")
+_LATENCY = re.compile(rf"(?:p(?P<q>\d+(?:\.\d+)?)|{'|'.join(STATISTICS)})_(?:{'|'.join(FAMILIES)})_ms")
+
+GOODPUT_METRICS = ("ttft", "tpot", "e2el")
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """One objective, for example `p99_ttft_ms<500`."""
+
+    key: str
+    op: str
+    bound: float
+    percentile: float | None = None
+    """The percentile that the key asks for, if it asks for one."""
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.op}{self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of an objective, and why in one sentence."""
+
+    slo: Slo
+    outcome: Outcome
+    value: float | None
+    sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of the `slo` block of a summary."""
+        return {
+            "slo": str(self.slo),
+            "outcome": self.outcome,
+            "value": self.value,
+            "sentence": self.sentence,
+        }
+
+
+def parse_slo(text: str) -> Slo:
+    """The objective that `text` spells; UsageError when it is malformed or its key does not exist."""
+    match = _EXPRESSION.fullmatch(text)
+    bound = _number(match[3]) if match else None
+    if match is None or bound is None:
+        raise UsageError(
+            f"--slo {text!r} must be KEY OP NUMBER, OP one of < <= > >= ==, as in 'p99_ttft_ms<500'"
+        )
+    key, op = match[1], match[2]
+    if key in COUNTS or key in [f"requests.{name}" for name in REQUESTS]:
+        return Slo(key, op, bound)
+    latency = _LATENCY.fullmatch(key)
+    if latency is None:
+        raise UsageError(_unknown(key))
+    if latency["q"] is None:
+        return Slo(key, op, bound)
+    q = float(latency["q"])
+    if not 0 < q < 100:
+        raise UsageError(
+            f"--slo {text!r} asks for the percentile {latency['q']}, which must lie between 0 and 100"
+        )
+    return Slo(key.replace(f"p{latency['q']}_", f"{percentile_word(q)}_", 1), op, bound, q)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _unknown(key: str) -> str:
+    words = [*STATISTICS, *map(percentile_word, PERCENTILES)]
+    known = [*COUNTS, *(f"requests.{n}" for n in REQUESTS), *(f"{w}_{f}_ms" for w in words for f in FAMILIES)]
+    close = difflib.get_close_matches(key, known)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return (
+        f"--slo knows no key {key!r}: {hint}keys are {', '.join(COUNTS)}, requests.NAME, and "
+        f"mean_, median_, std_ or pXX_ with {', '.join(FAMILIES)} and _ms"
+    )
+
+
+def percentiles_of(slos: Iterable[Slo]) -> tuple[float, ...]:
+    """The percentiles that a summary must hold for these objectives."""
+    return tuple(sorted({slo.percentile for slo in slos if slo.percentile is not None}))
+
+
+def evaluate(slo: Slo, summary: Mapping[str, Any]) -> Judgement:
+    """Hold a summary against an objective; the summary must have been made with `percentiles_of` it."""
+    value = _value(slo.key, summary)
+    if value is None:
+        return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value")
+    holds = _OPERATORS[slo.op]
+    outcome: Outcome = "met" if holds(value, slo.bound) else "missed"
+    ends = summary["intervals"].get(slo.key.replace("median_", "p50_", 1))
+    if ends and None in ends:
+        outcome = _by_one_end(slo, *ends)
+    if outcome == "undetermined":
+        sentence = f"{slo} is undetermined: {value:.6g} comes from too few samples for this percentile"
+    else:
+        sentence = f"{slo} is {outcome}: {value:.6g}"
+    return Judgement(slo, outcome, value, sentence)
+
+
+def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:
+    """Decide only when all values that the half-open interval leaves possible agree."""
+    holds = _OPERATORS[slo.op]
+    if slo.op in ("<", "<="):
+        if high is not None and holds(high, slo.bound):
+            return "met"
+        if low is not None and not holds(low, slo.bound):
+            return "missed"
+    if slo.op in (">", ">="):
+        if low is not None and holds(low, slo.bound):
+            return "met"
+        if high is not None and not holds(high, slo.bound):
+            return "missed"
+    return "undetermined"
+
+
+def _value(key: str, summary: Mapping[str, Any]) -> float | None:
+    block, _, name = key.rpartition(".")
+    value: float | None = (summary[block] if block else summary)[name]
+    return value
+
+
+def parse_goodput(limits: Iterable[str]) -> dict[str, float]:
+    """`["ttft:500", "tpot:50"]` as {"ttft": 500.0, "tpot": 50.0} in ms; UsageError names every mistake."""
+    parsed: dict[str, float] = {}
+    problems: list[str] = []
+    for text in limits:
+        metric, _, limit = text.partition(":")
+        limit_ms = _number(limit)
+        if metric not in GOODPUT_METRICS or limit_ms is None or limit_ms < 0:
+            problems.append(
+                f"--goodput {text!r} must be METRIC:MILLISECONDS, METRIC one of {', '.join(GOODPUT_METRICS)}"
+            )
+        elif metric in parsed:
+            problems.append(f"--goodput {text!r} limits {metric} a second time")
+        else:
+            parsed[metric] = limit_ms
+    if problems:
+        raise UsageError(*problems)
+    return parsed

@@ -1,0 +1,252 @@
+"""The summary of a recording: the keys and formulas of `vllm bench serve --save-result`, and ours beside.
+
+Rule: what is not known is None, never 0, and every number says over what it was taken: `completed`, `failed`,
+`error_rate`, the rates and the latencies are about the window (see `core.recording`); `requests` and
+`failures` are about the whole recording, so that nothing vanishes.
+
+vLLM's formulas (its `calculate_metrics`): over the successful requests, throughputs are totals / duration,
+TPOT is (E2EL - TTFT)/(output tokens - 1) and undefined below two tokens, `std` is numpy's (`ddof=0`),
+percentiles are numpy's linear ones, and a request is good when each limited metric is at most its limit,
+where an undefined TPOT counts as 0. Two keys differ on purpose: `max_output_tokens_per_s` counts tokens in
+the second in which they arrived (vLLM counts chunks), `max_concurrent_requests` is exact (vLLM rounds each
+request to whole seconds).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_locust.core.group import UNKNOWN, Group
+from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.percentile import Interval, interval, interval_of_histogram, percentile
+from vllm_locust.core.recording import Recording, Window
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0)
+"""Always in a summary, for every family."""
+
+FAMILIES = {
+    "ttft": "time to first token",
+    "tpot": "time per output token after the first",
+    "itl": "gaps between events that carry tokens",
+    "e2el": "end-to-end latency",
+    "ttft_from_plan": "time to first token from the intended start",
+    "e2el_from_plan": "end-to-end latency from the intended start",
+    "itl_per_token": "gaps between tokens, where the server says how many an event carries",
+    "connect": "connecting, of requests that had to",
+}
+"""The latencies of a summary: `mean_`, `median_`, `std_` or `pXX_`, a family, `_ms`."""
+
+STATISTICS = ("mean", "median", "std")
+
+COUNTS = (
+    "completed",
+    "failed",
+    "error_rate",
+    "duration",
+    "start_s",
+    "end_s",
+    "total_input_tokens",
+    "total_output_tokens",
+    "total_cached_tokens",
+    "request_throughput",
+    "request_goodput",
+    "output_throughput",
+    "total_token_throughput",
+    "max_output_tokens_per_s",
+    "max_concurrent_requests",
+    "completed_without_usage",
+)
+"""The numeric keys of a summary that are no latencies."""
+
+REQUESTS = ("planned", "ok", "failed", "dropped", "outside_window")
+"""The keys of a summary's `requests`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One family of latencies in seconds: statistics by name, and percentiles with their interval."""
+
+    mean: float | None
+    std: float | None
+    percentile: Callable[[float], float | None]
+    interval: Callable[[float], Interval]
+
+
+def percentile_word(q: float) -> str:
+    """`p99` for 99, `p99.9` for 99.9, as vLLM writes it."""
+    return f"p{int(q) if q == int(q) else q}"
+
+
+def summarize(
+    recording: Recording, goodput_ms: Mapping[str, float] | None = None, percentiles: Sequence[float] = ()
+) -> dict[str, Any]:
+    """All numbers of a run, fit for JSON. Latencies in ms, times in s since the origin of the recording.
+
+    `goodput_ms` limits `ttft`, `tpot` and `e2el` of a good request; without it `request_goodput` is None.
+    `percentiles` are computed besides `PERCENTILES`. `phases` holds a summary per (phase, profile).
+    """
+    wanted = sorted({*PERCENTILES, *percentiles})
+    summary = _of_group(recording.total(), recording.window(), goodput_ms, wanted)
+    summary["phases"] = [
+        {"phase": phase, "profile": profile}
+        | _of_group(recording.groups[phase, profile], recording.phase_window(phase), goodput_ms, wanted)
+        for phase, profile in sorted(recording.groups)
+    ]
+    return summary
+
+
+def _of_group(
+    group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None, percentiles: Sequence[float]
+) -> dict[str, Any]:
+    return {
+        **_counts(group, window),
+        **_rates(group, window, goodput_ms),
+        **_latencies(group, percentiles),
+        "requests": {
+            "planned": group.planned,
+            "ok": group.ok,
+            "failed": group.failed,
+            "dropped": group.dropped,
+            "outside_window": group.outside_window,
+        },
+        "failures": {kind: group.failures[kind].count for kind in sorted(group.failures)},
+        "failure_examples": {kind: group.failures[kind].example for kind in sorted(group.failures)},
+    }
+
+
+def _counts(group: Group, window: Window | None) -> dict[str, Any]:
+    finished = group.completed + group.failed_in_window
+    return {
+        "completed": group.completed,
+        "failed": group.failed_in_window,
+        "error_rate": _ratio(group.failed_in_window, finished),
+        "completed_without_usage": group.without_usage,
+        "duration": window.duration_s if window else None,
+        "start_s": window.start_s if window else None,
+        "end_s": window.end_s if window else None,
+        "total_input_tokens": _total(group.prompt_tokens),
+        "total_output_tokens": _total(group.output_tokens),
+        "total_cached_tokens": _total_of_known(group.cached_tokens),
+        "max_output_tokens_per_s": _peak_tokens_per_s(group, window),
+        "max_concurrent_requests": _peak_concurrency(group, window),
+    }
+
+
+def _rates(group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None) -> dict[str, Any]:
+    duration_s = window.duration_s if window else None
+    prompts, outputs = _total(group.prompt_tokens), _total(group.output_tokens)
+    both = None if prompts is None or outputs is None else prompts + outputs
+    return {
+        "request_throughput": _ratio(group.completed, duration_s),
+        "request_goodput": _ratio(_good(group, goodput_ms), duration_s) if goodput_ms else None,
+        "output_throughput": _ratio(outputs, duration_s),
+        "total_token_throughput": _ratio(both, duration_s),
+    }
+
+
+def _latencies(group: Group, percentiles: Sequence[float]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    intervals: dict[str, list[float | None]] = {}
+    for family, sample in _samples(group).items():
+        values[f"mean_{family}_ms"] = _ms(sample.mean)
+        values[f"median_{family}_ms"] = _ms(sample.percentile(50))
+        values[f"std_{family}_ms"] = _ms(sample.std)
+        for q in percentiles:
+            key = f"{percentile_word(q)}_{family}_ms"
+            bounds = sample.interval(q)
+            values[key] = _ms(sample.percentile(q))
+            intervals[key] = [_ms(bounds.low), _ms(bounds.high)]
+    return {**values, "intervals": intervals}
+
+
+def _samples(group: Group) -> dict[str, _Sample]:
+    ttft, e2el, late = (np.asarray(column) for column in (group.ttft_s, group.e2el_s, group.late_s))
+    return {
+        "ttft": _exact(ttft),
+        "tpot": _exact(_tpot_s(group)),
+        "itl": _binned(group.itl, group.streams),
+        "e2el": _exact(e2el),
+        "ttft_from_plan": _exact(ttft + late),
+        "e2el_from_plan": _exact(e2el + late),
+        "itl_per_token": _binned(group.itl_per_token, group.streams),
+        "connect": _exact(np.asarray(group.connect_s)),
+    }
+
+
+def _exact(values_s: NDArray[np.float64]) -> _Sample:
+    ordered = np.sort(values_s)
+    return _Sample(
+        float(ordered.mean()) if len(ordered) else None,
+        float(ordered.std()) if len(ordered) else None,
+        lambda q: percentile(ordered, q),
+        lambda q: interval(ordered, q),
+    )
+
+
+def _binned(histogram: Histogram, effective_count: int) -> _Sample:
+    return _Sample(
+        histogram.mean_s,
+        histogram.std_s,
+        histogram.percentile,
+        lambda q: interval_of_histogram(histogram, q, effective_count),
+    )
+
+
+def _tpot_s(group: Group) -> NDArray[np.float64]:
+    """Of each request with two tokens or more."""
+    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
+    several = tokens > 1
+    tpot: NDArray[np.float64] = (e2el[several] - ttft[several]) / (tokens[several] - 1)
+    return tpot
+
+
+def _good(group: Group, limits_ms: Mapping[str, float]) -> int:
+    """How many requests hold all limits; an undefined TPOT counts as 0, as in vLLM."""
+    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
+    tpot = np.where(tokens > 1, (e2el - ttft) / np.maximum(tokens - 1, 1), 0.0)
+    values = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
+    good = np.ones(len(ttft), bool)
+    for family, limit_ms in limits_ms.items():
+        good &= values[family] <= limit_ms / 1000
+    return int(good.sum())
+
+
+def _total(tokens: Sequence[int]) -> int | None:
+    """None when one of them is unknown: a sum of the others would be too small."""
+    return None if UNKNOWN in tokens else sum(tokens)
+
+
+def _total_of_known(tokens: Sequence[int]) -> int | None:
+    """Servers leave a count of cached tokens out when it is 0; None when no request has one."""
+    known = [count for count in tokens if count != UNKNOWN]
+    return sum(known) if known else None
+
+
+def _peak_tokens_per_s(group: Group, window: Window | None) -> int | None:
+    if window is None:
+        return None
+    seconds = group.tokens_by_second.items()
+    return max((n for s, n in seconds if s + 1 > window.start_s and s <= window.end_s), default=0)
+
+
+def _peak_concurrency(group: Group, window: Window | None) -> int | None:
+    """The most requests in flight at one time of the window; of two at the same time the end comes first."""
+    if window is None:
+        return None
+    sent, ended = np.asarray(group.sent_s), np.asarray(group.ended_s)
+    during = (sent <= window.end_s) & (ended >= window.start_s)
+    times = np.concatenate([ended[during], np.maximum(sent[during], window.start_s)])
+    steps = np.repeat([-1, 1], int(during.sum()))
+    in_flight = np.cumsum(steps[np.argsort(times, kind="stable")])
+    return int(in_flight.max(initial=0))
+
+
+def _ratio(numerator: float | None, denominator: float | None) -> float | None:
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

@@ -1,0 +1,175 @@
+"""Whether the measurement can be trusted: what the client itself may have added to the numbers, in words.
+
+Rule: the verdict is about the client, never about the server. Many failures or few requests are results, not
+faults of the measurement. The worst of all checks decides, and each check that is not fine gives one reason.
+
+`valid` up to the first limit, `degraded` up to the second, `invalid` above. Where a share is given the limit
+is the larger of the absolute one and that share of what was measured, since 1 ms on 200 ms is nothing:
+
+    possible error of TTFT, mean       1 ms or 2 %       5 ms or 10 %     of the mean TTFT
+    possible error of TTFT, p99        2 ms or 2 %      10 ms or 10 %     of the p99 TTFT
+    possible error of ITL, mean        1 ms or 2 %       5 ms or 10 %     of the mean ITL
+    possible error of ITL, p99         1 ms or 2 %       5 ms or 10 %     of the p99 ITL
+    lag of reading, p99               10 ms or 2 %     100 ms or 10 %     of the mean E2EL
+    lateness of sending, p99          10 ms or 2 %     100 ms or 10 %     of the mean E2EL
+    CPU of a process                   80 % of a core   95 % of a core
+    requests not sent                  none              1 % of those planned
+
+The possible errors are the limits that the stamps themselves set (`RequestRecord.bounds_s`). Lag does not
+move kernel stamps, but a client that reads late also answers late: in a closed loop the next request waits.
+Without kernel stamps the lag cannot be known and the verdict is `degraded` at best.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from vllm_locust.core.group import Group
+from vllm_locust.core.percentile import percentile
+
+Verdict = Literal["valid", "degraded", "invalid"]
+Stamps = Literal["kernel", "read"]
+
+VALID: Verdict = "valid"
+DEGRADED: Verdict = "degraded"
+INVALID: Verdict = "invalid"
+_SEVERITY: dict[Verdict, int] = {VALID: 0, DEGRADED: 1, INVALID: 2}
+
+_VALID_SHARE = 0.02
+_DEGRADED_SHARE = 0.10
+_VALID_CPU = 0.80
+_DEGRADED_CPU = 0.95
+_DEGRADED_DROPPED = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The verdict, its reasons, and the numbers behind them; None where there was nothing to measure."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    stamps: Stamps
+    ttft_bound_mean_ms: float | None
+    """The mean TTFT is too large by this at most."""
+    ttft_bound_p99_ms: float | None
+    """99 % of the TTFTs are too large by this at most."""
+    itl_bound_mean_ms: float | None
+    """The mean of the largest error that a gap between tokens may have, either way."""
+    itl_bound_p99_ms: float | None
+    lag_p99_ms: float | None
+    """How long after their arrival bytes were read."""
+    send_lateness_p99_ms: float | None
+    """How long after their intended start requests were sent."""
+    cpu_shares: Mapping[str, float]
+    """By process, 1.0 is all of one core."""
+    dropped: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `client` block of a summary."""
+        return asdict(self) | {"reasons": list(self.reasons), "cpu_shares": dict(self.cpu_shares)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Duration:
+    """One measured duration of the client and the limits it is held against, in ms."""
+
+    name: str
+    value_ms: float | None
+    valid_ms: float
+    degraded_ms: float
+    reference_ms: float | None
+
+    def judged(self) -> Iterator[tuple[Verdict, str]]:
+        if self.value_ms is None:
+            return
+        reference_ms = self.reference_ms or 0.0
+        valid_ms = max(self.valid_ms, _VALID_SHARE * reference_ms)
+        degraded_ms = max(self.degraded_ms, _DEGRADED_SHARE * reference_ms)
+        verdict = _held_against(self.value_ms, valid_ms, degraded_ms)
+        yield (
+            verdict,
+            f"{self.name} is {self.value_ms:.3g} ms, beyond the {valid_ms:.3g} ms of a valid measurement",
+        )
+
+
+def _held_against(value: float, valid: float, degraded: float) -> Verdict:
+    return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
+
+
+def judge(group: Group, cpu_shares: Mapping[str, float], stamps: Stamps, queued: bool = False) -> Validity:
+    """Judge the client of a recording (`recording.total()`).
+
+    `cpu_shares` holds, by a name that a reader understands ("client", "worker 2", "simulator"), the share of
+    one core that a process used during the load. `queued` says that requests waited on purpose (an open loop
+    with a cap on concurrency), so that sending late is no fault.
+    """
+    durations = _durations(group)
+    findings = chain(
+        *(check.judged() for check in durations[: -1 if queued else None]),
+        _judge_cpu(cpu_shares),
+        _judge_dropped(group),
+        _judge_stamps(stamps),
+    )
+    faults = [(verdict, reason) for verdict, reason in findings if verdict != VALID]
+    ttft_mean, ttft_p99, itl_mean, itl_p99, lag_p99, late_p99 = (check.value_ms for check in durations)
+    return Validity(
+        max((verdict for verdict, _ in faults), key=_SEVERITY.__getitem__, default=VALID),
+        tuple(reason for _, reason in faults),
+        stamps,
+        ttft_bound_mean_ms=ttft_mean,
+        ttft_bound_p99_ms=ttft_p99,
+        itl_bound_mean_ms=itl_mean,
+        itl_bound_p99_ms=itl_p99,
+        lag_p99_ms=lag_p99,
+        send_lateness_p99_ms=late_p99,
+        cpu_shares=cpu_shares,
+        dropped=group.dropped,
+    )
+
+
+def _durations(group: Group) -> list[_Duration]:
+    """In the order of `Validity`; the lateness of sending is the last."""
+    ttft_mean, ttft_p99 = _mean_ms(group.ttft_s), _ms(percentile(group.ttft_s, 99))
+    itl_mean, itl_p99 = _ms(group.itl.mean_s), _ms(group.itl.percentile(99))
+    e2el_mean = _mean_ms(group.e2el_s)
+    ttft_bound, itl_bound = group.ttft_bound, group.itl_bound
+    lag_p99, late_p99 = _ms(group.lag.percentile(99)), _ms(group.lateness.percentile(99))
+    ttft, itl = (
+        "the possible error of the time to first token",
+        "the possible error of the inter-token latency",
+    )
+    return [
+        _Duration(f"the mean of {ttft}", _ms(ttft_bound.mean_s), 1, 5, ttft_mean),
+        _Duration(f"the p99 of {ttft}", _ms(ttft_bound.percentile(99)), 2, 10, ttft_p99),
+        _Duration(f"the mean of {itl}", _ms(itl_bound.mean_s), 1, 5, itl_mean),
+        _Duration(f"the p99 of {itl}", _ms(itl_bound.percentile(99)), 1, 5, itl_p99),
+        _Duration("the p99 of the lag between arrival and reading", lag_p99, 10, 100, e2el_mean),
+        _Duration("the p99 of how late requests were sent", late_p99, 10, 100, e2el_mean),
+    ]
+
+
+def _judge_cpu(shares: Mapping[str, float]) -> Iterator[tuple[Verdict, str]]:
+    for name, share in shares.items():
+        yield (
+            _held_against(share, _VALID_CPU, _DEGRADED_CPU),
+            f"the process {name!r} used {share * 100:.0f} % of a core",
+        )
+
+
+def _judge_dropped(group: Group) -> Iterator[tuple[Verdict, str]]:
+    verdict = _held_against(group.dropped, 0, _DEGRADED_DROPPED * group.planned)
+    yield verdict, f"{group.dropped} of {group.planned} planned requests could not be sent"
+
+
+def _judge_stamps(stamps: Stamps) -> Iterator[tuple[Verdict, str]]:
+    if stamps == "read":
+        yield DEGRADED, "arrival times are the moments of reading: this platform gave no kernel time stamps"
+
+
+def _mean_ms(column_s: Any) -> float | None:
+    return sum(column_s) / len(column_s) * 1000 if len(column_s) else None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

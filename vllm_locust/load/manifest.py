@@ -1,0 +1,95 @@
+"""`run.json`: everything needed to repeat a run, and nothing secret."""
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vllm_locust.core.slo import Slo
+from vllm_locust.load.prepare import Prepared
+
+_PACKAGES = ("vllm-locust", "locust", "gevent", "httptools", "orjson", "numpy")
+# Options whose values may be secret: their place on the command line is kept, what they say is not.
+_SECRET_OPTIONS = ("--api-key", "--header", "--web-login")
+_HIDDEN = "***"
+_URL_PASSWORD = re.compile(r"//[^/@\s]+@")
+
+
+def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str, Any]:
+    """The manifest of a run that starts at `started` (UTC)."""
+    settings = prepared.settings
+    options = {
+        field.name: _plain(getattr(settings, field.name)) for field in fields(settings) if field.name != "headers"
+    }
+    return {
+        "run": run_id,
+        "start_time": started.isoformat(timespec="milliseconds"),
+        "command": redact(sys.argv),
+        "host": prepared.target.url,
+        "model": prepared.model.name,
+        "max_model_len": prepared.model.max_model_len,
+        "server_version": prepared.model.server_version,
+        "scenario": prepared.scenario.name,
+        "phases": [phase.name for phase in prepared.scenario.phases],
+        "seed": settings.seed,
+        "options": {**options, "headers": sorted(settings.headers)},
+        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that leads a summary, under the names that `vllm bench serve` gives it."""
+    options = manifest["options"]
+    return {
+        "date": manifest["start_time"],
+        "run": manifest["run"],
+        "backend": "openai-chat" if options["endpoint_type"] == "chat" else "openai",
+        "model_id": manifest["model"],
+        "host": manifest["host"],
+        "scenario": manifest["scenario"],
+        "num_prompts": options["num_prompts"],
+    }
+
+
+def redact(arguments: list[str]) -> list[str]:
+    """The command line without the values of options that may hold secrets, and without passwords in URLs."""
+    shown: list[str] = []
+    hide = False
+    for argument in arguments:
+        name, separator, _ = argument.partition("=")
+        secret = _is_secret(name)
+        if hide:
+            shown.append(_HIDDEN)
+        elif separator and secret:
+            shown.append(f"{name}={_HIDDEN}")
+        else:
+            shown.append(_URL_PASSWORD.sub(f"//{_HIDDEN}@", argument))
+        hide = not hide and secret and not separator
+    return shown
+
+
+def _is_secret(name: str) -> bool:
+    """Whether `name` is a secret option, spelled out or abbreviated as argparse allows."""
+    return len(name) > 2 and any(option.startswith(name) for option in _SECRET_OPTIONS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+"""What a run says on stdout: the block that users of `vllm bench serve` know, with what it leaves out added.
+
+Rule: labels, widths and decimals of the known lines stay as vLLM prints them, so that eyes and greps go on
+working; ours come as further lines or behind the value. What is not known prints as `n/a`, never as 0.00.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_WIDTH = 50
+_TITLES = {
+    "ttft": "Time to First Token",
+    "tpot": "Time per Output Token (excl. 1st token)",
+    "itl": "Inter-token Latency",
+    "e2el": "End-to-end Latency",
+}
+_TOO_FEW = "(too few samples)"
+_NOT_KNOWN = "n/a"
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The result block of one run, 50 columns wide apart from intervals and sentences; ends with a newline.
+
+    `max_concurrency` and `request_rate` are printed when the summary has them, as vLLM does, and the block
+    `client` (see `core.validity`) becomes a section in words.
+    """
+    lines = [_title(" Serving Benchmark Result ", "=")]
+    lines += _totals(summary)
+    for family, title in _TITLES.items():
+        lines += [_title(title, "-"), *_latency(family, summary)]
+    if _differs_from_plan(summary):
+        lines += [_title("From the Intended Start", "-"), *_from_plan(summary)]
+    if "client" in summary:
+        lines += [_title("Validity of the Measurement", "-"), *_client(summary["client"])]
+    lines.append("=" * _WIDTH)
+    return "\n".join(lines) + "\n"
+
+
+def _title(text: str, fill: str) -> str:
+    return f"{text:{fill}^{_WIDTH}}"
+
+
+def _line(label: str, value: float | str | None, note: str = "") -> str:
+    if value is None:
+        value = _NOT_KNOWN
+    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{label + ':':<40} {text:<10}" + (f" {note}" if note else "")
+
+
+def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield _line("Successful requests", summary["completed"])
+    yield _line("Failed requests", summary["failed"])
+    yield from _failures(summary)
+    if summary.get("max_concurrency") is not None:
+        yield _line("Maximum request concurrency", summary["max_concurrency"])
+    if summary.get("request_rate") is not None:
+        yield _line("Request rate configured (RPS)", float(summary["request_rate"]))
+    yield _line("Benchmark duration (s)", summary["duration"])
+    yield _line("Total input tokens", summary["total_input_tokens"])
+    yield _line("Total generated tokens", summary["total_output_tokens"])
+    if summary["completed_without_usage"]:
+        yield _line("  counted by events, in requests", summary["completed_without_usage"])
+    if summary["total_cached_tokens"] is not None:
+        yield _line("Total cached input tokens", summary["total_cached_tokens"])
+    yield _line("Request throughput (req/s)", summary["request_throughput"])
+    if summary["request_goodput"] is not None:
+        yield _line("Request goodput (req/s)", summary["request_goodput"])
+    yield _line("Output token throughput (tok/s)", summary["output_throughput"])
+    yield _line("Peak output token throughput (tok/s)", _as_float(summary["max_output_tokens_per_s"]))
+    yield _line("Peak concurrent requests", _as_float(summary["max_concurrent_requests"]))
+    yield _line("Total token throughput (tok/s)", summary["total_token_throughput"])
+
+
+def _failures(summary: Mapping[str, Any]) -> Iterator[str]:
+    """How many of what, over the whole run; then the share of those in the window, as an SLO sees it."""
+    requests = summary["requests"]
+    if requests["failed"] != summary["failed"]:
+        yield _line("Failed requests in the whole run", requests["failed"])
+    for kind, count in summary["failures"].items():
+        yield _line(f"  {kind}", count, summary["failure_examples"][kind].replace("\n", " ")[:_WIDTH])
+    if requests["dropped"]:
+        yield _line("Dropped requests (never sent)", requests["dropped"])
+    if requests["outside_window"]:
+        yield _line("Requests outside the window", requests["outside_window"])
+    rate = summary["error_rate"]
+    yield _line("Error rate (%)", None if rate is None else rate * 100)
+
+
+def _latency(family: str, summary: Mapping[str, Any]) -> Iterator[str]:
+    name = family.upper()
+    yield _line(f"Mean {name} (ms)", summary[f"mean_{family}_ms"])
+    yield _line(f"Median {name} (ms)", summary[f"median_{family}_ms"])
+    for key, ends in summary["intervals"].items():
+        word, _, rest = key.partition("_")
+        if rest == f"{family}_ms":
+            yield _line(f"{word.upper()} {name} (ms)", summary[key], _interval(summary[key], ends))
+
+
+def _interval(value: float | None, ends: Sequence[float | None]) -> str:
+    """The 95 % interval behind a percentile."""
+    if value is None:
+        return ""
+    low, high = ends
+    return _TOO_FEW if low is None or high is None else f"[{low:.2f} .. {high:.2f}]"
+
+
+def _differs_from_plan(summary: Mapping[str, Any]) -> bool:
+    """Whether sending late hides 1 % of a latency or more: only then the second truth is worth its lines."""
+    return any(
+        (summary[f"{word}_{family}_from_plan_ms"] or 0) > 1.01 * (summary[f"{word}_{family}_ms"] or 0)
+        for word in ("mean", "p50", "p90", "p99")
+        for family in ("ttft", "e2el")
+    )
+
+
+def _from_plan(summary: Mapping[str, Any]) -> Iterator[str]:
+    for family in ("ttft", "e2el"):
+        for word in ("mean", "p50", "p90", "p99"):
+            key = f"{word}_{family}_from_plan_ms"
+            note = _interval(summary[key], summary["intervals"][key]) if word != "mean" else ""
+            yield _line(f"{word.capitalize()} {family.upper()} from plan (ms)", summary[key], note)
+
+
+def _client(client: Mapping[str, Any]) -> Iterator[str]:
+    yield _line("Client measurement", client["verdict"])
+    yield _line("Arrival times taken by", "kernel" if client["stamps"] == "kernel" else "read()")
+    yield _line("Mean TTFT is too large by at most (ms)", client["ttft_bound_mean_ms"])
+    yield _line("P99 of the error of a TTFT (ms)", client["ttft_bound_p99_ms"])
+    yield _line("P99 of the error of an ITL (ms)", client["itl_bound_p99_ms"])
+    yield _line("P99 of the lag of reading (ms)", client["lag_p99_ms"])
+    yield _line("P99 of the lateness of sending (ms)", client["send_lateness_p99_ms"])
+    for name, share in client["cpu_shares"].items():
+        yield _line(f"CPU of {name} (% of a core)", share * 100)
+    for reason in client["reasons"]:
+        yield f"  - {reason}"
+
+
+def _as_float(value: int | None) -> float | None:
+    return None if value is None else float(value)
+
+
+# Header of the phases' table, in two rows, with the summary's key and the width of each column.
+_COLUMNS = (
+    ("requests", "ok", "completed", 8),
+    ("", "failed", "failed", 7),
+    ("TTFT", "mean", "mean_ttft_ms", 9),
+    ("", "p50", "p50_ttft_ms", 8),
+    ("", "p99", "p99_ttft_ms", 9),
+    ("TPOT", "mean", "mean_tpot_ms", 9),
+    ("", "p99", "p99_tpot_ms", 9),
+    ("ITL", "p99", "p99_itl_ms", 9),
+    ("E2EL", "mean", "mean_e2el_ms", 9),
+    ("", "p99", "p99_e2el_ms", 9),
+    ("output", "tok/s", "output_throughput", 9),
+)
+_PROFILE_WIDTH = 18
+_LEGEND = (
+    "Latencies in ms: TTFT to the first token, TPOT per token after it, ITL between tokens,\n"
+    "E2EL to the last token. * = too few samples for this percentile, n/a = nothing to measure."
+)
+
+
+def render_phases(phases: Sequence[Mapping[str, Any]]) -> str:
+    """One aligned table, a row per phase and profile, at most 120 columns wide; ends with a newline."""
+    groups = "".join(f"{group:>{width}}" for group, _, _, width in _COLUMNS)
+    names = "".join(f"{name:>{width}}" for _, name, _, width in _COLUMNS)
+    head = [f"{'':<{6 + _PROFILE_WIDTH}}{groups}", f"{'phase':<6}{'profile':<{_PROFILE_WIDTH}}{names}"]
+    return "\n".join([*head, *map(_row, phases), _LEGEND]) + "\n"
+
+
+def _row(phase: Mapping[str, Any]) -> str:
+    profile = phase["profile"]
+    if len(profile) >= _PROFILE_WIDTH:
+        profile = profile[: _PROFILE_WIDTH - 2] + "~"
+    cells = "".join(f"{_cell(phase, key):>{width}}" for _, _, key, width in _COLUMNS)
+    return f"{phase['phase']:<6}{profile:<{_PROFILE_WIDTH}}{cells}"
+
+
+def _cell(phase: Mapping[str, Any], key: str) -> str:
+    value = phase[key]
+    if value is None:
+        return _NOT_KNOWN
+    if isinstance(value, int):
+        return str(value)
+    decimals = 2 if value < 10 else 1 if value < 1000 else 0
+    mark = "*" if None in phase["intervals"].get(key, ()) else ""
+    return f"{value:.{decimals}f}{mark}"

@@ -1,0 +1,142 @@
+"""`vllm-locust simulate`: its options, under the names `vllm serve` gives them, and its life as a process."""
+
+import argparse
+import gc
+import signal
+from pathlib import Path
+
+from vllm_locust.simulator.config import LimitOverrides, configure
+from vllm_locust.simulator.cost import DEFAULT_PRESET, PRESETS
+
+DESCRIPTION = """\
+Serve what looks like vLLM to any client: its scheduler (continuous batching, chunked prefill, paged KV cache
+with prefix caching, preemption) in simulated time, its API and its /metrics on a real socket. No GPU, no
+weights, nothing to download. Options with vLLM's names mean what they mean there; those that are not given
+come from the preset:
+""" + "\n".join(f"  {name:<10} {preset.summary}" for name, preset in PRESETS.items())
+
+EXAMPLES = """\
+examples:
+  vllm-locust simulate                                             a quick server on port 8000
+  vllm-locust simulate --preset a100-13b --max-num-seqs 64         what does a smaller batch cost?
+  vllm-locust simulate --num-gpu-blocks-override 100               watch preemptions happen
+  vllm-locust simulate --preset metronome --send-log sent.jsonl    the truth to judge a client against
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    _add_serving(parser.add_argument_group("serving"))
+    _add_engine(parser.add_argument_group("engine (default: the preset's)"))
+    _add_own(parser.add_argument_group("simulator"))
+
+
+def _add_serving(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
+    group.add_argument(
+        "--port", type=int, default=8000, help="Port to listen on; 0 takes a free one (default: %(default)s)."
+    )
+    group.add_argument(
+        "--served-model-name", metavar="NAME", help="Model name clients must use (default: the preset's)."
+    )
+    group.add_argument(
+        "--api-key", metavar="KEY", help="Answer /v1 only to requests that bear this key (default: none)."
+    )
+    group.add_argument(
+        "--max-num-queued-reqs",
+        type=int,
+        metavar="N",
+        help="Refuse requests while this many are waiting or running (default: no limit).",
+    )
+    group.add_argument(
+        "--stream-interval",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Put this many tokens into one chunk of a stream (default: %(default)s).",
+    )
+    group.add_argument(
+        "--sse-keep-alive-interval",
+        type=float,
+        metavar="SECONDS",
+        help="Send a comment on streams that were silent for so long (default: never).",
+    )
+    group.add_argument(
+        "--enable-prompt-tokens-details",
+        action="store_true",
+        help="Tell the cached prompt tokens in the usage (default: off).",
+    )
+
+
+def _add_engine(group: "argparse._ArgumentGroup") -> None:
+    for option, text in (
+        ("--max-model-len", "Longest prompt plus output, in tokens."),
+        ("--max-num-seqs", "Most requests in one batch."),
+        ("--max-num-batched-tokens", "Most tokens computed in one step."),
+        ("--num-gpu-blocks-override", "Blocks of KV cache."),
+        ("--block-size", "Tokens in a block."),
+    ):
+        group.add_argument(option, type=int, metavar="N", help=text)
+    for option, text in (
+        ("--enable-chunked-prefill", "Compute long prompts in pieces beside the decoding requests."),
+        ("--enable-prefix-caching", "Reuse the KV cache of prompts that begin alike."),
+    ):
+        group.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+
+
+def _add_own(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        choices=list(PRESETS),
+        help="Model and card to stand for (default: %(default)s).",
+    )
+    group.add_argument(
+        "--send-log",
+        type=Path,
+        metavar="FILE",
+        help="Write to this file, a line per request, when it came and when its chunks left (default: none).",
+    )
+    group.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="End when the process that started it ends (default: off).",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    from vllm_locust.simulator.server import Server
+
+    config = configure(
+        args.preset,
+        LimitOverrides(
+            max_model_len=args.max_model_len,
+            max_num_seqs=args.max_num_seqs,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            num_gpu_blocks=args.num_gpu_blocks_override,
+            block_size=args.block_size,
+            enable_chunked_prefill=args.enable_chunked_prefill,
+            enable_prefix_caching=args.enable_prefix_caching,
+        ),
+        served_model_name=args.served_model_name,
+        host=args.host,
+        port=args.port,
+        max_num_queued_reqs=args.max_num_queued_reqs,
+        stream_interval=args.stream_interval,
+        sse_keep_alive_interval_s=args.sse_keep_alive_interval,
+        api_key=args.api_key,
+        enable_prompt_tokens_details=args.enable_prompt_tokens_details,
+        send_log=args.send_log,
+        exit_with_parent=args.exit_with_parent,
+    )
+    server = Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    # What exists now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    ready = f"vllm-locust simulator (preset {config.preset}, model {config.model}) ready on {server.url}"
+    print(ready, flush=True)
+    server.serve_forever()
+    return 0
