@@ -153,6 +153,16 @@ ERRORS = {
             "prompt",
         ),
     ),
+    "wrong content": (
+        (CHAT, {"messages": [{"role": "user", "content": 5}]}),
+        (
+            400,
+            "1 validation error:\n  {'type': 'content_type', 'loc': 'body.messages', "
+            "'msg': 'Input should be a text or a list of parts', 'input': 5}",
+            "Bad Request",
+            "body.messages",
+        ),
+    ),
     "wrong type": (
         (CHAT, {**HI, "max_tokens": "many"}),
         (
@@ -174,6 +184,16 @@ def test_errors_are_vllms(serve, case):
     assert response.status == status
     assert response.headers["content-type"] == "application/json"
     assert response.json == {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def test_a_request_that_breaks_the_server_is_answered_with_500(serve, monkeypatch, capfd):
+    monkeypatch.setattr("vllm_locust.simulator.text.encode_chat", lambda _: 1 / 0)
+    with serve() as running:
+        client = running.client()
+        broken = client.post(CHAT, HI)
+        assert client.get("/health").status == 200
+    assert (broken.status, broken.json["error"]["type"]) == (500, "InternalServerError")
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_only_json_is_read(serve):

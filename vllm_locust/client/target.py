@@ -2,13 +2,15 @@
 
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import SplitResult, urlsplit
 
 from vllm_locust.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """Host, port and path prefix of a server, with the TLS settings to reach it (None: plain HTTP)."""
 
@@ -43,8 +45,12 @@ class Target:
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
-    def addresses(self) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
-        """Socket addresses to try, in the resolver's order; OSError when the name is unknown."""
+    @cached_property
+    def addresses(self) -> Sequence[tuple[socket.AddressFamily, tuple[object, ...]]]:
+        """Socket addresses to try, in the resolver's order; OSError when the name is unknown.
+
+        Looked up once: a name server's time is not the tested server's.
+        """
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
 

@@ -1,6 +1,7 @@
 """The endpoints: one whole HTTP request in, a response or a new answer out."""
 
 import time
+import traceback
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -63,6 +64,11 @@ class Api:
                 methods[http.method](connection, http)
             except ApiError as error:
                 _send_json(connection, error.error, error.status)
+            except Exception:
+                # One odd request must not end the server for all others.
+                traceback.print_exc()
+                oops = ApiError(500, "Internal server error", "InternalServerError")
+                _send_json(connection, oops.error, oops.status)
 
     def _authorized(self, http: HttpRequest) -> bool:
         key = self._config.api_key

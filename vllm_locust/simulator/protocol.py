@@ -150,6 +150,10 @@ def _content(turn: Body, model: str) -> str:
     content = turn.get("content") or ""
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        raise invalid_field(
+            "content_type", "body.messages", "Input should be a text or a list of parts", content
+        )
     texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) < len(content):
         raise bad_request(f"{model} is not a multimodal model")
@@ -182,7 +186,7 @@ def parse_generation(body: Body, config: ServerConfig, *, chat: bool) -> Generat
         stream=bool(body.get("stream")),
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
-        request_id=body.get("request_id"),
+        request_id=None if body.get("request_id") is None else str(body["request_id"]),
     )
 
 
