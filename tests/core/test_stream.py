@@ -1,5 +1,6 @@
 """The decoder against sseclient-py and against every way to cut a stream; the answer against real bytes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_running_usage_tells_the_tokens_of_each_event() -> None:
     answer = answer_of(chunk('{"role":"assistant","content":""}', 0), chunk('{"content":"a"}', 1),
                        chunk('{"content":"bcd"}', 4))
     assert answer.event_tokens == [1, 3]
+
+
+@given(
+    contents=st.lists(st.text(max_size=12), min_size=1, max_size=20),
+    escape=st.booleans(),
+    cuts=st.lists(st.integers(0, 5000), max_size=6),
+)
+def test_the_short_cut_for_alike_chunks_reads_what_json_reads(
+    contents: list[str], escape: bool, cuts: list[int]
+) -> None:
+    contents = [content.encode("utf-8", "replace").decode() for content in contents]
+    chunks = [{"id": "x", "choices": [{"delta": {"content": c}, "finish_reason": None}]} for c in contents]
+    bodies = [json.dumps(chunk, ensure_ascii=escape, separators=(",", ":")) for chunk in chunks]
+    pieces = [f"data: {body}\n\n".encode() for body in bodies]
+    for parts in (pieces, cut(b"".join(pieces), cuts)):
+        answer = Answer()
+        for number, part in enumerate(parts):
+            answer.feed(part, float(number))
+        assert (answer.text, len(answer.arrivals_s), answer.failure) == ("".join(contents), len(contents), None)
+    assert answer_of(*bodies).arrivals_s == [1.0 + number for number in range(len(contents))]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from locust import stats
 from locust.env import Environment
 
 from vllm_locust.core.record import RequestRecord
-from vllm_locust.load.rows import bucket_ms, log_record, use_fine_buckets
+from vllm_locust.load.rows import Rows, buckets_ms, bucket_ms, use_fine_buckets
 
 
 @pytest.fixture
@@ -18,6 +18,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
     environment = Environment()
     environment.create_local_runner()
     return environment
+
+
+def log_record(environment: Environment, record: RequestRecord) -> None:
+    rows = Rows(environment)
+    rows.add(record)
+    rows.flush()
 
 
 def record_of(arrivals_s: list[float], outcome: str = "ok", **fields: object) -> RequestRecord:
@@ -84,6 +90,11 @@ def test_percentiles_in_locusts_tables_are_honest(environment: Environment) -> N
 @given(st.floats(0.1, 1e7))
 def test_buckets_keep_three_digits(value_ms: float) -> None:
     assert bucket_ms(value_ms) == pytest.approx(value_ms, rel=0.0051, abs=0.0051)
+
+
+@given(st.lists(st.floats(0, 1e7), min_size=1, max_size=20))
+def test_buckets_in_bulk_are_the_same(values_ms: list[float]) -> None:
+    assert buckets_ms(np.array(values_ms)) == pytest.approx([bucket_ms(v) for v in values_ms], rel=0.0101, abs=0.0101)
 
 
 def test_buckets_are_few() -> None:

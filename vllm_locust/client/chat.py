@@ -5,6 +5,7 @@ alive, never raises for what the server or the network does, and turns every req
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -67,6 +68,8 @@ class Transport:
         self.worker = worker
         self.in_flight = 0
         self.pulse = Pulse(get_hub().loop)
+        with suppress(OSError):
+            target.addresses  # noqa: B018 - looks the name up now, not in the first users' time
         self._next_index = 0
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
         self._head = "".join(

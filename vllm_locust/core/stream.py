@@ -15,6 +15,8 @@ MAX_EVENT_BYTES = 8 << 20
 """A single event larger than this is not a stream of tokens; reading on would only eat memory."""
 
 _MAX_ERROR_CHARS = 500
+# A server whose chunks differ in more than their text is not worth more attempts to learn their form.
+_MAX_LESSONS = 3
 
 
 class EventTooLargeError(ValueError):
@@ -28,9 +30,11 @@ class SseDecoder:
     CRLF or CR, several `data` lines of one event are joined by LF, comments and other fields are passed over.
     """
 
-    __slots__ = ("_data", "_size", "_skip_lf", "_tail")
+    __slots__ = ("_data", "_size", "_skip_lf", "_tail", "between_events")
 
     def __init__(self) -> None:
+        self.between_events = True
+        """Nothing is pending: what comes next begins an event."""
         self._tail = b""
         self._data: list[bytes] = []
         self._size = 0
@@ -43,8 +47,7 @@ class SseDecoder:
             piece.endswith(b"\n\n")
             and piece.startswith(b"data: ")
             and piece.find(b"\n") == len(piece) - 2
-            and not self._tail
-            and not self._data
+            and self.between_events
             and b"\r" not in piece
         ):
             return [piece[6:-2]]
@@ -52,7 +55,7 @@ class SseDecoder:
 
     def close(self) -> list[bytes]:
         """The data of an event that the end of the stream left without its blank line."""
-        return self._feed_lines(b"\n\n") if self._tail or self._data else []
+        return [] if self.between_events else self._feed_lines(b"\n\n")
 
     def _feed_lines(self, piece: bytes) -> list[bytes]:
         if self._skip_lf and piece:
@@ -69,6 +72,7 @@ class SseDecoder:
         events: list[bytes] = []
         for line in lines:
             self._take_line(line.rstrip(b"\r\n"), events)
+        self.between_events = not self._tail and not self._data
         if len(self._tail) + self._size > MAX_EVENT_BYTES:
             raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         return events
@@ -95,7 +99,10 @@ class Answer:
 
     __slots__ = (
         "_last_usage",
+        "_lessons",
+        "_prefix",
         "_sse",
+        "_suffix",
         "arrivals_s",
         "cached_tokens",
         "done",
@@ -111,6 +118,9 @@ class Answer:
     def __init__(self) -> None:
         self._sse = SseDecoder()
         self._last_usage = 0
+        # An event that begins and ends like one seen before, and has plain text in between: see `_learn`.
+        self._prefix = self._suffix = b""
+        self._lessons = _MAX_LESSONS
         self.arrivals_s: list[float] = []
         self.event_tokens: list[int] = []
         self.text_parts: list[str] = []
@@ -134,7 +144,14 @@ class Answer:
 
     def feed(self, piece: bytes, arrival_s: float) -> None:
         """Take a piece of the body that arrived at `arrival_s`; what cannot be parsed becomes `failure`."""
+        prefix = self._prefix
         try:
+            if prefix and piece.startswith(prefix) and piece.endswith(self._suffix):
+                text = piece[len(prefix) : -len(self._suffix)]
+                if text and b'"' not in text and b"\\" not in text and self._sse.between_events:
+                    self.text_parts.append(text.decode())
+                    self.arrivals_s.append(arrival_s)
+                    return
             for data in self._sse.feed(piece):
                 self._take_event(data, arrival_s)
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
@@ -171,6 +188,8 @@ class Answer:
                 if content:
                     self.text_parts.append(content)
                     carries = True
+                    if self._lessons and choice.get("finish_reason") is None and not event.get("usage"):
+                        self._learn(data, content)
                 else:
                     carries = self._take_other_output(delta, content)
             if carries:
@@ -185,6 +204,20 @@ class Answer:
         usage = event.get("usage")
         if usage:
             self._take_usage(usage, carries)
+
+    def _learn(self, data: bytes, content: str) -> None:
+        """Remember what stands around the text of a token event that says nothing but its text.
+
+        The chunks of an answer differ in their text alone. One that has the same bytes around it, and neither a
+        quote nor a backslash inside, is the same JSON with another text, and need not be parsed: that saves a
+        tenth of the client's time. Anything else goes the long way.
+        """
+        self._lessons -= 1
+        head, found, rest = data.partition(b'"content":"')
+        text = content.encode()
+        if found and rest.startswith(text + b'"'):
+            self._prefix = b"data: " + head + found
+            self._suffix = rest[len(text) :] + b"\n\n"
 
     def _take_text(self, text: str | None) -> bool:
         if text:

@@ -36,7 +36,7 @@ from vllm_locust.load.plan import Plan, Share
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import CpuMeter, tune_process
 from vllm_locust.load.results import ResultsFolder
-from vllm_locust.load.rows import log_record, use_fine_buckets
+from vllm_locust.load.rows import Rows, use_fine_buckets
 from vllm_locust.load.verdict import Verdict, conclude, exit_code
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Run:
         self.prepared = prepared
         self.settings = prepared.settings
         self.verdict: Verdict | None = None
+        self._rows = Rows(environment)
         self.started_s = perf_counter()
         self.run_id = uuid.uuid4().hex[:8]
         self._manifest = describe_run(prepared, self.run_id, datetime.now(UTC))
@@ -79,7 +80,7 @@ class Run:
     def add(self, record: RequestRecord) -> None:
         """Take in a finished request. Runs inside the measurement: everything here is made to be brief."""
         self.recording.add(record)
-        log_record(self.environment, record)
+        self._rows.add(record)
         if self.results is not None:
             self.results.add(record, self.started_s)
 
@@ -94,6 +95,7 @@ class Run:
         if self.verdict is not None:
             return
         self._flusher.kill()
+        self._rows.flush()
         self.transport.close()
         self.verdict = conclude(
             self.recording, self.settings, {"client": self._cpu_share}, identity_of(self._manifest)
@@ -128,6 +130,7 @@ class Run:
     def _flush_regularly(self) -> None:
         while True:
             gevent.sleep(_FLUSH_EVERY_S)
+            self._rows.flush()
             if self.results is not None:
                 self.results.flush()
 
@@ -138,21 +141,21 @@ def _on_parser(parser: argparse.ArgumentParser, **_: Any) -> None:
 
 
 @events.init.add_listener
-def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> None:
+def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     """Check what can be checked now; a command line that cannot work ends here, with exit code 2."""
     try:
         if not isinstance(runner, LocalRunner):
             raise UsageError("--processes, --master and --worker are not supported yet: run one process.")
-        settings = read_settings(environment.parsed_options)
+        settings, problems = read_settings(environment.parsed_options)
         host = _host(environment)
+        simulated = host is None
         if host is None:
-            host = start_simulator()
-            environment.host = host
-            logger.info("No --host given: measuring the built-in simulator at %s.", host)
-        if web_ui is None or environment.host is not None:
-            prepare(settings, host)
+            host = environment.host = start_simulator()
+        prepare(settings, host, problems)
     except UsageError as error:
         _refuse(error)
+    if simulated:
+        logger.info("No --host given: measuring the built-in simulator at %s.", host)
     # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
     environment.events.quit.add_listener(partial(_print_result, environment))
     use_fine_buckets()
@@ -162,9 +165,12 @@ def _on_init(environment: Environment, runner: Any, web_ui: Any, **_: Any) -> No
 @events.test_start.add_listener
 def _on_test_start(environment: Environment, **_: Any) -> None:
     try:
-        settings = read_settings(environment.parsed_options)  # the web UI's form may have changed them
-        run = Run(environment, prepare(settings, _host(environment) or ""))
+        # Once more: the web UI's form may have changed them.
+        settings, problems = read_settings(environment.parsed_options)
+        run = Run(environment, prepare(settings, _host(environment) or "", problems))
     except UsageError as error:
+        if _is_headless(environment):
+            _refuse(error)
         raise StopTest(str(error)) from None
     environment.vllm_run = run  # type: ignore[attr-defined]
 
