@@ -1,5 +1,7 @@
 """A user of your own: any messages, any fields, and a look at every record.
 
+Run it like this:
+
     locust -f locustfiles/custom_user.py --headless -u 4 -r 4 -t 20s --host http://localhost:8000
 """
 

@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -19,13 +19,15 @@ Step = bytes | float
 
 @dataclass
 class ScriptedServer:
-    """Answers request number n (over all connections) with `scripts[n]`; the last one serves all later requests.
+    """Answers request number n (over all connections) with `scripts[n]`; the last one serves all later ones.
 
+    `questions` are the answers to requests that begin so ("GET /version"): those are not counted, nor kept.
     `sent_s` notes `time.perf_counter()` just before each send, `requests` the raw requests.
     """
 
     scripts: Sequence[Sequence[Step]]
     tls: ssl.SSLContext | None = None
+    questions: Mapping[str, bytes] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
     sent_s: list[float] = field(default_factory=list)
     connections: int = 0
@@ -76,6 +78,10 @@ class ScriptedServer:
         request = read_request(connection)
         if request is None:
             return False
+        for beginning, answer in self.questions.items():
+            if request.startswith(beginning.encode()):
+                connection.sendall(answer)
+                return True
         self.requests.append(request)
         for step in self.scripts[min(len(self.requests), len(self.scripts)) - 1]:
             if isinstance(step, float):
@@ -83,7 +89,9 @@ class ScriptedServer:
             elif step == HANG_UP:
                 return False
             elif step == RESET:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+                )
                 return False
             else:
                 self.sent_s.append(time.perf_counter())
@@ -107,7 +115,12 @@ def read_request(connection: socket.socket) -> bytes | None:
         received += piece
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+        (
+            int(line.split(b":")[1])
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"content-length")
+        ),
+        0,
     )
     while len(body) < length:
         body += connection.recv(65536)
@@ -116,9 +129,11 @@ def read_request(connection: socket.socket) -> bytes | None:
 
 @contextmanager
 def scripted_server(
-    *scripts: Sequence[Step], tls: ssl.SSLContext | None = None
+    *scripts: Sequence[Step],
+    tls: ssl.SSLContext | None = None,
+    questions: Mapping[str, bytes] | None = None,
 ) -> Iterator[ScriptedServer]:
-    server = ScriptedServer(scripts, tls)
+    server = ScriptedServer(scripts, tls, questions or {})
     try:
         yield server
     finally:
@@ -128,8 +143,7 @@ def scripted_server(
 # What to put into scripts
 
 STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 LAST_CHUNK = b"0\r\n\r\n"
 

@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vllm-locust {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_simulate(commands)
+    _add_options(commands)
     return parser
 
 
@@ -50,6 +51,29 @@ def _simulate(args: argparse.Namespace) -> int:
     from vllm_locust.simulator import options
 
     return options.run(args)
+
+
+def _add_options(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "options",
+        help="explain the options and scenarios that `locust -f ...` understands with this suite",
+        description="Print the options that the suite adds to Locust, and the scenarios there are. "
+        "Locust's own --help cannot: it is printed before any locustfile is read.",
+    )
+    parser.set_defaults(run=_options)
+
+
+def _options(_: argparse.Namespace) -> int:
+    from vllm_locust.load.options import add_options
+    from vllm_locust.workloads import catalogue
+
+    parser = argparse.ArgumentParser(usage="locust -f locustfiles/chat.py [options]", add_help=False)
+    add_options(parser)
+    print(parser.format_help())
+    print("scenarios:")
+    for name, question in catalogue.names().items():
+        print(f"  {name:<10} {question}")
+    return 0
 
 
 if __name__ == "__main__":

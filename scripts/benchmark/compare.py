@@ -42,8 +42,9 @@ class Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256, 512, 1024], help="users at a time")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256, 512, 1024], help="users at once")
     parser.add_argument("--clients", nargs="+", choices=list(CLIENTS), default=list(CLIENTS))
     parser.add_argument("--seconds", type=int, default=20, help="length of each run")
     parser.add_argument("--tokens", type=int, default=200, help="tokens of each answer, one every 20 ms")
@@ -69,7 +70,8 @@ def measure(client: str, streams: int, seconds: int, tokens: int) -> Cell:
                 "CLAIMS_FILE": str(folder / "claims.json"),
             }
             command = [sys.executable, "-m", "locust", "-f", f"{HERE / client}.py,{HERE / 'probe.py'}"]
-            command += ["--headless", "-u", str(streams), "-r", str(streams), "-t", f"{seconds}s", "--host", url]
+            command += ["--headless", "-u", str(streams), "-r", str(streams)]
+            command += ["-t", f"{seconds}s", "--host", url]
             command += ["--only-summary", "--loglevel", "ERROR", "--stop-timeout", "60"]
             if client == "ours":
                 command += ["--results-dir", str(folder / "results")]
@@ -153,14 +155,13 @@ HEADER = (
     "| client | streams (tok/s) | "
     + " | ".join(f"{metric.replace('_', ' ')}: truth, claim, error" for metric in METRICS)
     + " | CPU us per token | CPU us per request | memory growth after 10 s |\n"
-    + "|" + "---|" * (len(METRICS) + 5)
+    + f"|{'---|' * (len(METRICS) + 5)}"
 )
 
 
 def row(cell: Cell) -> str:
-    cells = [
-        f"{cell.true[m]:.1f}, {cell.claimed[m]:.1f}, **{cell.claimed[m] - cell.true[m]:+.2f}**" for m in METRICS
-    ]
+    pairs = [(cell.true[metric], cell.claimed[metric]) for metric in METRICS]
+    cells = [f"{true:.1f}, {claimed:.1f}, **{claimed - true:+.2f}**" for true, claimed in pairs]
     rate = cell.tokens / cell.seconds
     return (
         f"| {cell.client} | {cell.streams} ({rate:.0f}) | "

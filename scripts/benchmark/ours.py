@@ -1,4 +1,4 @@
-"""The benchmark's load with this suite's client: every answer has the same length, one question after another."""
+"""The benchmark's load with this suite's client: answers of one length, one question after another."""
 
 import os
 

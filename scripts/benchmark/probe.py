@@ -1,6 +1,7 @@
 """A locustfile of listeners only: notes what the measuring process itself used during the test.
 
-Writes JSON to $PROBE_FILE: CPU seconds from start to stop, and resident memory 10 s into the test and at its end.
+Writes JSON to $PROBE_FILE: CPU seconds from start to stop, and resident memory 10 s into the test and at its
+end.
 """
 
 import json

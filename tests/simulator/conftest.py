@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -19,6 +20,20 @@ from vllm_locust.simulator.server import Server
 
 # Round numbers, for sums by hand.
 COST = CostModel(base_s=0.010, prefill_token_s=0.001, decode_seq_s=0.002, kv_token_s=0.0001)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_open() -> Iterator[None]:
+    """No test leaves a thread running, nor a file or socket open where the system tells, on Linux."""
+    threads, descriptors = set(threading.enumerate()), _open_descriptors()
+    yield
+    assert set(threading.enumerate()) <= threads
+    assert _open_descriptors() <= descriptors
+
+
+def _open_descriptors() -> set[str]:
+    folder = Path("/proc/self/fd")
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
 @dataclass

@@ -81,7 +81,11 @@ def _version(target: Target, headers: Mapping[str, str]) -> str | None:
 
 
 def _ask(
-    target: Target, headers: Mapping[str, str], method: str, path: str, question: Mapping[str, Any] | None = None
+    target: Target,
+    headers: Mapping[str, str],
+    method: str,
+    path: str,
+    question: Mapping[str, Any] | None = None,
 ) -> tuple[int, Any]:
     """Status and decoded body (JSON, or the text where it is none); UsageError when nothing answers."""
     connection: http.client.HTTPConnection
@@ -93,9 +97,7 @@ def _ask(
         connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
     body = None if question is None else orjson.dumps(question)
     try:
-        connection.request(
-            method, target.path + path, body, {"Content-Type": "application/json", **headers}
-        )
+        connection.request(method, target.path + path, body, {"Content-Type": "application/json", **headers})
         response = connection.getresponse()
         content = response.read(4 << 20)
         if 300 <= response.status < 400:

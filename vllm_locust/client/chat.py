@@ -22,6 +22,9 @@ from vllm_locust.core.record import CANCELLED, CONNECT, OK, TIMEOUT, RequestReco
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 
+UNPLANNED = 10_000_000
+"""Index of the first request outside the plan: a server may refuse an id that it has running."""
+
 Message = Mapping[str, Any]
 
 
@@ -70,7 +73,7 @@ class Transport:
         self.pulse = Pulse(get_hub().loop)
         with suppress(OSError):
             target.addresses  # noqa: B018 - looks the name up now, not in the first users' time
-        self._next_index = 0
+        self._unplanned = 0
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
         self._head = "".join(
             f"{name}: {value}\r\n"
@@ -97,8 +100,8 @@ class Transport:
 
     def take_index(self) -> int:
         """The next index for a request that is not part of a plan."""
-        self._next_index += 1
-        return self._next_index - 1
+        self._unplanned += 1
+        return UNPLANNED + self._unplanned - 1
 
     def render(self, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
@@ -135,7 +138,7 @@ class ChatClient:
             self._connection = None
 
     def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
-        """Send `body` and wait for the answer's end. Fires `on_finished` exactly once, even when interrupted."""
+        """Send `body` and wait for the answer's end. Fires `on_finished` once, even when interrupted."""
         transport = self._transport
         index = transport.take_index() if origin.index is None else origin.index
         called_s = perf_counter()

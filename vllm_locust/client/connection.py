@@ -19,7 +19,7 @@ from gevent.monkey import get_original
 from vllm_locust.client.stamps import STAMP_SPACE, Pulse, enable_kernel_stamps, unpack_stamp
 from vllm_locust.client.target import Target
 
-# gevent's own socket would schedule a greenlet per read; ours stays with the original and its file descriptor.
+# gevent's own socket would schedule a greenlet per read; ours stays with the original and its descriptor.
 _Socket = get_original("socket", "socket")
 
 READ, WRITE = 1, 2
@@ -34,8 +34,8 @@ class Receiver(Protocol):
     def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
         """`data` arrived at `arrival_s` (its last byte), none of it before `earliest_s`.
 
-        `lag_s` is how much later it was read. `stamped`: `arrival_s` is the kernel's stamp; otherwise it is the
-        moment of the read, and `lag_s` is the most that it may be late.
+        `lag_s` is how much later it was read. `stamped`: `arrival_s` is the kernel's stamp; otherwise it is
+        the moment of the read, and `lag_s` is the most that it may be late.
         """
 
     def on_close(self, error: str | None, now_s: float) -> None:
@@ -49,7 +49,9 @@ class ConnectError(Exception):
 class Connection:
     """An open connection to a target. `open_connection` makes one; `close` is final."""
 
-    def __init__(self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None, server_name: str) -> None:
+    def __init__(
+        self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None, server_name: str
+    ) -> None:
         self.receiver: Receiver | None = None
         self.closed = False
         self._sock = sock
@@ -76,7 +78,7 @@ class Connection:
         self.receiver = None
 
     def send(self, data: bytes) -> None:
-        """Write all of `data`, waiting where the socket's buffer is full. Raises OSError when the peer is gone."""
+        """Write all of `data`, waiting while the socket's buffer is full. OSError when the peer is gone."""
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
@@ -85,6 +87,7 @@ class Connection:
             _send_rest(self._sock, memoryview(data)[sent:])
 
     def _on_readable(self) -> None:
+        self._pulse.reads += 1
         try:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
@@ -108,7 +111,7 @@ class Connection:
             receiver.on_bytes(data, now, now - earliest_s, earliest_s, False)
 
     def _decrypt(self, data: bytes) -> bytes:
-        """All plain text that can be had now, empty when the peer closed TLS; SSLWantReadError for none yet."""
+        """All plain text there is now, empty when the peer closed TLS; SSLWantReadError for none yet."""
         assert self._tls is not None
         self._incoming.write(data)
         pieces = []
@@ -120,6 +123,9 @@ class Connection:
         except ssl.SSLWantReadError:
             if not pieces:
                 raise
+        finally:
+            if self._outgoing.pending:  # TLS's own answer, to a key update
+                _try_send(self._sock, self._outgoing.read())
         return b"".join(pieces)
 
     def _lost(self, error: str | None) -> None:
@@ -183,8 +189,8 @@ def _connect(
 def _establish(sock: socket.socket, address: tuple[object, ...]) -> None:
     """Connect; waits in the event loop only if the peer really is some time away.
 
-    The second call tells whether the first one is through, as it is at once on one machine. Waiting for a turn
-    of the loop instead would count the other users' turns as this one's time to connect.
+    The second call tells whether the first one is through, as it is at once on one machine. Waiting for a
+    turn of the loop instead would count the other users' turns as this one's time to connect.
     """
     error = sock.connect_ex(address)
     if error in _CONNECTING:

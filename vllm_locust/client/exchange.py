@@ -5,6 +5,7 @@ Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an ev
 """
 
 from time import perf_counter
+from typing import Any
 
 import httptools
 import orjson
@@ -57,7 +58,7 @@ class Exchange:
         self.bounds_s: list[float] = []
         self._body: list[bytes] = []
         self._body_size = 0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
 
     @property
     def untouched(self) -> bool:
@@ -119,6 +120,10 @@ class Exchange:
             self.complete = True
             self.keep_alive = self._parser.should_keep_alive()
 
+    def release(self) -> None:
+        """Let go of the parser. It holds us, and such a circle would keep every answer until a collection."""
+        self._parser = None
+
     # What became of it
 
     def outcome(self) -> tuple[str, str] | None:
@@ -130,7 +135,8 @@ class Exchange:
         if self.status == 0:
             return TRUNCATED, "the connection was closed before any response"
         if 300 <= self.status < 400:
-            return http_outcome(self.status), f"redirected to {self.location or 'nowhere'}: give that address as --host"
+            to = self.location or "nowhere"
+            return http_outcome(self.status), f"redirected to {to}: give that address as --host"
         if self.status != 200:
             return http_outcome(self.status), self._body_message()
         return self._not_a_stream()
@@ -171,9 +177,7 @@ class Exchange:
             self.over.set()
 
 
-def run_exchange(
-    exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None
-) -> None:
+def run_exchange(exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None) -> None:
     """Send `request` over an idle connection and wait for its whole response, at most `timeout_s` seconds.
 
     An `exchange` that is not over afterwards ran out of time. Leaves the connection closed unless the server
@@ -189,6 +193,7 @@ def run_exchange(
                 exchange.on_close(str(error), perf_counter())
         exchange.over.wait(timeout_s)
     finally:
+        exchange.release()
         connection.receiver = None
         if not (exchange.complete and exchange.keep_alive and exchange.answer.failure is None):
             connection.close()

@@ -21,7 +21,7 @@ class Target:
 
     @classmethod
     def parse(cls, url: str, tls: ssl.SSLContext | None = None) -> "Target":
-        """`http://localhost:8000` or `https://gateway/openai`; a trailing `/v1` is dropped, as paths carry it.
+        """`http://localhost:8000` or `https://gateway/openai`; a trailing `/v1` is dropped: paths carry it.
 
         Raises UsageError when the URL has no http(s) scheme, no host, or a port that is none. `tls` replaces
         the default context of https, which checks certificates against the system's authorities.

@@ -41,7 +41,7 @@ class RequestRecord:
     intended_s: float
     """When the plan wanted the request to start."""
     sent_s: float | None = None
-    """Just before the first byte was written, the handshake of a new connection included; None when dropped."""
+    """Just before the first byte was written, a new connection's handshake included; None when dropped."""
     first_token_s: float | None = None
     last_token_s: float | None = None
     ended_s: float = 0.0
@@ -98,9 +98,10 @@ class RequestRecord:
 
         None below two tokens, where it is undefined.
         """
-        if self.first_token_s is None or self.last_token_s is None or (self.output_tokens or 0) < 2:
+        output_tokens = self.output_tokens or 0
+        if self.first_token_s is None or self.last_token_s is None or output_tokens < 2:
             return None
-        return (self.last_token_s - self.first_token_s) / (self.output_tokens - 1)  # type: ignore[operator]
+        return (self.last_token_s - self.first_token_s) / (output_tokens - 1)
 
     @property
     def total_tokens(self) -> int:

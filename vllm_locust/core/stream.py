@@ -177,41 +177,30 @@ class Answer:
             self.done = True
             return
         event = orjson.loads(data)
-        choices = event.get("choices")
+        choices, usage = event.get("choices"), event.get("usage")
+        carries = False
         if choices:
             choice = choices[0]
-            delta = choice.get("delta")
-            if delta is None:
-                carries = self._take_text(choice.get("text"))
-            else:
-                content = delta.get("content")
-                if content:
-                    self.text_parts.append(content)
-                    carries = True
-                    if self._lessons and choice.get("finish_reason") is None and not event.get("usage"):
-                        self._learn(data, content)
-                else:
-                    carries = self._take_other_output(delta, content)
+            carries = self._take_choice(choice)
             if carries:
                 self.arrivals_s.append(arrival_s)
-            reason = choice.get("finish_reason")
-            if reason is not None:
-                self.finish_reason = reason
-        else:
-            carries = False
-            if "error" in event or event.get("object") == "error":
-                self.fail(SERVER_ERROR_EVENT, error_message(event))
-        usage = event.get("usage")
+                if self._lessons and not usage:
+                    self._learn(data, choice)
+        elif "error" in event or event.get("object") == "error":
+            self.fail(SERVER_ERROR_EVENT, error_message(event))
         if usage:
             self._take_usage(usage, carries)
 
-    def _learn(self, data: bytes, content: str) -> None:
+    def _learn(self, data: bytes, choice: Mapping[str, Any]) -> None:
         """Remember what stands around the text of a token event that says nothing but its text.
 
-        The chunks of an answer differ in their text alone. One that has the same bytes around it, and neither a
-        quote nor a backslash inside, is the same JSON with another text, and need not be parsed: that saves a
-        tenth of the client's time. Anything else goes the long way.
+        The chunks of an answer differ in their text alone. One that has the same bytes around it, and neither
+        a quote nor a backslash inside, is the same JSON with another text and need not be parsed: that saves
+        a tenth of the client's time. Anything else goes the long way.
         """
+        content = (choice.get("delta") or {}).get("content")
+        if not content or choice.get("finish_reason") is not None:
+            return
         self._lessons -= 1
         head, found, rest = data.partition(b'"content":"')
         text = content.encode()
@@ -219,8 +208,21 @@ class Answer:
             self._prefix = b"data: " + head + found
             self._suffix = rest[len(text) :] + b"\n\n"
 
-    def _take_text(self, text: str | None) -> bool:
+    def _take_choice(self, choice: Mapping[str, Any]) -> bool:
+        """True when it carries output."""
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            self.finish_reason = reason
+        delta = choice.get("delta")
+        if delta is None:
+            return self._take_text(choice.get("text"))
+        content = delta.get("content")
+        return self._take_text(content) if content else self._take_other_output(delta, content)
+
+    def _take_text(self, text: Any) -> bool:
         if text:
+            if not isinstance(text, str):
+                raise TypeError(f"{text!r} is no text")
             self.text_parts.append(text)
         return text is not None
 
@@ -254,8 +256,8 @@ def error_message(body: Any) -> str:
         inner = body.get("error", body)
         if isinstance(inner, dict):
             for key in ("message", "detail"):
-                if isinstance(inner.get(key), str):
-                    return inner[key][:_MAX_ERROR_CHARS]
+                if isinstance(message := inner.get(key), str):
+                    return message[:_MAX_ERROR_CHARS]
         if isinstance(inner, str):
             return inner[:_MAX_ERROR_CHARS]
     return orjson.dumps(body).decode()[:_MAX_ERROR_CHARS]

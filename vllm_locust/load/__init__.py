@@ -1,4 +1,4 @@
-"""All wiring with Locust: options, users, the run's events. Importing this package is what wires it.
+"""All wiring with Locust: options, users, the run's events.
 
-Read `run.py` from top to bottom to see what happens when.
+Read `run.py` from top to bottom to see what happens when; importing it is what joins the suite to Locust.
 """

@@ -24,9 +24,8 @@ _URL_PASSWORD = re.compile(r"//[^/@\s]+@")
 def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str, Any]:
     """The manifest of a run that starts at `started` (UTC)."""
     settings = prepared.settings
-    options = {
-        field.name: _plain(getattr(settings, field.name)) for field in fields(settings) if field.name != "headers"
-    }
+    names = [field.name for field in fields(settings) if field.name != "headers"]
+    options = {name: _plain(getattr(settings, name)) for name in names}
     return {
         "run": run_id,
         "start_time": started.isoformat(timespec="milliseconds"),

@@ -7,17 +7,21 @@ the option, its name and meaning are used.
 
 import argparse
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads import catalogue
+
+if TYPE_CHECKING:  # `vllm-locust options` reads this file, and needs no Locust
+    from locust.web import WebUI
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_SCENARIO = "sharegpt"
@@ -26,6 +30,9 @@ ENDPOINT_TYPES = ("chat", "completions")
 
 # Fields that a request's body gets from elsewhere.
 _OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream"})
+
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 T = TypeVar("T")
 
@@ -45,7 +52,7 @@ class Settings:
     temperature: float | None = None
     dataset_path: Path | None = None
     seed: int = 0
-    """Drawn anew for each run unless given: prompts seen before would come out of the server's prefix cache."""
+    """Drawn anew for each run unless given: the server's prefix cache would hold prompts seen before."""
     warmup_s: float = 0.0
     results_dir: Path | None = None
     slos: Sequence[Slo] = ()
@@ -76,8 +83,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--scenario",
         metavar="NAME|FILE.py",
         default=DEFAULT_SCENARIO,
-        help=f"What is asked: {', '.join(catalogue.names())}; one member of a scenario (tiny.sl), a weighted mix "
-        f"(ss:3,ll:1) or a file of your own. Default: {DEFAULT_SCENARIO}",
+        help=f"What is asked: {', '.join(catalogue.names())}; one member of a scenario (tiny.sl), a weighted "
+        f"mix (ss:3,ll:1) or a file of your own. Default: {DEFAULT_SCENARIO}",
     )
     add("--model", metavar="NAME", help="Model to ask. Default: the first one the server lists")
     add(
@@ -92,7 +99,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Stop after N requests (N per profile when a scenario runs several one after another)",
     )
     add("--max-tokens", metavar="N", help="Output tokens to ask for, instead of the scenario's own")
-    add("--input-len", metavar="N", help="Exact prompt length in tokens, for scenarios made of synthetic text")
+    add(
+        "--input-len", metavar="N", help="Exact prompt length in tokens, for scenarios made of synthetic text"
+    )
     add(
         "--tokenizer",
         metavar="PATH",
@@ -102,21 +111,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ignore-eos",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="Ask the server for exactly max_tokens tokens. Turn off for servers that refuse the field. Default: on",
+        help="Ask the server for exactly max_tokens tokens. Turn off for servers that refuse the field. "
+        "Default: on",
     )
     add("--temperature", metavar="T", help="Sampling temperature. Default: the server's")
     add("--dataset-path", metavar="FILE", help="Data set for scenarios that read one, such as sharegpt")
     add(
         "--seed",
         metavar="N",
-        help="Which requests a scenario makes: same seed, same requests. Default: a new one for each run, noted in "
-        "run.json, so that no prompt of an earlier run waits in the server's prefix cache",
+        help="Which requests a scenario makes: same seed, same requests. Default: a new one for each run, "
+        "noted in run.json, so that no prompt of an earlier run waits in the server's prefix cache",
     )
     add(
         "--warmup",
         metavar="TIME",
         default="0",
-        help="Leave this time (10s, 2m) at the start, and the draining at the end, out of the results. Default: 0",
+        help="Leave this time (10s, 2m) at the start, and the draining at the end, out of the results. "
+        "Default: 0",
     )
     add("--results-dir", metavar="DIR", help="Write run.json, requests.jsonl and summary.json there")
     add(
@@ -137,15 +148,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--continuous-usage-stats",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="Ask for usage with every chunk, to tell how many tokens each carries. Costs the server some time",
+        help="Ask for usage with every chunk, to tell how many tokens each carries. Costs the server time",
     )
-    add("--request-timeout", metavar="TIME", default="600", help="Longest wait for a whole answer. Default: 600")
-    add("--insecure", action=argparse.BooleanOptionalAction, default=False, help="Do not check TLS certificates")
+    add(
+        "--request-timeout",
+        metavar="TIME",
+        default="600",
+        help="Longest wait for a whole answer. Default: 600",
+    )
+    add(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Do not check TLS certificates",
+    )
     add(
         "--api-key",
         metavar="KEY",
         secret=True,
-        help=f"Bearer token. Better in the environment, as {API_KEY_VARIABLE}: command lines can be seen by others",
+        help=f"Bearer token. Better in the environment, as {API_KEY_VARIABLE}: others can see command lines",
     )
     add(
         "--header",
@@ -156,8 +177,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_settings(options: argparse.Namespace | None) -> Settings:
-    """Check and convert all options; UsageError with one sentence per problem."""
+def hide_secrets(web_ui: "WebUI") -> None:
+    """Keep secrets of the command line out of the start form's page, where Locust puts them as defaults.
+
+    The form then has an empty field for the key: it means the environment's, so that is where the key goes.
+    """
+    if key := getattr(web_ui.environment.parsed_options, "api_key", None):
+        os.environ[API_KEY_VARIABLE] = key
+    update: Callable[[], None] = web_ui.update_template_args
+
+    def update_and_hide() -> None:
+        update()
+        for option in web_ui.template_args["extra_options"].values():
+            if option["is_secret"]:
+                option["default_value"] = None
+
+    web_ui.update_template_args = update_and_hide  # type: ignore[method-assign]
+
+
+def read_settings(options: argparse.Namespace | None) -> tuple[Settings, Sequence[str]]:
+    """Check and convert all options: the settings, and one sentence per problem.
+
+    An option with a problem has its default, so that what else is wrong can be found before anybody is told.
+    """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
         scenario=reader.text("scenario") or DEFAULT_SCENARIO,
@@ -183,9 +225,7 @@ def read_settings(options: argparse.Namespace | None) -> Settings:
     )
     if settings.request_timeout_s == 0:
         reader.problems.append("--request-timeout must be more than 0 s.")
-    if reader.problems:
-        raise UsageError(*reader.problems)
-    return settings
+    return settings, reader.problems
 
 
 class _Reader:
@@ -299,9 +339,13 @@ def _headers(reader: _Reader) -> dict[str, str]:
     headers: dict[str, str] = {}
     for pair in reader._options.get("header") or []:
         name, separator, value = pair.partition("=" if "=" in pair.partition(":")[0] else ":")
-        if not separator or not name.strip().replace("-", "").isalnum() or "\n" in value or "\r" in value:
+        if separator and _HEADER_NAME.fullmatch(name.strip()) and _HEADER_VALUE.fullmatch(value.strip()):
+            headers[name.strip()] = value.strip()
+        else:
             reader.problems.append(f"--header {name!r} is not of the form NAME=VALUE.")
-        headers[name.strip()] = value.strip()
     if key := reader.text("api_key") or os.environ.get(API_KEY_VARIABLE):
-        headers["Authorization"] = f"Bearer {key}"
+        if _HEADER_VALUE.fullmatch(key):
+            headers["Authorization"] = f"Bearer {key}"
+        else:
+            reader.problems.append("--api-key holds characters that no HTTP header can carry.")
     return headers

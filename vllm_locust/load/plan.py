@@ -1,8 +1,8 @@
 """Hands the requests of a scenario to whoever is free, phase by phase.
 
-A phase ends when its share of requests or of time is used up. The next one begins when the last request of the
-one before is finished, so that no two phases ever share the server. Knows no Locust: waiting and the clock are
-gevent's and the caller's.
+A phase ends when its share of requests or of time is used up. The next one begins when the last request of
+the one before is finished, so that no two phases ever share the server. Knows no Locust: waiting and the
+clock are gevent's and the caller's.
 """
 
 import logging
@@ -106,4 +106,5 @@ class Plan:
 
     def _announce(self) -> None:
         if len(self._phases) > 1:
-            logger.info("Phase %d of %d: %s", self._phase + 1, len(self._phases), self._phases[self._phase].name)
+            phase = self._phases[self._phase]
+            logger.info("Phase %d of %d: %s", self._phase + 1, len(self._phases), phase.name)

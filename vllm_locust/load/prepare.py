@@ -4,8 +4,8 @@ All that is wrong is found before any load and reported together.
 """
 
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from vllm_locust.client.ask import ServerModel, find_model, token_counter
@@ -48,9 +48,12 @@ class Prepared:
         )
 
 
-def prepare(settings: Settings, host: str) -> Prepared:
-    """Check a run's settings against the world. Raises UsageError with all that is wrong."""
-    problems: list[str] = []
+def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -> Prepared:
+    """Check a run's settings against the world. Raises UsageError with all that is wrong.
+
+    `known_problems` is what was wrong with the options already: it comes first in that report.
+    """
+    problems = list(known_problems)
 
     def attempt(step: Callable[[], T]) -> T | None:
         try:
@@ -65,11 +68,10 @@ def prepare(settings: Settings, host: str) -> Prepared:
     target = attempt(lambda: Target.parse(host, _tls_context(settings)))
     model = attempt(lambda: find_model(target, settings.headers, settings.model)) if target else None
     counter = attempt(lambda: _counter(settings, target, model))
-    # Without a counter for another reason than its absence, a second complaint about lengths would only confuse.
-    if settings.input_len is None or not problems or counter is not None:
-        scenario = attempt(lambda: _scenario(settings, counter))
-    else:
-        scenario = None
+    if counter is None and (model is None or settings.tokenizer is not None):
+        # Why nobody can count tokens is said already: what else is wrong with the scenario shows without.
+        settings = replace(settings, input_len=None, tokenizer=None)
+    scenario = attempt(lambda: _scenario(settings, counter))
     if problems or target is None or model is None or scenario is None:
         raise UsageError(*problems)
     return Prepared(settings, target, model, scenario)

@@ -1,6 +1,7 @@
 """Makes this process a better instrument: less in its way, and an eye on what it uses."""
 
 import gc
+import inspect
 import sys
 import time
 
@@ -13,6 +14,8 @@ _GC_THRESHOLDS = (50_000, 50, 100)
 def tune_process() -> None:
     """Once per process, before load: keep greenlets' turns short and the garbage collector out of the way."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # Locust asks for it when a run ends, amid the last requests: 25 ms the first time, 0.3 ms from then on.
+    inspect.stack()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

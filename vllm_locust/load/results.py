@@ -3,7 +3,9 @@
 The folder's files are the recording of a run; anything shown later can be made from them again.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import orjson
 
 from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 RUN = "run.json"
 REQUESTS = "requests.jsonl"
@@ -35,6 +39,7 @@ class ResultsFolder:
         """Create the folder and write `run.json`; UsageError when that is impossible."""
         check_free(folder)
         self.folder = folder
+        self._complained = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RUN).write_bytes(orjson.dumps(run, option=_JSON))
@@ -43,12 +48,26 @@ class ResultsFolder:
             raise UsageError(f"--results-dir {folder} cannot be written: {error.strerror}.") from None
 
     def add(self, record: RequestRecord, run_start_s: float) -> None:
-        self._requests.write(to_json_line(record, run_start_s))
+        with self._going_on_without():
+            self._requests.write(to_json_line(record, run_start_s))
 
     def flush(self) -> None:
         """Put what was added so far where a killed process cannot lose it."""
-        self._requests.flush()
+        with self._going_on_without():
+            self._requests.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._requests.close()
-        (self.folder / SUMMARY).write_bytes(orjson.dumps(summary, option=_JSON))
+        with self._going_on_without():
+            self._requests.close()
+        with self._going_on_without():
+            (self.folder / SUMMARY).write_bytes(orjson.dumps(summary, option=_JSON))
+
+    @contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        """A full disk must not end the run: its numbers are in memory, and will at least be printed."""
+        try:
+            yield
+        except OSError as error:
+            if not self._complained:
+                logger.error("Results in %s are incomplete: %s.", self.folder, error.strerror or error)
+            self._complained = True

@@ -31,14 +31,14 @@ def bucket_ms(value_ms: float) -> float:
     if value_ms <= 0:
         return 0
     if value_ms >= 100:
-        scale = 10 ** (math.floor(math.log10(value_ms)) - 2)
+        scale: int = 10 ** (math.floor(math.log10(value_ms)) - 2)
         return round(value_ms / scale) * scale
     return round(value_ms, 2 if value_ms < 10 else 1)
 
 
 def use_fine_buckets() -> None:
     """Make Locust keep three digits of every response time in this process."""
-    locust.stats.bucket_response_time = bucket_ms
+    locust.stats.bucket_response_time = bucket_ms  # type: ignore[assignment]
 
 
 class Rows:
@@ -97,7 +97,8 @@ def _log_many(entry: StatsEntry, values_ms: NDArray[np.float64]) -> None:
     entry.last_request_timestamp = now
     entry.total_response_time += values_ms.sum().item()
     smallest, largest = values_ms.min().item(), values_ms.max().item()
-    entry.min_response_time = smallest if entry.min_response_time is None else min(entry.min_response_time, smallest)
+    if entry.min_response_time is None or smallest < entry.min_response_time:
+        entry.min_response_time = smallest
     entry.max_response_time = max(entry.max_response_time, largest)
 
 

@@ -1,4 +1,6 @@
-"""One run, from the first check to the exit code, as Locust's events tell it. Read from top to bottom.
+"""One run, from the first check to the exit code, as Locust's events tell it.
+
+Read from top to bottom; the events come in this order:
 
     init_command_line_parser   the suite's options join Locust's
     init                       options and target are checked; without --host the simulator is started
@@ -28,10 +30,11 @@ from vllm_locust.client.chat import Transport
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.errors import UsageError
+from vllm_locust.load.backlog import Backlog
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.manifest import describe_run, identity_of
-from vllm_locust.load.options import add_options, read_settings
+from vllm_locust.load.options import add_options, hide_secrets, read_settings
 from vllm_locust.load.plan import Plan, Share
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import CpuMeter, tune_process
@@ -55,6 +58,7 @@ class Run:
         self.settings = prepared.settings
         self.verdict: Verdict | None = None
         self._rows = Rows(environment)
+        self._backlog = Backlog(self._fold)
         self.started_s = perf_counter()
         self.run_id = uuid.uuid4().hex[:8]
         self._manifest = describe_run(prepared, self.run_id, datetime.now(UTC))
@@ -64,7 +68,10 @@ class Run:
             warmup_until_s=self.started_s + warmup_s if warmup_s else None, origin_s=self.started_s
         )
         self.transport = Transport(prepared.target, prepared.request_options, self.run_id)
-        self.plan = Plan(prepared.scenario, self.settings.seed, self._share(), perf_counter, self._plan_is_done)
+        self.transport.pulse.widen()
+        self.plan = Plan(
+            prepared.scenario, self.settings.seed, self._share(), perf_counter, self._plan_is_done
+        )
         self._cpu = CpuMeter()
         self._cpu_share = 0.0
         self._flusher = gevent.spawn(self._flush_regularly)
@@ -78,7 +85,10 @@ class Run:
         return run
 
     def add(self, record: RequestRecord) -> None:
-        """Take in a finished request. Runs inside the measurement: everything here is made to be brief."""
+        """Take in a finished request, to be folded, shown and written as soon as nobody waits for us."""
+        self._backlog.add(record)
+
+    def _fold(self, record: RequestRecord) -> None:
         self.recording.add(record)
         self._rows.add(record)
         if self.results is not None:
@@ -94,6 +104,7 @@ class Run:
         """All requests are done: draw the conclusions and write them down, once."""
         if self.verdict is not None:
             return
+        self._backlog.close()
         self._flusher.kill()
         self._rows.flush()
         self.transport.close()
@@ -156,6 +167,8 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
         _refuse(error)
     if simulated:
         logger.info("No --host given: measuring the built-in simulator at %s.", host)
+    if environment.web_ui is not None:
+        hide_secrets(environment.web_ui)
     # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
     environment.events.quit.add_listener(partial(_print_result, environment))
     use_fine_buckets()

@@ -1,5 +1,7 @@
 """The user to build a locustfile from.
 
+A locustfile may be as short as this one:
+
     from locust import task
     from vllm_locust import VllmUser
 

@@ -1,4 +1,4 @@
-"""What a finished run comes to: its summary, the gates, the text for a person and the exit code for a machine.
+"""What a finished run comes to: its summary, the gates, the text for a person, the exit code for a machine.
 
 Exit codes: 0 fine, 1 requests failed (Locust's own), 2 wrong usage, 3 an SLO was missed, 4 the measurement is
 invalid or the sample cannot tell whether an SLO was met.
@@ -12,7 +12,7 @@ from vllm_locust.client.stamps import kernel_stamps_available
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, evaluate, percentiles_of
 from vllm_locust.core.summary import summarize
-from vllm_locust.core.validity import INVALID, judge
+from vllm_locust.core.validity import INVALID, Stamps, judge
 from vllm_locust.load.options import Settings
 from vllm_locust.report.text import render, render_phases
 
@@ -38,7 +38,7 @@ def conclude(
 ) -> Verdict:
     """Sum up a recording. `identity` says what was measured and leads the summary."""
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos))
-    stamps = "kernel" if kernel_stamps_available() else "read"
+    stamps: Stamps = "kernel" if kernel_stamps_available() else "read"
     client = judge(recording.total(), cpu_shares, stamps).to_dict()
     judgements = [evaluate(slo, numbers) for slo in settings.slos]
     summary = {

@@ -105,9 +105,9 @@ def _interval(value: float | None, ends: Sequence[float | None]) -> str:
 
 
 def _differs_from_plan(summary: Mapping[str, Any]) -> bool:
-    """Whether sending late hides 1 % of a latency or more: only then the second truth is worth its lines."""
+    """Whether sending late hides 1 ms and 2 % of a latency: only then the second truth is worth its lines."""
     return any(
-        (summary[f"{word}_{family}_from_plan_ms"] or 0) > 1.01 * (summary[f"{word}_{family}_ms"] or 0)
+        (summary[f"{word}_{family}_from_plan_ms"] or 0) > 1.02 * (summary[f"{word}_{family}_ms"] or 0) + 1
         for word in ("mean", "p50", "p90", "p99")
         for family in ("ttft", "e2el")
     )

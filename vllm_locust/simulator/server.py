@@ -9,6 +9,7 @@ import os
 import select
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -63,6 +64,9 @@ class Server:
         self._parent = os.getppid()
         self._stopping = False
         self._closed = False
+        # Held while sockets close, so that `stop` never wakes through one that is gone; reentrant, because a
+        # signal handler runs in the very thread that it interrupts.
+        self._closing = threading.RLock()
         keep_alive_s = config.sse_keep_alive_interval_s
         self._tick_s = min(_TICK_S, keep_alive_s / 4) if keep_alive_s else _TICK_S
         self._next_tick_s = time.perf_counter() + self._tick_s
@@ -95,22 +99,25 @@ class Server:
 
     def stop(self) -> None:
         """End `serve_forever`; may be called from another thread or a signal handler."""
-        self._stopping = True
-        if not self._closed:
-            self._waker.send(b"x")
+        with self._closing:
+            # From here on a busy `serve_forever` may end at any moment, even before it is woken.
+            self._stopping = True
+            if not self._closed:
+                self._waker.send(b"x")
 
     def close(self) -> None:
         """Release what construction took; answers in flight are cut off and logged as aborted."""
-        if self._closed:
-            return
-        self._closed = True
-        for connection in list(self._connections):
-            connection.close()
-        self._selector.close()
-        for sock in (self._listener, self._waker, self._wake):
-            sock.close()
-        if self._log:
-            self._log.close()
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            for connection in list(self._connections):
+                connection.close()
+            self._selector.close()
+            for sock in (self._listener, self._waker, self._wake):
+                sock.close()
+            if self._log:
+                self._log.close()
 
     def _poll(self) -> None:
         """Wait for a socket or for the step's end, then handle the sockets that are ready."""

@@ -1,0 +1,49 @@
+"""Everything is done once, in order, and nobody has to wait for all of it."""
+
+from time import perf_counter
+
+import gevent
+
+from vllm_locust.load.backlog import Backlog
+
+
+def test_all_is_done_in_order_without_being_asked() -> None:
+    done: list[int] = []
+    backlog = Backlog(done.append)
+    for number in range(100):
+        backlog.add(number)
+    assert done == []
+    gevent.sleep(0.01)
+    backlog.add(100)
+    gevent.sleep(0.01)
+    assert done == list(range(101))
+    backlog.close()
+
+
+def test_others_get_their_turn_in_between() -> None:
+    done: list[int] = []
+
+    def slow(number: int) -> None:
+        ends_s = perf_counter() + 0.0005
+        while perf_counter() < ends_s:
+            pass
+        done.append(number)
+
+    backlog = Backlog(slow)
+    for number in range(60):
+        backlog.add(number)
+    turns = []
+    while len(done) < 60:
+        gevent.sleep(0)
+        turns.append(len(done))
+    assert len(turns) > 10
+    backlog.close()
+
+
+def test_closing_does_the_rest_at_once() -> None:
+    done: list[int] = []
+    backlog = Backlog(done.append)
+    for number in range(1000):
+        backlog.add(number)
+    backlog.close()
+    assert done == list(range(1000))

@@ -1,0 +1,103 @@
+"""A command line that cannot work is refused at once: a sentence per mistake, nothing sent or written."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.locust_command import HEADLESS, Outcome, Simulator, counters, run_locust
+
+SENT = ("vllm:prompt_tokens_total", "vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+@contextmanager
+def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]:
+    """A run that must end with exit code 2, without a trace at the server or on the disk."""
+    before = counters(server.url)
+    files = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    host = () if "--host" in options else ("--host", server.url)
+    outcome = run_locust(*HEADLESS, "-t", "2s", *host, *options, folder=folder)
+    assert outcome.code == 2, outcome.text
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == ""
+    yield outcome
+    after = counters(server.url)
+    assert [after[name] for name in SENT] == [before[name] for name in SENT]
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == files
+
+
+def closed_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scenario", "nope"], "there is no scenario 'nope': choose one of "),
+        (["--num-prompts", "0"], "--num-prompts '0' is not a whole number of at least 1"),
+        (["--dataset-path", "missing.json"], "missing.json: the data set cannot be read (No such file"),
+        (["--dataset-path", __file__], "test_refusals.py is no valid JSON"),
+        (["--extra-body", '{"stream": false}'], "sets stream, which the suite sets itself"),
+        (["--host", "localhost:8000"], "--host 'localhost:8000' is not an address like http://"),
+        (["--host", f"http://127.0.0.1:{closed_port()}"], "does not answer: "),
+        (["--model", "gpt-9"], "--model 'gpt-9' is not served by "),
+        (["--scenario", "ss", "--input-len", "3"], "a prompt of 3 tokens is too short"),
+        (["--input-len", "100"], "--input-len does not go with scenario sharegpt"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_in_one_sentence(
+    server: Simulator, tmp_path: Path, options: list[str], said: str
+) -> None:
+    with refused(server, tmp_path / "results", *options) as outcome:
+        (problem,) = outcome.problems
+        assert said in problem
+
+
+def test_an_unknown_model_is_answered_with_those_that_are_served(server: Simulator, tmp_path: Path) -> None:
+    with refused(server, tmp_path / "results", "--model", "gpt-9") as outcome:
+        assert "which has: tiny" in outcome.problems[0]
+
+
+def test_all_mistakes_of_a_command_line_are_told_together(server: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    mistakes = [
+        (["--num-prompts", "many"], "--num-prompts 'many' is not a whole number of at least 1"),
+        (["--warmup", "abc"], "--warmup 'abc' is not a time like 10s"),
+        (["--header", "no value"], "--header 'no value' is not of the form NAME=VALUE"),
+        (["--api-key", "two\nlines"], "--api-key holds characters that no HTTP header can carry"),
+        (["--goodput", "ttft:fast"], "--goodput 'ttft:fast' must be METRIC:MILLISECONDS"),
+        (["--slo", "p99_tfft_ms<500"], "--slo knows no key 'p99_tfft_ms': did you mean p99_ttft_ms"),
+        (["--slo", "failed"], "--slo 'failed' must be KEY OP NUMBER"),
+        (["--extra-body", '{"top_p": '], "--extra-body '{\"top_p\": ' is not JSON"),
+        (["--scenario", "nope"], "there is no scenario 'nope'"),
+        (["--model", "gpt-9"], "--model 'gpt-9' is not served by "),
+        (["--input-len", "100"], ""),  # nobody can count tokens without a model: that is no other mistake
+        ([], f"--results-dir {tmp_path} holds another run (run.json)"),
+    ]
+    options = [option for given, _ in mistakes for option in given]
+    with refused(server, tmp_path, *options) as outcome:
+        sentences = [said for _, said in mistakes if said]
+        assert len(outcome.problems) == len(sentences)
+        for said in sentences:
+            assert sum(said in problem for problem in outcome.problems) == 1, said
+
+
+@pytest.mark.parametrize("left", ["run.json", "requests.jsonl", "summary.json"])
+def test_results_of_another_run_are_never_overwritten(server: Simulator, tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text("precious", encoding="utf-8")
+    with refused(server, tmp_path) as outcome:
+        (problem,) = outcome.problems
+        assert f"holds another run ({left})" in problem
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_load(server: Simulator) -> None:
+    with refused(server, Path("/dev/null/results")) as outcome:
+        (problem,) = outcome.problems
+        assert "--results-dir /dev/null/results" in problem

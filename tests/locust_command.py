@@ -1,0 +1,206 @@
+"""The command line as users have it: Locust and the simulator as processes, and what they leave behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIMIT_S = 50.0
+"""No run of a test takes longer."""
+
+HEADLESS = ("--headless", "-u", "4", "-r", "4")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of Locust has left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+    folder: Path
+
+    @cached_property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of requests.jsonl."""
+        return read_lines(self.folder / "requests.jsonl")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json"""
+        return read_json(self.folder / "summary.json")
+
+    @property
+    def problems(self) -> list[str]:
+        """The sentences that say why the run was refused."""
+        return re.findall(r"^vllm-locust: (.*)", self.stderr, re.MULTILINE)
+
+    @property
+    def text(self) -> str:
+        """All that was printed, for the messages of failing tests."""
+        return f"exit code {self.code}\n{self.stdout}\n{self.stderr}"
+
+
+class LocustProcess:
+    """A run that goes on; `--results-dir` is `folder`."""
+
+    def __init__(self, *options: str, folder: Path, locustfile: str = "chat.py") -> None:
+        self.folder = folder
+        where = ROOT / "locustfiles" / locustfile
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "locust", "-f", str(where), *options, "--results-dir", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            # Tests that run in the background of a script have SIGINT ignored, and would pass that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def wait(self, limit_s: float = LIMIT_S) -> Outcome:
+        """What the run has left when it ends by itself; fails when that takes longer than `limit_s`."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            stdout, stderr = self.process.communicate()
+            pytest.fail(f"Locust did not end within {limit_s:g} s:\n{stdout}\n{stderr}")
+        return Outcome(self.process.returncode, stdout, stderr, self.folder)
+
+
+@contextmanager
+def started(*options: str, folder: Path, locustfile: str = "chat.py") -> Iterator[LocustProcess]:
+    """A run that goes on, and is killed at the end if it still does."""
+    run = LocustProcess(*options, folder=folder, locustfile=locustfile)
+    try:
+        yield run
+    finally:
+        run.process.kill()
+        run.process.communicate()
+
+
+def run_locust(*options: str, folder: Path, locustfile: str = "chat.py") -> Outcome:
+    """A run from start to end."""
+    with started(*options, folder=folder, locustfile=locustfile) as run:
+        return run.wait()
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of a user: with Locust's monkey patching, and without keys of other tools."""
+    hidden = ("LOCUST_SKIP_MONKEY_PATCH", "OPENAI_API_KEY")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in hidden and not name.startswith("LOCUST_")
+    }
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A simulator that listens, and where it notes what it sends."""
+
+    url: str
+    send_log: Path
+
+    def sent(self, run: str) -> dict[int, dict[str, Any]]:
+        """What was sent in a run, by the index of the request."""
+        entries = (line for line in read_lines(self.send_log) if line["request_id"].startswith(f"{run}-0-"))
+        return {int(entry["request_id"].rpartition("-")[2]): entry for entry in entries}
+
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        with urlopen(f"{self.url}/load", timeout=5) as answer:
+            load: int = json.load(answer)["server_load"]
+        return load
+
+
+@contextmanager
+def simulator(folder: Path, *options: str) -> Iterator[Simulator]:
+    """A simulator of its own; its send log is in `folder`."""
+    log = folder / "sent.jsonl"
+    command = [sys.executable, "-m", "vllm_locust", "simulate", "--port", "0", "--exit-with-parent"]
+    with subprocess.Popen(
+        [*command, "--send-log", str(log), *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            yield Simulator(ready.split()[-1], log)
+        finally:
+            process.terminate()
+
+
+def counters(url: str) -> dict[str, float]:
+    """A page of /metrics: the name of each sample -> its value, summed over the labels."""
+    with urlopen(f"{url}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    values: dict[str, float] = {}
+    for name, value in re.findall(r"^(\w[\w:]*)(?:\{.*\})? (\S+)$", page, re.MULTILINE):
+        values[name] = values.get(name, 0.0) + float(value)
+    return values
+
+
+def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """By how much each counter has grown."""
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
+
+
+def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 15.0) -> None:
+    """Return once `is_true` says so; fails after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if is_true():
+                return
+        time.sleep(0.02)
+    pytest.fail(f"{what}: not within {limit_s:g} s")
+
+
+def assert_ended_with(code: int, outcome: Outcome) -> None:
+    """This exit code; or 4 where the machine was too busy for a valid measurement, and the run says so."""
+    too_busy = outcome.code == 4 and outcome.summary["client"]["verdict"] == "invalid"
+    assert outcome.code == code or too_busy, outcome.text
+
+
+def assert_ended_well(outcome: Outcome) -> None:
+    """No request failed, no gate was missed."""
+    assert_ended_with(0, outcome)
+
+
+def assert_nothing_is_lost(outcome: Outcome) -> None:
+    """planned = ok + failed + dropped, with a line for each, and the summary agrees with the lines."""
+    counts = outcome.summary["requests"]
+    outcomes = [request["outcome"] for request in outcome.requests]
+    assert counts["planned"] == counts["ok"] + counts["failed"] + counts["dropped"] == len(outcomes)
+    assert counts["ok"] == outcomes.count("ok")
+    assert sum(outcome.summary["failures"].values()) == counts["failed"]
+    assert len({request["id"] for request in outcome.requests}) == len(outcomes)
+    indices = sorted(request["index"] for request in outcome.requests)
+    assert indices == list(range(indices[0], indices[0] + len(outcomes)))
+
+
+def column(requests: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The known values of a key."""
+    return [request[key] for request in requests if request[key] is not None]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
