@@ -181,6 +181,9 @@ def test_an_error_event_is_a_failure(data: str, message: str) -> None:
         '{"choices":[{"text":5}]}',
         '{"choices":[{"delta":{"content":5}}]}x',
         '{"choices":[{"delta":{"content":5}}],"usage":{"completion_tokens":1}}',
+        '{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":"2"}}',
+        '{"choices":[],"usage":{"prompt_tokens":-1}}',
+        '{"choices":[],"usage":[1]}',
     ],
 )
 def test_what_cannot_be_parsed_is_a_failure_and_nothing_is_raised(data: str) -> None:

@@ -3,6 +3,7 @@
 from time import perf_counter
 
 import gevent
+import pytest
 
 from vllm_locust.load.backlog import Backlog
 
@@ -47,3 +48,15 @@ def test_closing_does_the_rest_at_once() -> None:
         backlog.add(number)
     backlog.close()
     assert done == list(range(1000))
+
+
+def test_one_that_cannot_be_done_does_not_stop_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[float] = []
+    backlog = Backlog(lambda number: done.append(1 / number))
+    for number in (1, 0, 2):
+        backlog.add(number)
+    gevent.sleep(0.01)
+    backlog.add(4)
+    backlog.close()
+    assert done == [1.0, 0.5, 0.25]
+    assert [record.message for record in caplog.records] == ["Could not take in 0"]

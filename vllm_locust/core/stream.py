@@ -238,16 +238,24 @@ class Answer:
         return (content is not None or reasoning is not None) and delta.get("role") is None
 
     def _take_usage(self, usage: Mapping[str, Any], carries: bool) -> None:
-        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-        output_tokens = usage.get("completion_tokens")
+        prompt_tokens = _count(usage.get("prompt_tokens"))
+        if prompt_tokens is not None:
+            self.prompt_tokens = prompt_tokens
+        output_tokens = _count(usage.get("completion_tokens"))
         if output_tokens is not None:
             self.output_tokens = output_tokens
             if carries:
                 self.event_tokens.append(output_tokens - self._last_usage)
                 self._last_usage = output_tokens
-        details = usage.get("prompt_tokens_details")
-        if details and details.get("cached_tokens") is not None:
-            self.cached_tokens = details["cached_tokens"]
+        cached_tokens = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+        if cached_tokens is not None:
+            self.cached_tokens = cached_tokens
+
+
+def _count(value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or value < 0):
+        raise TypeError(f"{value!r} is no count of tokens")
+    return value
 
 
 def error_message(body: Any) -> str:

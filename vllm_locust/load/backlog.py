@@ -5,6 +5,7 @@ and writing a thousand records first would make them late, and would leave the f
 sockets. So records wait here, and users go first.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -12,6 +13,8 @@ from typing import Generic, TypeVar
 
 import gevent
 from gevent.event import Event
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -36,7 +39,7 @@ class Backlog(Generic[T]):
     def drain(self) -> None:
         """Do all that is waiting now."""
         while self._waiting:
-            self._work(self._waiting.popleft())
+            self._do_next()
 
     def close(self) -> None:
         """Do all that is waiting, and end."""
@@ -49,8 +52,16 @@ class Backlog(Generic[T]):
             least = len(self._waiting) // _LEAST_SHARE
             ends_s = perf_counter() + _TURN_S
             while self._waiting and (least > 0 or perf_counter() < ends_s):
-                self._work(self._waiting.popleft())
+                self._do_next()
                 least -= 1
             if not self._waiting:
                 self._some.clear()
             gevent.sleep(0)
+
+    def _do_next(self) -> None:
+        thing = self._waiting.popleft()
+        try:
+            self._work(thing)
+        except Exception:
+            # One that cannot be done must not keep all that come after it from being done.
+            logger.exception("Could not take in %r", thing)
