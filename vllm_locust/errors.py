@@ -17,9 +17,9 @@ class VllmLocustError(Exception):
 class UsageError(VllmLocustError):
     """One or several mistakes of the user, reported together.
 
-    `problems` holds one sentence per mistake; `str(error)` joins them with newlines.
+    `problems` holds one sentence per mistake, each with its full stop; `str(error)` joins them with newlines.
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: Sequence[str] = problems
+        self.problems: Sequence[str] = [f"{problem.removesuffix('.')}." for problem in problems]
+        super().__init__("\n".join(self.problems))

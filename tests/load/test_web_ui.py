@@ -60,6 +60,10 @@ def test_a_run_is_started_watched_and_stopped_in_the_browser(tmp_path: Path) -> 
 
         # A browser sends every field; an empty key means the one of the command line.
         filled_in = {"user_count": 2, "spawn_rate": 2, "host": server.url, "scenario": "ss", "api_key": ""}
+        refused = post(f"{ui}/swarm", {**filled_in, "warmup": "soon", "num_prompts": "0"})
+        assert (refused["success"], Table(ui).state) == (False, "ready")
+        assert "--warmup 'soon'" in refused["message"]
+        assert "--num-prompts '0'" in refused["message"]
         assert post(f"{ui}/swarm", filled_in)["success"]
         wait_until(lambda: Table(ui).methods >= {"POST", "TTFT", "TPOT", "ITL"}, "rows of our own")
         counts = Table(ui).counts

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TURN_S = 0.001
+_UNTIL_NEXT_ROUND_S = 0.0001
 # At least this part of the backlog per turn, so that it cannot grow without end on a busy machine.
 _LEAST_SHARE = 20
 
@@ -56,7 +57,8 @@ class Backlog(Generic[T]):
                 least -= 1
             if not self._waiting:
                 self._some.clear()
-            gevent.sleep(0)
+            # Not sleep(0): that would be a next turn in the same round, before any socket is looked at.
+            gevent.sleep(_UNTIL_NEXT_ROUND_S)
 
     def _do_next(self) -> None:
         thing = self._waiting.popleft()

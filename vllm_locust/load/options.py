@@ -12,16 +12,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads import catalogue
-
-if TYPE_CHECKING:  # `vllm-locust options` reads this file, and needs no Locust
-    from locust.web import WebUI
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_SCENARIO = "sharegpt"
@@ -175,24 +172,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         in_web_ui=False,
         help="Header for every request; may be repeated. Its value is never written to results",
     )
-
-
-def hide_secrets(web_ui: "WebUI") -> None:
-    """Keep secrets of the command line out of the start form's page, where Locust puts them as defaults.
-
-    The form then has an empty field for the key: it means the environment's, so that is where the key goes.
-    """
-    if key := getattr(web_ui.environment.parsed_options, "api_key", None):
-        os.environ[API_KEY_VARIABLE] = key
-    update: Callable[[], None] = web_ui.update_template_args
-
-    def update_and_hide() -> None:
-        update()
-        for option in web_ui.template_args["extra_options"].values():
-            if option["is_secret"]:
-                option["default_value"] = None
-
-    web_ui.update_template_args = update_and_hide  # type: ignore[method-assign]
 
 
 def read_settings(options: argparse.Namespace | None) -> tuple[Settings, Sequence[str]]:

@@ -34,13 +34,14 @@ from vllm_locust.load.backlog import Backlog
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.manifest import describe_run, identity_of
-from vllm_locust.load.options import add_options, hide_secrets, read_settings
+from vllm_locust.load.options import add_options, read_settings
 from vllm_locust.load.plan import Plan, Share
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import CpuMeter, tune_process
 from vllm_locust.load.results import ResultsFolder
 from vllm_locust.load.rows import Rows, use_fine_buckets
 from vllm_locust.load.verdict import Verdict, conclude, exit_code
+from vllm_locust.load.web import dress
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     if simulated:
         logger.info("No --host given: measuring the built-in simulator at %s.", host)
     if environment.web_ui is not None:
-        hide_secrets(environment.web_ui)
+        dress(environment.web_ui)
     # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
     environment.events.quit.add_listener(partial(_print_result, environment))
     use_fine_buckets()

@@ -53,11 +53,13 @@ def conclude(
 def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
     """The code that the run's gates demand; None leaves it to Locust. `user_errors`: a task raised."""
     outcomes = {judgement.outcome for judgement in verdict.judgements}
+    failures_judged = any(judgement.slo.key in _FAILURE_KEYS for judgement in verdict.judgements)
     if "missed" in outcomes:
         return EXIT_SLO_MISSED
+    if verdict.summary["requests"]["failed"] and not failures_judged:
+        return None  # says more than that such a run makes a poor measurement
     if "undetermined" in outcomes or verdict.summary["client"]["verdict"] == INVALID:
         return EXIT_NOT_CONCLUSIVE
-    failures_judged = any(judgement.slo.key in _FAILURE_KEYS for judgement in verdict.judgements)
     return 0 if failures_judged and not user_errors else None
 
 
