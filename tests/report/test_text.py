@@ -166,10 +166,10 @@ def test_the_phases_are_one_aligned_table_of_at_most_120_columns(phases):
     assert len({len(names), len(first), len(second)}) == 1
     assert max(map(len, [groups, names, *legend])) <= 120
     assert " ".join(first.split()) == (
-        "0 short_short 400 0 49500 49500 49500 49500 49500 49500 99000 99000 0.02"
+        "1 short_short 400 0 49500 49500 49500 49500 49500 49500 99000 99000 0.02"
     )
     assert " ".join(second.split()).startswith(
-        "1 a_profile_with_a~ 1 0 100.0 100.0* 100.0* n/a n/a n/a 100.0 100.0* "
+        "2 a_profile_with_a~ 1 0 100.0 100.0* 100.0* n/a n/a n/a 100.0 100.0* "
     )
     assert "TTFT to the first token" in legend[0]
 

@@ -1,7 +1,5 @@
 """The engine in virtual time, against sums and schedules made by hand."""
 
-import time
-
 import pytest
 
 from vllm_locust.simulator.cost import PRESETS, CostModel
@@ -179,21 +177,6 @@ def test_gaps_of_different_lengths_are_counted_apart(player):
     itl = play.engine.stats.itl
     assert sum(itl.counts) == 3
     assert itl.sum == pytest.approx(0.010 + 0.100 + 0.010)
-
-
-def test_a_step_of_2048_decoding_sequences_is_cheap(player):
-    play = player(CostModel(0.02), max_num_seqs=4096, max_num_batched_tokens=1 << 20, num_gpu_blocks=1 << 17)
-    for _ in range(2048):
-        play.submit(40, 40)
-    play.step()
-    costs_s = []
-    for _ in range(20):
-        begin = time.process_time()
-        play.step()
-        costs_s.append(time.process_time() - begin)
-    # The cheapest: what else runs on this machine can only make a step look dearer.
-    assert min(costs_s) < 0.005
-    assert play.steps[-1].decode_seqs == 2048
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -144,7 +144,7 @@ def test_other_files_are_refused_in_one_sentence(
     (problem,) = caught.value.problems
     assert sentence in problem
     assert str(path) in problem
-    assert problem.endswith('"conversations": [{"from": ..., "value": ...}, ...]}, ...]')
+    assert problem.endswith('"conversations": [{"from": ..., "value": ...}, ...]}, ...].')
     assert "\n" not in problem
 
 

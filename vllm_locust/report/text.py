@@ -173,7 +173,7 @@ def _row(phase: Mapping[str, Any]) -> str:
     if len(profile) >= _PROFILE_WIDTH:
         profile = profile[: _PROFILE_WIDTH - 2] + "~"
     cells = "".join(f"{_cell(phase, key):>{width}}" for _, _, key, width in _COLUMNS)
-    return f"{phase['phase']:<6}{profile:<{_PROFILE_WIDTH}}{cells}"
+    return f"{phase['phase'] + 1:<6}{profile:<{_PROFILE_WIDTH}}{cells}"
 
 
 def _cell(phase: Mapping[str, Any], key: str) -> str:
