@@ -218,6 +218,8 @@ def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
         record.outcome, record.error = OK, None
     if record.outcome == OK and (failure := exchange.outcome()) is not None:
         record.outcome, record.error = failure
+    if record.outcome == CANCELLED:
+        record.error = "the run ended before the answer was complete"
     record.ended_s = exchange.ended_s if exchange.over.is_set() else now_s
     if arrivals:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]

@@ -36,7 +36,7 @@ def _hide_secrets(web_ui: WebUI) -> None:
 
 
 def _refuse_wrong_forms(web_ui: WebUI) -> None:
-    """Answer a start form with wrong options by saying so; Locust would only say that the test has started."""
+    """Answer a start form with wrong options by saying so; Locust would say that the test has started."""
 
     def check() -> Response | None:
         if request.endpoint != "locust.swarm":
