@@ -1,8 +1,12 @@
 """Every way an answer can come or fail to come, over real sockets, against the server's log of send times."""
 
 import gc
+import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gevent
 import orjson
@@ -31,6 +35,38 @@ from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.stream import Answer
 
 ANSWER = [STREAM_HEAD, ROLE, token("a"), token("b"), token("c", "stop"), usage(5, 3), DONE, LAST_CHUNK]
+
+
+def burn(seconds: float) -> None:
+    """Keep this process busy: nothing is read meanwhile."""
+    ends_s = time.perf_counter() + seconds
+    while time.perf_counter() < ends_s:
+        pass
+
+
+@contextmanager
+def early_server(answer: bytes, ending: list[Step]) -> Iterator[int]:
+    """Answers as soon as it has read a little of a request, and reads no more."""
+    leave = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.recv(1000)
+        connection.sendall(answer)
+        if ending == [HANG_UP]:
+            connection.shutdown(socket.SHUT_WR)
+        if ending == [RESET]:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        leave.wait(10)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        leave.set()
+        thread.join()
 
 
 class Asker:
@@ -106,9 +142,7 @@ def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker
     it = asker([STREAM_HEAD, 0.05, token("a"), 0.15, token("b", "stop"), DONE + LAST_CHUNK])
     waiting = gevent.spawn(it.ask)
     gevent.sleep(0.02)
-    busy_until = time.perf_counter() + 0.1
-    while time.perf_counter() < busy_until:
-        pass
+    burn(0.1)
     record = waiting.get().record
     assert record.arrivals_s == pytest.approx([it.server.sent_s[1], it.server.sent_s[2]], abs=0.03)
     assert max(record.lags_s) > 0.04
@@ -119,9 +153,7 @@ def test_events_read_together_say_how_uncertain_they_are(asker: Callable[..., As
     it = asker([STREAM_HEAD, 0.05, token("a"), 0.08, token("b", "stop"), DONE + LAST_CHUNK])
     waiting = gevent.spawn(it.ask)
     gevent.sleep(0.02)
-    busy_until = time.perf_counter() + 0.2
-    while time.perf_counter() < busy_until:
-        pass
+    burn(0.2)
     record = waiting.get().record
     truth = it.server.sent_s[1]
     assert record.arrivals_s[0] > truth + 0.05  # both carry the stamp of the last
@@ -321,3 +353,62 @@ def test_nothing_of_an_answer_waits_for_the_garbage_collector(asker: Callable[..
     finally:
         gc.enable()
     assert left == []
+
+
+LARGE = "x" * 12_000_000  # more than any socket's buffer takes
+
+
+@pytest.mark.parametrize("ending", [[HANG_UP], [RESET], []])
+def test_an_answer_that_comes_while_we_still_write(asker: Callable[..., Asker], ending: list[Step]) -> None:
+    """A gateway refuses a prompt by its length, and never reads the rest of it."""
+    it = asker(ANSWER, timeout_s=2)
+    it.server.close()
+    with early_server(plain("413 Too Large", b'{"error":{"message":"too large"}}'), ending) as port:
+        it.transport.target = Target.parse(f"http://127.0.0.1:{port}")
+        record = it.client.chat(LARGE).record
+    assert record.outcome in ("http_413", "truncated" if ending == [RESET] else "http_413")
+
+
+def test_the_timeout_covers_writing(asker: Callable[..., Asker]) -> None:
+    it = asker([], timeout_s=0.2)
+    with early_server(b"", []) as port:
+        it.transport.target = Target.parse(f"http://127.0.0.1:{port}")
+        record = it.client.chat(LARGE).record
+    assert (record.outcome, record.error) == ("timeout", "no complete answer within 0.2 s")
+
+
+def test_a_server_that_worked_and_then_closed_is_not_asked_again(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER, [0.2, HANG_UP], ANSWER)
+    it.ask()
+    assert it.ask().record.outcome == "truncated"
+    assert len(it.server.requests) == 2
+
+
+def test_a_token_with_something_behind_it_in_the_same_read_is_uncertain(asker: Callable[..., Asker]) -> None:
+    """The stamp is that of the last bytes: here of [DONE], 80 ms after the token."""
+    it = asker([STREAM_HEAD, 0.05, token("a", "stop"), 0.08, DONE + LAST_CHUNK])
+    waiting = gevent.spawn(it.ask)
+    gevent.sleep(0.02)
+    burn(0.2)
+    record = waiting.get().record
+    assert record.arrivals_s[0] - record.bounds_s[0] <= it.server.sent_s[1] + 0.03
+    assert record.bounds_s[0] > 0.05
+
+
+def test_a_request_that_cannot_be_made_is_told_and_recorded(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER)
+    with pytest.raises(TypeError):
+        it.client.chat("a lone surrogate: \ud800")
+    assert [record.outcome for record in it.records] == ["protocol"]
+    assert it.transport.in_flight == 0
+
+
+def test_bytes_behind_a_whole_answer_do_not_spoil_it(asker: Callable[..., Asker]) -> None:
+    it = asker([b"".join(step for step in ANSWER if isinstance(step, bytes)) + b"garbage"], ANSWER)
+    assert [it.ask().record.outcome for _ in range(2)] == ["ok", "ok"]
+    assert it.server.connections == 2
+
+
+def test_an_upgrade_is_a_failure_and_not_silence(asker: Callable[..., Asker]) -> None:
+    it = asker([b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"], ANSWER)
+    assert it.ask().record.outcome == "protocol"

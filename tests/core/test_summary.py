@@ -37,7 +37,8 @@ def as_vllm_does(made: list[RequestRecord]) -> dict:
     """`vllm bench serve` over a whole run: one pass over the successful requests, in plain Python."""
     ttfts, tpots, itls, e2els, good = [], [], [], [], 0
     sent = [record for record in made if record.sent_s is not None]
-    duration = max(r.ended_s for r in made if r.outcome != DROPPED) - min(r.sent_s for r in sent)
+    ends = [r.ended_s for r in made if r.outcome not in (DROPPED, CANCELLED)]
+    duration = max(ends) - min(r.sent_s for r in sent)
     ok = [record for record in made if record.outcome == OK]
     for r in ok:
         ttft, e2el = r.first_token_s - r.sent_s, r.last_token_s - r.sent_s
@@ -69,13 +70,23 @@ def as_vllm_does(made: list[RequestRecord]) -> dict:
 
 @given(many)
 def test_the_keys_of_vllm_follow_its_formulas(made):
-    assume(any(record.sent_s is not None for record in made))
+    ends = [r.ended_s for r in made if r.outcome not in (DROPPED, CANCELLED)]
+    assume(ends and max(ends) > min((r.sent_s for r in made if r.sent_s is not None), default=math.inf))
     summary = summarize(of(made), LIMITS_MS)
     for key, expected in as_vllm_does(made).items():
         # The ITL percentiles come out of a histogram.
         tolerance = 1.01e-3 if "_itl_" in key else 1e-6
         expected = expected if expected is None else pytest.approx(expected, rel=tolerance, abs=2e-6)
         assert summary[key] == expected, key
+
+
+def test_a_cancelled_request_does_not_stretch_the_run():
+    """How long we wait before we lose patience is our own choice, no part of the server's throughput."""
+    good = [an_ok(sent_s=i / 10, arrivals_s=[i / 10 + 0.05], tokens=1) for i in range(100)]
+    open_to_the_end = an_ok(outcome=CANCELLED, sent_s=9.0, ended_s=70.0, arrivals_s=[9.5], tokens=1)
+    alone, both = summarize(of(good)), summarize(of([*good, open_to_the_end]))
+    assert both["output_throughput"] == alone["output_throughput"]
+    assert (both["duration"], both["failed"]) == (alone["duration"], 1)
 
 
 @settings(max_examples=40)
@@ -121,7 +132,7 @@ def test_a_summary_is_json_and_has_every_key_whatever_happened(made):
 
 @given(many)
 def test_the_peak_of_concurrency_is_exact(made):
-    sent = [r for r in made if r.sent_s is not None and r.ended_s > r.sent_s]
+    sent = [r for r in made if r.sent_s is not None and r.ended_s > r.sent_s and r.outcome != CANCELLED]
     assume(sent)
     at_once = [sum(r.sent_s <= moment.sent_s < r.ended_s for r in sent) for moment in sent]
     assert summarize(of(sent))["max_concurrent_requests"] == max(at_once)

@@ -126,3 +126,26 @@ def test_the_numbers_behind_the_verdict_are_kept():
     assert block["cpu_shares"] == {"client": 0.25}
     nothing = judge(of([]), {}, "kernel").to_dict()
     assert [nothing["ttft_bound_mean_ms"], nothing["itl_bound_p99_ms"], nothing["lag_p99_ms"]] == [None] * 3
+
+
+def test_each_part_must_hold_for_itself():
+    """18 ms of possible error are nothing to answers of 2 s, and all there is to answers of 20 ms."""
+    parts = Recording()
+    for i in range(100):
+        parts.add(an_ok(sent_s=float(i), arrivals_s=[i + 0.02], tokens=1, bounds_s=[0.018], profile="ss"))
+        parts.add(
+            an_ok(sent_s=float(i), arrivals_s=[i + 2.0], tokens=1, bounds_s=[0.0], phase=1, profile="ll")
+        )
+    named = {profile: group for (_, profile), group in parts.groups.items()}
+    assert judge(parts.total(), {}, "kernel").verdict != "invalid"
+    validity = judge(parts.total(), {}, "kernel", parts=named)
+    assert validity.verdict == "invalid"
+    assert all(reason.startswith("ss: ") for reason in validity.reasons)
+
+
+def test_what_was_lost_spoils_the_verdict():
+    validity = judge(Recording().total(), {}, "kernel", lost=2)
+    assert (validity.verdict, validity.reasons) == (
+        "invalid",
+        ("2 requests were handed out and not accounted for",),
+    )

@@ -47,8 +47,8 @@ def test_requests_are_numbered_over_the_whole_run() -> None:
     plan, _, ends = start(Share(requests=2), "a", "b")
     taken = []
     for _ in range(4):
-        request, phase = plan.take()
-        taken.append((request.scenario, request.index, request.prompt, phase))
+        it = plan.take()
+        taken.append((it.request.scenario, it.request.index, it.request.prompt, it.phase))
         plan.finished()
     assert taken == [("a", 0, "7-0", 0), ("a", 1, "7-1", 0), ("b", 2, "7-2", 1), ("b", 3, "7-3", 1)]
     assert ends == ["end"]
@@ -66,25 +66,55 @@ def test_a_phase_waits_for_the_last_request_of_the_one_before() -> None:
     gevent.sleep(0)
     assert not any(user.ready() for user in waiting)
     plan.finished()
-    assert [user.get(timeout=1)[1] for user in waiting] == [1, 1]
+    assert [user.get(timeout=1).phase for user in waiting] == [1, 1]
 
 
-def test_phases_by_time_end_at_fixed_borders() -> None:
-    plan, clock, ends = start(Share(seconds=10), "a", "b")
-    assert plan.take()[1] == 0
-    clock.now_s = 112.0  # the request runs over the border: the next phase begins late, and ends on time
+def test_phases_share_the_time_that_is_left() -> None:
+    plan, clock, ends = start(Share(seconds=10), "a", "b", "c")
+    clock.now_s = 103.0  # time begins with the first request, not with the making of the plan
+    assert plan.take().phase == 0
+    clock.now_s = 112.9
+    assert plan.take().phase == 0
+    clock.now_s = 123.0  # the request runs far over the border at 113: 10 s are left for two phases
     plan.finished()
-    assert plan.take()[1] == 1
-    clock.now_s = 120.0
+    plan.finished()
+    taken = plan.take()
+    assert (taken.phase, taken.phase_began_s) == (1, 123.0)
+    clock.now_s = 128.0
+    assert plan.never_begun == ["c"]
+    plan.finished()
+    assert plan.take().phase == 2
+    assert plan.never_begun == []
+    clock.now_s = 133.0
     plan.finished()
     assert ends == ["end"]
+
+
+def test_a_request_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, _, ends = start(Share(requests=3), "a")
+    make = Counting.request
+
+    def broken(self: Counting, seed: int, index: int) -> PlannedRequest:
+        if index == 1:
+            raise ValueError("row 1 is broken")
+        return make(self, seed, index)
+
+    monkeypatch.setattr(Counting, "request", broken)
+    assert plan.take().request.index == 0
+    with pytest.raises(ValueError, match="row 1"):
+        plan.take()
+    assert plan.take().request.index == 2
+    plan.finished()
+    plan.finished()
+    assert ends == ["end"]
+    assert plan.handed_out == 3
 
 
 def test_without_bounds_the_plan_goes_on() -> None:
     plan, clock, ends = start(Share(), "a")
     for index in range(100):
         clock.now_s += 1000
-        assert plan.take()[0].index == index
+        assert plan.take().request.index == index
         plan.finished()
     assert ends == []
 
@@ -108,7 +138,7 @@ def test_many_users_send_exactly_the_number_asked_for() -> None:
     def user() -> None:
         while True:
             try:
-                request, _ = plan.take()
+                request = plan.take().request
             except PlanEnded:
                 return
             gevent.sleep(0.0001)

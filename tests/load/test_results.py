@@ -63,13 +63,13 @@ def test_a_full_disk_is_said_once_and_does_not_end_the_run(
         def write(self, _: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        flush = close = lambda self: self.write(b"")
+        close = lambda self: self.write(b"")  # noqa: E731
 
     results._requests.close()
     monkeypatch.setattr(results, "_requests", FullDisk())
     for _ in range(3):
         results.add(RECORD, 0.0)
-    results.flush()
+        results.flush()
     results.finish({"completed": 1})
     assert [record.message for record in caplog.records] == [
         f"Results in {tmp_path} are incomplete: No space left on device."

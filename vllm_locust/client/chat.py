@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import gevent
 import orjson
 from gevent import get_hub
 
@@ -17,13 +18,18 @@ from vllm_locust.client.connection import ConnectError, Connection, open_connect
 from vllm_locust.client.exchange import Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import Target
-from vllm_locust.core.record import CANCELLED, CONNECT, OK, TIMEOUT, RequestRecord
+from vllm_locust.core.record import CANCELLED, CONNECT, OK, PROTOCOL, TIMEOUT, RequestRecord
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 
 UNPLANNED = 10_000_000
 """Index of the first request outside the plan: a server may refuse an id that it has running."""
+
+# A server's close and our request that crossed each other meet within about a round trip.
+_CROSSING_S = 0.1
+# Where nobody listens, users would otherwise fail tens of thousands of times a second.
+_PAUSE_AFTER_REFUSAL_S = 0.2
 
 Message = Mapping[str, Any]
 
@@ -98,6 +104,11 @@ class Transport:
     def close(self) -> None:
         self.pulse.close()
 
+    @property
+    def unplanned(self) -> int:
+        """How many requests outside the plan there were."""
+        return self._unplanned
+
     def take_index(self) -> int:
         """The next index for a request that is not part of a plan."""
         self._unplanned += 1
@@ -120,6 +131,8 @@ class ChatClient:
         self._transport = transport
         self._on_finished = on_finished
         self._connection: Connection | None = None
+        self.free_s: float | None = None
+        """When the last answer ended; None before the first."""
         self._owed_s = 0.0
 
     def chat(self, messages: Sequence[Message] | str, *, origin: Origin | None = None, **body: Any) -> Reply:
@@ -155,23 +168,29 @@ class ChatClient:
             prompt_tokens=origin.prompt_tokens,
             model=body.get("model", transport.options.model),
         )
-        request = transport.render(path, index, body)
         transport.in_flight += 1
         record.concurrency = transport.in_flight
         exchange = Exchange()
         try:
+            request = transport.render(path, index, body)
             record.sent_s = perf_counter()
             reused = self._attempt(record, exchange, request)
-            if reused and exchange.over.is_set() and exchange.untouched:
-                # The server closed the idle connection while the request was on its way: nobody has seen it.
+            if reused and _crossed(exchange, record.sent_s):
                 exchange = Exchange()
+                record.outcome = CANCELLED
                 self._attempt(record, exchange, request)
+        except Exception as error:
+            record.outcome, record.error = PROTOCOL, f"the request could not be made: {error}"
+            raise
         finally:
             transport.in_flight -= 1
             now = perf_counter()
             _settle(record, exchange, now)
+            self.free_s = record.ended_s
             self._owed_s = now - record.ended_s
             self._on_finished(record)
+        if record.outcome == CONNECT:
+            gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
         return Reply(exchange.answer.text, record)
 
     def _attempt(self, record: RequestRecord, exchange: Exchange, request: bytes) -> bool:
@@ -207,6 +226,14 @@ class ChatClient:
         finally:
             record.connect_s = perf_counter() - started_s
         return self._connection
+
+
+def _crossed(exchange: Exchange, sent_s: float) -> bool:
+    """Whether the server closed the idle connection while the request was on its way.
+
+    Then not a byte of an answer came, and the end came before anybody can have worked on one.
+    """
+    return exchange.over.is_set() and exchange.untouched and exchange.ended_s - sent_s < _CROSSING_S
 
 
 def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:

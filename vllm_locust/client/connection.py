@@ -59,6 +59,8 @@ class Connection:
         self._pulse = pulse
         self._kernel_stamps = enable_kernel_stamps(sock)
         self._watcher: Any = None
+        self._writer: Any = None
+        self._unsent = memoryview(b"")
         self._tls: ssl.SSLObject | None = None
         if tls is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -71,20 +73,42 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
-        self._sock.close()
         self.receiver = None
+        for watcher in (self._watcher, self._writer):  # first: they must not outlive their descriptor
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._sock.close()
 
     def send(self, data: bytes) -> None:
-        """Write all of `data`, waiting while the socket's buffer is full. OSError when the peer is gone."""
+        """Write `data`; what the socket's buffer does not take now follows as soon as it does.
+
+        Raises OSError when the peer is gone; one that goes later shows as the end of the connection.
+        """
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
         sent = _try_send(self._sock, data)
         if sent < len(data):
-            _send_rest(self._sock, memoryview(data)[sent:])
+            self._unsent = memoryview(data)[sent:]
+            self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
+            self._writer.start(self._on_writable)
+
+    @property
+    def sending(self) -> bool:
+        """Part of what was to be sent still waits for room."""
+        return self._writer is not None
+
+    def _on_writable(self) -> None:
+        try:
+            self._unsent = self._unsent[_try_send(self._sock, self._unsent) :]
+        except OSError:
+            # What the peer said before it went may still wait to be read, then comes the end of the stream.
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
 
     def _on_readable(self) -> None:
         self._pulse.reads += 1
@@ -107,6 +131,7 @@ class Connection:
         elif ancillary:
             receiver.on_bytes(data, now - lag_s, lag_s, self._pulse.earliest_s, True)
         else:
+            self._pulse.unstamped_reads += 1
             earliest_s = self._pulse.earliest_s
             receiver.on_bytes(data, now, now - earliest_s, earliest_s, False)
 
@@ -142,7 +167,7 @@ class Connection:
             except ssl.SSLWantReadError:
                 finished = False
             if flight := self._outgoing.read():
-                _send_rest(self._sock, memoryview(flight))
+                _send_all(self._sock, memoryview(flight))
             if finished:
                 return
             _wait(self._sock, READ)
@@ -158,17 +183,24 @@ def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connectio
     Raises ConnectError after `timeout_s` seconds or when no address works.
     """
     errors: list[str] = []
+    ends_s = perf_counter() + timeout_s
     try:
-        with Timeout(timeout_s):
-            for family, address in target.addresses:
-                try:
-                    return _connect(family, address, target, pulse)
-                except (OSError, ConnectError) as error:
-                    errors.append(f"{address[0]} port {address[1]}: {error}")
-    except Timeout:
-        errors.append(f"no connection within {timeout_s:g} s")
+        addresses = target.addresses
     except OSError as error:
-        errors.append(f"{target.host}: {error}")
+        raise ConnectError(f"{target.host}: {error}") from None
+    for number, (family, address) in enumerate(addresses):
+        # An address that is a black hole must not use up the time of the next one.
+        share_s = (ends_s - perf_counter()) / (len(addresses) - number)
+        limit = Timeout(max(share_s, 0.001))
+        try:
+            with limit:
+                return _connect(family, address, target, pulse)
+        except Timeout as timeout:
+            if timeout is not limit:
+                raise
+            errors.append(f"{address[0]} port {address[1]}: no connection within {share_s:.2g} s")
+        except (OSError, ConnectError) as error:
+            errors.append(f"{address[0]} port {address[1]}: {error}")
     raise ConnectError("; ".join(errors))
 
 
@@ -209,7 +241,7 @@ def _try_send(sock: socket.socket, data: bytes | memoryview) -> int:
         return 0
 
 
-def _send_rest(sock: socket.socket, data: memoryview) -> None:
+def _send_all(sock: socket.socket, data: memoryview) -> None:
     while data:
         sent = _try_send(sock, data)
         if not sent:

@@ -68,21 +68,27 @@ class Exchange:
     # What the connection tells
 
     def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
+        if self.over.is_set():
+            self.keep_alive = False  # nothing more was asked for
+            return
         self.arrival_s = arrival_s
         self.lags_s.append(lag_s)
-        arrivals = self.answer.arrivals_s
-        before = len(arrivals)
+        answer = self.answer
+        before = len(answer.arrivals_s)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.answer.fail(PROTOCOL, f"not an HTTP response: {error}")
-        new = len(arrivals) - before
+        except Exception as error:  # an upgrade, say: what escapes here would silence the connection
+            self.keep_alive = False
+            if not self.complete:
+                answer.fail(PROTOCOL, f"not an HTTP response: {type(error).__name__} {error}")
+        new = len(answer.arrivals_s) - before
         if new:
-            if new == 1 and stamped:
+            # The stamp is that of the last bytes read. They are the token's if nothing came behind it.
+            if new == 1 and stamped and answer.ends_with_token and not self.complete:
                 self.bounds_s.append(0.0)
             else:
                 self.bounds_s.extend([max(arrival_s - earliest_s, 0.0)] * new)
-        if self.complete or self.answer.failure is not None:
+        if self.complete or answer.failure is not None:
             self._end(arrival_s)
 
     def on_close(self, error: str | None, now_s: float) -> None:
@@ -188,12 +194,13 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         try:
             connection.send(request)
         except OSError as error:
-            # A server that refuses early may answer and close while we still write: its words come first.
+            # A server that refuses early may have answered and closed: its words come first.
             if not exchange.over.wait(timeout=0.1):
                 exchange.on_close(str(error), perf_counter())
         exchange.over.wait(timeout_s)
     finally:
         exchange.release()
         connection.receiver = None
-        if not (exchange.complete and exchange.keep_alive and exchange.answer.failure is None):
+        reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
+        if not reusable or connection.sending:
             connection.close()

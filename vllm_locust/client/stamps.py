@@ -36,12 +36,6 @@ def enable_kernel_stamps(sock: socket.socket) -> bool:
     return True
 
 
-def kernel_stamps_available() -> bool:
-    """Whether sockets on this machine can be stamped by the kernel."""
-    with socket.socket() as sock:
-        return enable_kernel_stamps(sock)
-
-
 class Pulse:
     """Follows the event loop's rounds, to say what no socket can: since when data may have been waiting.
 
@@ -62,6 +56,8 @@ class Pulse:
     def __init__(self, loop: Any) -> None:
         self.reads = 0
         """Sockets found readable in this round; whoever reads one adds it."""
+        self.unstamped_reads = 0
+        """Reads so far that came without a stamp of the kernel."""
         self.earliest_s = self._looked_s = self._saw_all_s = self._before_s = perf_counter()
         self._most_reads = 64
         self._pauses = _pauses()

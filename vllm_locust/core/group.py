@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.record import DROPPED, OK, RequestRecord
+from vllm_locust.core.record import CANCELLED, DROPPED, OK, RequestRecord
 
 UNKNOWN = -1
 """In a column of token counts: the server did not say."""
@@ -133,7 +133,8 @@ class Group:
         if not inside:
             self.outside_window += 1
             return
-        self.last_ended_in_window_s = max(self.last_ended_in_window_s, ended_s)
+        if record.outcome != CANCELLED:  # when we lost patience is not when the server was done
+            self.last_ended_in_window_s = max(self.last_ended_in_window_s, ended_s)
         self.lag.record_many(record.lags_s)
         if record.sent_s is not None:
             self.lateness.record(record.sent_s - record.intended_s)

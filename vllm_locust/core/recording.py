@@ -1,7 +1,8 @@
 """The recording of a run: request records folded as they finish, mergeable, from which every report is made.
 
 Rule: a request belongs to the window in which it ENDS. Without a warm-up the window is the whole recording,
-from the first request sent to the last one ended, which is what `vllm bench serve` computes over. With a
+from the first request sent to the last one ended (a cancelled one ends when we lose patience, so it does not
+count for that), which is what `vllm bench serve` computes over. With a
 warm-up it goes from the end of the warm-up to the end of the load, so that neither filling the server nor
 draining it counts. Requests, tokens and the duration follow this one rule: trimming a steady run changes no
 throughput. Requests outside the window still count in the totals (planned = ok + failed + dropped).

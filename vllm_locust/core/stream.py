@@ -106,12 +106,12 @@ class Answer:
         "arrivals_s",
         "cached_tokens",
         "done",
+        "ends_with_token",
         "event_tokens",
         "failure",
         "finish_reason",
         "output_tokens",
         "prompt_tokens",
-        "reasoning",
         "text_parts",
     )
 
@@ -124,12 +124,13 @@ class Answer:
         self.arrivals_s: list[float] = []
         self.event_tokens: list[int] = []
         self.text_parts: list[str] = []
-        self.reasoning: list[str] = []
         self.finish_reason: str | None = None
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.done = False
+        self.ends_with_token = False
+        """The last piece ended with an event that carries output: its arrival is the piece's."""
         self.failure: tuple[str, str] | None = None
 
     @property
@@ -151,9 +152,12 @@ class Answer:
                 if text and b'"' not in text and b"\\" not in text and self._sse.between_events:
                     self.text_parts.append(text.decode())
                     self.arrivals_s.append(arrival_s)
+                    self.ends_with_token = True
                     return
+            self.ends_with_token = False
             for data in self._sse.feed(piece):
-                self._take_event(data, arrival_s)
+                self.ends_with_token = self._take_event(data, arrival_s)
+            self.ends_with_token &= self._sse.between_events
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             self.fail(PROTOCOL, f"the stream cannot be parsed: {type(error).__name__}: {error}")
 
@@ -170,12 +174,13 @@ class Answer:
         if self.failure is None:
             self.failure = (outcome, message[:_MAX_ERROR_CHARS])
 
-    def _take_event(self, data: bytes, arrival_s: float) -> None:
+    def _take_event(self, data: bytes, arrival_s: float) -> bool:
+        """True when it carries output."""
         if not data:
-            return
+            return False
         if data == b"[DONE]":
             self.done = True
-            return
+            return False
         event = orjson.loads(data)
         choices, usage = event.get("choices"), event.get("usage")
         carries = False
@@ -190,6 +195,7 @@ class Answer:
             self.fail(SERVER_ERROR_EVENT, error_message(event))
         if usage:
             self._take_usage(usage, carries)
+        return carries
 
     def _learn(self, data: bytes, choice: Mapping[str, Any]) -> None:
         """Remember what stands around the text of a token event that says nothing but its text.
@@ -230,10 +236,7 @@ class Answer:
         reasoning = delta.get("reasoning")
         if reasoning is None:
             reasoning = delta.get("reasoning_content")
-        if reasoning:
-            self.reasoning.append(reasoning)
-            return True
-        if delta.get("tool_calls"):
+        if reasoning or delta.get("tool_calls"):
             return True
         return (content is not None or reasoning is not None) and delta.get("role") is None
 
@@ -245,6 +248,8 @@ class Answer:
         if output_tokens is not None:
             self.output_tokens = output_tokens
             if carries:
+                if output_tokens < self._last_usage:
+                    raise ValueError(f"running usage fell from {self._last_usage} to {output_tokens}")
                 self.event_tokens.append(output_tokens - self._last_usage)
                 self._last_usage = output_tokens
         cached_tokens = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
@@ -253,7 +258,7 @@ class Answer:
 
 
 def _count(value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or value < 0):
+    if value is not None and (not isinstance(value, int) or not 0 <= value < 1 << 62):
         raise TypeError(f"{value!r} is no count of tokens")
     return value
 

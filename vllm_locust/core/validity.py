@@ -14,6 +14,7 @@ is the larger of the absolute one and that share of what was measured, since 1 m
     lateness of sending, p99          10 ms or 2 %     100 ms or 10 %     of the mean E2EL
     CPU of a process                   80 % of a core   95 % of a core
     requests not sent                  none              1 % of those planned
+    requests not accounted for         none              none
 
 The possible errors are the limits that the stamps themselves set (`RequestRecord.bounds_s`). Lag does not
 move kernel stamps, but a client that reads late also answers late: in a closed loop the next request waits.
@@ -21,7 +22,7 @@ Without kernel stamps the lag cannot be known and the verdict is `degraded` at b
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -97,17 +98,31 @@ def _held_against(value: float, valid: float, degraded: float) -> Verdict:
     return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
 
 
-def judge(group: Group, cpu_shares: Mapping[str, float], stamps: Stamps, queued: bool = False) -> Validity:
+def judge(
+    group: Group,
+    cpu_shares: Mapping[str, float],
+    stamps: Stamps,
+    *,
+    parts: Mapping[str, Group] | None = None,
+    lost: int = 0,
+    queued: bool = False,
+) -> Validity:
     """Judge the client of a recording (`recording.total()`).
+
+    `parts` are the groups that are reported by themselves, by name: each must hold for itself, since an error
+    that is nothing to long answers may be all there is to short ones. `lost` requests were handed out and not
+    accounted for.
 
     `cpu_shares` holds, by a name that a reader understands ("client", "worker 2", "simulator"), the share of
     one core that a process used during the load. `queued` says that requests waited on purpose (an open loop
     with a cap on concurrency), so that sending late is no fault.
     """
     durations = _durations(group)
+    last = -1 if queued else None
     findings = chain(
-        *(check.judged() for check in durations[: -1 if queued else None]),
+        *(check.judged() for part in _named(group, parts) for check in part[:last]),
         _judge_cpu(cpu_shares),
+        _judge_lost(lost),
         _judge_dropped(group),
         _judge_stamps(stamps),
     )
@@ -126,6 +141,20 @@ def judge(group: Group, cpu_shares: Mapping[str, float], stamps: Stamps, queued:
         cpu_shares=cpu_shares,
         dropped=group.dropped,
     )
+
+
+def _named(group: Group, parts: Mapping[str, Group] | None) -> Iterator[list[_Duration]]:
+    """The durations to be judged: of every part with the part's name, or of the whole if it is one."""
+    if parts is None or len(parts) < 2:
+        yield _durations(group)
+        return
+    for name, part in parts.items():
+        yield [replace(check, name=f"{name}: {check.name}") for check in _durations(part)]
+
+
+def _judge_lost(lost: int) -> Iterator[tuple[Verdict, str]]:
+    if lost:
+        yield INVALID, f"{lost} requests were handed out and not accounted for"
 
 
 def _durations(group: Group) -> list[_Duration]:

@@ -1,4 +1,4 @@
-"""All wiring with Locust: options, users, the run's events.
+"""All wiring with Locust: options, users, the run and its events.
 
-Read `run.py` from top to bottom to see what happens when; importing it is what joins the suite to Locust.
+Read `wiring.py` from top to bottom to see what happens when; importing it is what joins the suite to Locust.
 """

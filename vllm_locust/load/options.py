@@ -26,7 +26,7 @@ DEFAULT_STOP_TIMEOUT = "60"
 ENDPOINT_TYPES = ("chat", "completions")
 
 # Fields that a request's body gets from elsewhere.
-_OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream"})
+_OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
 
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")

@@ -6,6 +6,7 @@ clock are gevent's and the caller's.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,15 @@ class Share:
     seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request that was handed out, with the phase it belongs to and when that phase began."""
+
+    request: PlannedRequest
+    phase: int
+    phase_began_s: float
+
+
 class Plan:
     """The requests 0, 1, 2, ... of a scenario, each handed out once."""
 
@@ -45,22 +55,30 @@ class Plan:
         self._share = share
         self._clock = clock
         self._on_end = on_end
-        self._started_s = clock()
         self._index = 0
         self._phase = 0
+        self._phase_began_s: float | None = None
+        self._phase_ends_s = math.inf
+        self._plan_ends_s = math.inf
         self._handed_out = 0
         self._unfinished = 0
         self._next_phase = Event()
         self._ended = False
-        self._announce()
 
     @property
     def handed_out(self) -> int:
         """Requests handed out so far, over all phases."""
         return self._index
 
-    def take(self) -> tuple[PlannedRequest, int]:
-        """The next request and the number of its phase; waits while a phase drains. Raises PlanEnded."""
+    @property
+    def never_begun(self) -> Sequence[str]:
+        """The names of phases that have not had their turn."""
+        return [phase.name for phase in self._phases[self._phase + (self._phase_began_s is not None) :]]
+
+    def take(self) -> Taken:
+        """The next request; waits while a phase drains. Raises PlanEnded."""
+        if self._phase_began_s is None:
+            self._begin_phase()
         while not self._ended and self._used_up():
             if self._unfinished == 0:
                 self._advance()
@@ -68,11 +86,14 @@ class Plan:
                 self._next_phase.wait()
         if self._ended:
             raise PlanEnded
-        request = self._phases[self._phase].request(self._seed, self._index)
+        # Counted before it is made: a scenario that fails on one request goes on with the next.
+        index = self._index
         self._index += 1
         self._handed_out += 1
+        request = self._phases[self._phase].request(self._seed, index)
         self._unfinished += 1
-        return request, self._phase
+        assert self._phase_began_s is not None
+        return Taken(request, self._phase, self._phase_began_s)
 
     def finished(self) -> None:
         """A request that was taken is finished, one way or the other."""
@@ -86,12 +107,22 @@ class Plan:
         self._next_phase.set()
 
     def _used_up(self) -> bool:
-        share = self._share
-        if share.requests is not None and self._handed_out >= share.requests:
+        if self._share.requests is not None and self._handed_out >= self._share.requests:
             return True
-        if share.seconds is None:
-            return False
-        return self._clock() - self._started_s >= share.seconds * (self._phase + 1)
+        return self._clock() >= self._phase_ends_s
+
+    def _begin_phase(self) -> None:
+        """Time begins with the first request. Each phase gets its share of what time is left by then."""
+        now = self._clock()
+        if self._share.seconds is not None:
+            if self._phase == 0:
+                self._plan_ends_s = now + self._share.seconds * len(self._phases)
+            self._phase_ends_s = now + (self._plan_ends_s - now) / (len(self._phases) - self._phase)
+        self._phase_began_s = now
+        self._handed_out = 0
+        if len(self._phases) > 1:
+            name = self._phases[self._phase].name
+            logger.info("Phase %d of %d: %s", self._phase + 1, len(self._phases), name)
 
     def _advance(self) -> None:
         if self._phase + 1 == len(self._phases):
@@ -99,12 +130,6 @@ class Plan:
             self._on_end()
             return
         self._phase += 1
-        self._handed_out = 0
-        self._announce()
+        self._begin_phase()
         waiting, self._next_phase = self._next_phase, Event()
         waiting.set()
-
-    def _announce(self) -> None:
-        if len(self._phases) > 1:
-            phase = self._phases[self._phase]
-            logger.info("Phase %d of %d: %s", self._phase + 1, len(self._phases), phase.name)

@@ -20,6 +20,8 @@ RUN = "run.json"
 REQUESTS = "requests.jsonl"
 SUMMARY = "summary.json"
 
+_LINES_AT_ONCE = 200
+
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -40,23 +42,29 @@ class ResultsFolder:
         check_free(folder)
         self.folder = folder
         self._complained = False
+        self._lines: list[bytes] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RUN).write_bytes(orjson.dumps(run, option=_JSON))
-            self._requests = (folder / REQUESTS).open("wb", buffering=1 << 16)
+            self._requests = (folder / REQUESTS).open("wb", buffering=0)
         except OSError as error:
             raise UsageError(f"--results-dir {folder} cannot be written: {error.strerror}.") from None
 
     def add(self, record: RequestRecord, run_start_s: float) -> None:
-        with self._going_on_without():
-            self._requests.write(to_json_line(record, run_start_s))
+        self._lines.append(to_json_line(record, run_start_s))
+        if len(self._lines) >= _LINES_AT_ONCE:
+            self.flush()
 
     def flush(self) -> None:
-        """Put what was added so far where a killed process cannot lose it."""
+        """Put what was added so far, in whole lines, where a killed process cannot lose it."""
+        lines = b"".join(self._lines)
+        self._lines.clear()
         with self._going_on_without():
-            self._requests.flush()
+            if lines:
+                self._requests.write(lines)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        self.flush()
         with self._going_on_without():
             self._requests.close()
         with self._going_on_without():

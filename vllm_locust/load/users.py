@@ -18,6 +18,8 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply
+from vllm_locust.core.record import RequestRecord
+from vllm_locust.load import wiring as _wiring  # noqa: F401 - joins the suite to Locust
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.plan import PlanEnded
 from vllm_locust.load.run import Run
@@ -36,23 +38,33 @@ class VllmUser(User):
         super().__init__(environment)
         self.run_state = Run.of(environment)
         self.client = ChatClient(self.run_state.transport, self._on_finished)
+        self.run_state.clients.append(self.client)
+        self._thinking_s = 0.0
+        self._wait_time = self.wait_time
+        self.wait_time = self._note_wait_time  # type: ignore[method-assign]
 
     def ask_next(self) -> Reply:
-        """Send the next request of the scenario given by `--scenario`; stops the user when there is none."""
+        """Send the next request of the scenario given by `--scenario`; stops the user when there is none.
+
+        The request is intended for the moment the last answer arrived, plus the user's `wait_time`: whatever
+        else passes until it is sent is counted as the client's being late.
+        """
         plan = self.run_state.plan
         try:
-            planned, phase = plan.take()
+            taken = plan.take()
         except PlanEnded:
             raise StopUser from None
-        origin = Origin(
-            index=planned.index,
-            scenario=planned.scenario,
-            profile=planned.profile,
-            phase=phase,
-            prompt_tokens=planned.prompt_tokens,
-        )
-        body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
         try:
+            planned = taken.request
+            origin = Origin(
+                index=planned.index,
+                scenario=planned.scenario,
+                profile=planned.profile,
+                phase=taken.phase,
+                intended_s=self._intended_s(taken.phase_began_s),
+                prompt_tokens=planned.prompt_tokens,
+            )
+            body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
             if self.run_state.settings.endpoint_type == "completions":
                 return self.client.request(COMPLETIONS_PATH, {"prompt": planned.prompt, **body}, origin)
             messages = [{"role": "user", "content": planned.prompt}]
@@ -63,5 +75,17 @@ class VllmUser(User):
     def on_stop(self) -> None:
         self.client.close()
 
-    def _on_finished(self, record: Any) -> None:
-        stream_finished.fire(record=record, environment=self.environment)
+    def _intended_s(self, phase_began_s: float) -> float | None:
+        """None before the first answer: then it is now."""
+        thinking_s, self._thinking_s = self._thinking_s, 0.0
+        if self.client.free_s is None:
+            return None
+        return max(self.client.free_s + thinking_s, phase_began_s)
+
+    def _note_wait_time(self) -> float:
+        seconds = float(self._wait_time())
+        self._thinking_s += seconds
+        return seconds
+
+    def _on_finished(self, record: RequestRecord) -> None:
+        stream_finished.fire(record=record, environment=self.environment, run=self.run_state)

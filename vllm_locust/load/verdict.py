@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_locust.client.stamps import kernel_stamps_available
+from vllm_locust.core.group import Group
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, evaluate, percentiles_of
 from vllm_locust.core.summary import summarize
@@ -34,12 +34,23 @@ class Verdict:
 
 
 def conclude(
-    recording: Recording, settings: Settings, cpu_shares: Mapping[str, float], identity: Mapping[str, Any]
+    recording: Recording,
+    settings: Settings,
+    identity: Mapping[str, Any],
+    *,
+    cpu_shares: Mapping[str, float],
+    stamps: Stamps,
+    handed_out: int,
 ) -> Verdict:
-    """Sum up a recording. `identity` says what was measured and leads the summary."""
+    """Sum up a recording. `identity` says what was measured and leads the summary.
+
+    `handed_out` requests were given to users; what is not in the recording is lost, and spoils the verdict.
+    """
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos))
-    stamps: Stamps = "kernel" if kernel_stamps_available() else "read"
-    client = judge(recording.total(), cpu_shares, stamps).to_dict()
+    total = recording.total()
+    client = judge(
+        total, cpu_shares, stamps, parts=_named_groups(recording), lost=handed_out - total.planned
+    ).to_dict()
     judgements = [evaluate(slo, numbers) for slo in settings.slos]
     summary = {
         **identity,
@@ -50,15 +61,30 @@ def conclude(
     return Verdict(summary, judgements, _text(summary, judgements))
 
 
+def _named_groups(recording: Recording) -> dict[str, Group]:
+    several = len({phase for phase, _ in recording.groups}) > 1
+    return {
+        f"phase {phase + 1}, {profile}" if several else profile: group
+        for (phase, profile), group in sorted(recording.groups.items())
+    }
+
+
 def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
-    """The code that the run's gates demand; None leaves it to Locust. `user_errors`: a task raised."""
-    outcomes = {judgement.outcome for judgement in verdict.judgements}
+    """The code that the run's gates demand; None leaves it to Locust. `user_errors`: a task raised.
+
+    A missed objective on failures stands however poor the measurement; one on latencies does not.
+    """
+    missed = [judgement.slo.key for judgement in verdict.judgements if judgement.outcome == "missed"]
     failures_judged = any(judgement.slo.key in _FAILURE_KEYS for judgement in verdict.judgements)
-    if "missed" in outcomes:
+    if any(key in _FAILURE_KEYS for key in missed):
         return EXIT_SLO_MISSED
-    if verdict.summary["requests"]["failed"] and not failures_judged:
+    if verdict.summary["requests"]["failed"] and not failures_judged and not missed:
         return None  # says more than that such a run makes a poor measurement
-    if "undetermined" in outcomes or verdict.summary["client"]["verdict"] == INVALID:
+    if verdict.summary["client"]["verdict"] == INVALID:
+        return EXIT_NOT_CONCLUSIVE
+    if missed:
+        return EXIT_SLO_MISSED
+    if any(judgement.outcome == "undetermined" for judgement in verdict.judgements):
         return EXIT_NOT_CONCLUSIVE
     return 0 if failures_judged and not user_errors else None
 

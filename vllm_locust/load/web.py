@@ -1,11 +1,12 @@
 """What the suite adds to Locust's web UI: a start form that tells what is wrong, and keeps secrets."""
 
-import argparse
 import os
-from collections.abc import Callable
-from typing import Any
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from flask import Response, jsonify, request
+from locust.runners import STATE_CLEANUP
 from locust.web import WebUI
 
 from vllm_locust.load.options import API_KEY_VARIABLE, read_settings
@@ -14,7 +15,8 @@ from vllm_locust.load.options import API_KEY_VARIABLE, read_settings
 def dress(web_ui: WebUI) -> None:
     """Join our additions to the web UI, before it starts."""
     _hide_secrets(web_ui)
-    _refuse_wrong_forms(web_ui)
+    if web_ui.app is not None:
+        web_ui.app.before_request(partial(_refuse_wrong_start, web_ui))
 
 
 def _hide_secrets(web_ui: WebUI) -> None:
@@ -35,18 +37,18 @@ def _hide_secrets(web_ui: WebUI) -> None:
     web_ui.update_template_args = update_and_hide  # type: ignore[method-assign]
 
 
-def _refuse_wrong_forms(web_ui: WebUI) -> None:
-    """Answer a start form with wrong options by saying so; Locust would say that the test has started."""
-
-    def check() -> Response | None:
-        if request.endpoint != "locust.swarm":
-            return None
-        given: dict[str, Any] = {**vars(web_ui.environment.parsed_options or argparse.Namespace())}
+def _refuse_wrong_start(web_ui: WebUI) -> Response | None:
+    """Answer a start that cannot work by saying so; Locust would say that the test has started."""
+    if request.endpoint != "locust.swarm":
+        return None
+    environment = web_ui.environment
+    problems: Sequence[str]
+    if environment.runner is not None and environment.runner.state == STATE_CLEANUP:
+        problems = ["The last requests of the run before are still being answered: start again in a moment."]
+    else:
+        given = {**vars(environment.parsed_options or Namespace())}
         given.update({name: value for name, value in request.form.items() if name in given})
-        _, problems = read_settings(argparse.Namespace(**given))
-        if not problems:
-            return None
-        answer = {"success": False, "message": " ".join(problems), "host": web_ui.environment.host}
-        return jsonify(answer)
-
-    web_ui.app.before_request(check)
+        _, problems = read_settings(Namespace(**given))
+    if not problems:
+        return None
+    return jsonify({"success": False, "message": " ".join(problems), "host": environment.host})
