@@ -64,3 +64,8 @@ def test_longer_words_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_written("--slo")
     assert not is_written("vllm-locust simulate")
     assert is_written("--slow")
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for page in PAGES:
+        assert not re.search(r"\b[A-Z]+_TABLE\b|TODO|<this |XXX", page.read_text(encoding="utf-8")), page.name
