@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 HANG_UP = b"\x00hang up"
 """As a step: close the connection. Without it, the connection waits for the next request."""
@@ -176,3 +178,29 @@ def plain(status: str, body: bytes, *headers: str) -> bytes:
     """A whole response with a length."""
     head = "".join(f"{header}\r\n" for header in headers)
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode() + body
+
+
+@contextmanager
+def remote_server(*scripts: Sequence[Step]) -> Iterator[Connection]:
+    """The same in a process of its own, where no busy test keeps it from sending when it says it does.
+
+    Gives a pipe: the port comes first, and after any message to it the send times so far.
+    """
+    ours, theirs = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_serve_remotely, args=(scripts, theirs), daemon=True)
+    process.start()
+    try:
+        yield ours
+    finally:
+        process.terminate()
+        process.join()
+        ours.close()
+        theirs.close()
+
+
+def _serve_remotely(scripts: Sequence[Sequence[Step]], pipe: Connection) -> None:
+    server = ScriptedServer(scripts)
+    pipe.send(server.port)
+    while True:
+        pipe.recv()
+        pipe.send(server.sent_s)

@@ -1,0 +1,102 @@
+"""When a user's next request was intended: nothing that only the client needed time for may hide."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+from locust import constant
+from locust.env import Environment
+
+from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token
+from vllm_locust import VllmUser
+from vllm_locust.client.chat import RequestOptions, Transport
+from vllm_locust.client.target import Target
+from vllm_locust.core.record import RequestRecord
+from vllm_locust.load.plan import Taken
+from vllm_locust.workloads.scenario import PlannedRequest
+
+
+@dataclass
+class Stage:
+    """What a user needs of a run."""
+
+    transport: Transport
+    settings: Any = field(default_factory=lambda: SimpleNamespace(endpoint_type="chat"))
+    clients: list[Any] = field(default_factory=list)
+    records: list[RequestRecord] = field(default_factory=list)
+    phase_began_s: float = 0.0
+
+    @property
+    def plan(self) -> "Stage":
+        return self
+
+    def take(self) -> Taken:
+        request = PlannedRequest(len(self.records), "s", "p", "hello", max_tokens=1)
+        return Taken(request, 0, self.phase_began_s)
+
+    def finished(self) -> None:
+        pass
+
+    def add(self, record: RequestRecord) -> None:
+        self.records.append(record)
+
+
+class Pausing(VllmUser):
+    abstract = True
+    wait_time = constant(0.05)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with scripted_server([STREAM_HEAD, token("a", "stop"), DONE, LAST_CHUNK]) as server:
+        stage = Stage(Transport(Target.parse(server.url), RequestOptions(model="m")))
+        yield stage
+        for client in stage.clients:
+            client.close()
+        stage.transport.close()
+
+
+def user_on(stage: Stage, kind: type[VllmUser]) -> VllmUser:
+    environment = Environment(user_classes=[])
+    environment.vllm_run = stage  # type: ignore[attr-defined]
+    return kind(environment)
+
+
+def burn(seconds: float) -> None:
+    ends_s = time.perf_counter() + seconds
+    while time.perf_counter() < ends_s:
+        pass
+
+
+def test_a_user_without_pause_is_free_when_the_answer_has_arrived(stage: Stage) -> None:
+    user = user_on(stage, VllmUser)
+    user.ask_next()
+    burn(0.05)  # other users' turns, the prompt, anything
+    user.ask_next()
+    first, second = stage.records
+    assert first.sent_s is not None
+    assert second.sent_s is not None
+    assert first.sent_s - first.intended_s < 0.03
+    assert second.intended_s == first.ended_s
+    assert second.sent_s - second.intended_s >= 0.05
+
+
+def test_the_pause_that_was_asked_for_is_no_lateness(stage: Stage) -> None:
+    user = user_on(stage, Pausing)
+    user.ask_next()
+    gevent.sleep(user.wait_time())
+    user.ask_next()
+    first, second = stage.records
+    assert second.intended_s == first.ended_s + 0.05
+
+
+def test_a_phase_that_began_later_is_when_the_user_was_wanted(stage: Stage) -> None:
+    user = user_on(stage, VllmUser)
+    user.ask_next()
+    stage.phase_began_s = time.perf_counter() + 5
+    user.ask_next()
+    assert stage.records[1].intended_s == stage.phase_began_s
