@@ -138,3 +138,9 @@ def test_all_mistakes_in_goodput_are_named_at_once():
     with pytest.raises(UsageError) as caught:
         parse_goodput(["itl:5", "ttft", "ttft:x", "tpot:-1", "e2el:5", "e2el:6", "tpot:nan"])
     assert len(caught.value.problems) == 6
+
+
+def test_a_percentile_with_a_dot_is_no_block():
+    slo = parse_slo("p99.9_ttft_ms<80")
+    judgement = evaluate(slo, of([0.05] * 5000, percentiles_of([slo])))
+    assert (judgement.outcome, judgement.value) == ("met", pytest.approx(50))

@@ -48,6 +48,12 @@ def closed_port() -> int:
         (["--host", f"http://127.0.0.1:{closed_port()}"], "does not answer: "),
         (["--model", "gpt-9"], "--model 'gpt-9' is not served by "),
         (["--scenario", "ss", "--input-len", "3"], "a prompt of 3 tokens is too short"),
+        (
+            ["--scenario", "ss", "--input-len", "16384"],
+            "--input-len 16384 is too long: the model",
+        ),
+        (["--warmup", "2s"], "--warmup leaves nothing of a --run-time of 2 s"),
+        (["--warmup", "1s", "--scenario", "tiny"], "take one of them, such as tiny.ss"),
         (["--input-len", "100"], "--input-len does not go with scenario sharegpt"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",

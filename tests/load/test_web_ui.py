@@ -64,6 +64,9 @@ def test_a_run_is_started_watched_and_stopped_in_the_browser(tmp_path: Path) -> 
         assert (refused["success"], Table(ui).state) == (False, "ready")
         assert "--warmup 'soon'" in refused["message"]
         assert "--num-prompts '0'" in refused["message"]
+        refused = post(f"{ui}/swarm", {**filled_in, "scenario": "nope", "host": "http://127.0.0.1:1"})
+        assert "there is no scenario 'nope'" in refused["message"]
+        assert "http://127.0.0.1:1 does not answer" in refused["message"]
         assert post(f"{ui}/swarm", filled_in)["success"]
         wait_until(lambda: Table(ui).methods >= {"POST", "TTFT", "TPOT", "ITL"}, "rows of our own")
         counts = Table(ui).counts

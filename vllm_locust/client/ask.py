@@ -34,6 +34,8 @@ def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -
     if status in (404, 405) and wanted:
         return ServerModel(wanted, None, version)
     models = body.get("data") if isinstance(body, dict) and status == 200 else None
+    if status in (401, 403):
+        raise UsageError(f"{target.url} wants a key ({status}): set OPENAI_API_KEY or give --api-key.")
     if not isinstance(models, list):
         raise UsageError(f"{target.url}/v1/models answered {status}: {error_message(body)}")
     by_name = {model.get("id"): model for model in models if isinstance(model, dict)}

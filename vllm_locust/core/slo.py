@@ -136,7 +136,9 @@ def evaluate(slo: Slo, summary: Mapping[str, Any]) -> Judgement:
     if ends and None in ends:
         outcome = _by_one_end(slo, *ends)
     if outcome == "undetermined":
-        sentence = f"{slo} is undetermined: {value:.6g} comes from too few samples for this percentile"
+        sentence = (
+            f"{slo} is undetermined: {value:.6g} comes from too few samples for this percentile, run longer"
+        )
     else:
         sentence = f"{slo} is {outcome}: {value:.6g}"
     return Judgement(slo, outcome, value, sentence)
@@ -159,8 +161,9 @@ def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:
 
 
 def _value(key: str, summary: Mapping[str, Any]) -> float | None:
-    block, _, name = key.rpartition(".")
-    value: float | None = (summary[block] if block else summary)[name]
+    block, dot, name = key.partition(".")
+    # Only `requests.` is a block: the other dot there is belongs to a percentile, as in p99.9_itl_ms.
+    value: float | None = summary[block][name] if dot and block == "requests" else summary[key]
     return value
 
 

@@ -39,7 +39,7 @@ def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str
         "seed": settings.seed,
         "options": {**options, "headers": sorted(settings.headers)},
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "machine": {"platform": _platform(), "cpus": os.cpu_count()},
     }
 
 
@@ -85,6 +85,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
     return value
+
+
+def _platform() -> str:
+    """Without `platform.platform`, which starts a process to find out more."""
+    system = os.uname()
+    return f"{system.sysname} {system.release} {system.machine}"
 
 
 def _version(package: str) -> str | None:

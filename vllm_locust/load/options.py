@@ -202,6 +202,9 @@ def read_settings(options: argparse.Namespace | None) -> tuple[Settings, Sequenc
         insecure=reader.flag("insecure", False),
         headers=_headers(reader),
     )
+    run_time_s = getattr(options, "run_time", None)
+    if run_time_s and settings.warmup_s >= run_time_s:
+        reader.problems.append(f"--warmup leaves nothing of a --run-time of {run_time_s} s to measure.")
     if settings.request_timeout_s == 0:
         reader.problems.append("--request-timeout must be more than 0 s.")
     return settings, reader.problems

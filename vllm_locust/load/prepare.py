@@ -4,7 +4,7 @@ All that is wrong is found before any load and reported together.
 """
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -72,9 +72,23 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
         # Why nobody can count tokens is said already: what else is wrong with the scenario shows without.
         settings = replace(settings, input_len=None, tokenizer=None)
     scenario = attempt(lambda: _scenario(settings, counter))
+    if scenario is not None:
+        problems.extend(_misfits(settings, model, scenario))
     if problems or target is None or model is None or scenario is None:
         raise UsageError(*problems)
     return Prepared(settings, target, model, scenario)
+
+
+def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) -> Iterator[str]:
+    """What is right by itself and does not go together."""
+    if settings.warmup_s and len(scenario.phases) > 1:
+        yield (
+            f"--warmup is for one kind of load, and --scenario {scenario.name} runs several in turn: "
+            f"take one of them, such as {scenario.phases[0].name}"
+        )
+    longest = model.max_model_len if model is not None else None
+    if longest and settings.input_len and settings.input_len >= longest:
+        yield f"--input-len {settings.input_len} is too long: the model takes {longest} tokens with the answer"
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

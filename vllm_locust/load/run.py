@@ -73,6 +73,8 @@ class Run:
     def stop_load(self) -> None:
         """Hand out nothing more; what is in flight may finish."""
         self.plan.stop()
+        if in_flight := self.transport.in_flight:
+            logger.info("Waiting for %d requests in flight. Ctrl-C (again) cancels them.", in_flight)
         self._recording.close_window(perf_counter())
         self._cpu_share = self._cpu.share()
 
@@ -92,7 +94,7 @@ class Run:
     def _conclude(self) -> Verdict:
         self._backlog.drain()
         self._rows.flush()
-        if never_begun := self.plan.never_begun:
+        if self.plan.handed_out and (never_begun := self.plan.never_begun):
             logger.warning("The time was over before these had their turn: %s.", ", ".join(never_begun))
         return conclude(
             self._recording,

@@ -11,11 +11,13 @@ A locustfile may be as short as this one:
             text, record = self.client.chat("Write a haiku about queues.", max_tokens=64)
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
+from gevent.event import Event
 from locust import User
 from locust.env import Environment
 from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_WAITING
 
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply
 from vllm_locust.core.record import RequestRecord
@@ -53,7 +55,7 @@ class VllmUser(User):
         try:
             taken = plan.take()
         except PlanEnded:
-            raise StopUser from None
+            self._wait_to_be_stopped()
         try:
             planned = taken.request
             origin = Origin(
@@ -74,6 +76,12 @@ class VllmUser(User):
 
     def on_stop(self) -> None:
         self.client.close()
+
+    def _wait_to_be_stopped(self) -> NoReturn:
+        """Locust counts on its users being there when it stops them; one that waits is stopped at once."""
+        self._state = LOCUST_STATE_WAITING
+        Event().wait()
+        raise StopUser
 
     def _intended_s(self, phase_began_s: float) -> float | None:
         """None before the first answer: then it is now."""

@@ -1,15 +1,22 @@
-"""What the suite adds to Locust's web UI: a start form that tells what is wrong, and keeps secrets."""
+"""What the suite changes in Locust's web UI.
+
+The start form tells what is wrong and keeps secrets, and the page follows a run to its very end.
+"""
 
 import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import orjson
 from flask import Response, jsonify, request
-from locust.runners import STATE_CLEANUP
+from locust.env import Environment
+from locust.runners import STATE_CLEANUP, STATE_RUNNING
 from locust.web import WebUI
 
+from vllm_locust.errors import UsageError
 from vllm_locust.load.options import API_KEY_VARIABLE, read_settings
+from vllm_locust.load.prepare import prepare
 
 
 def dress(web_ui: WebUI) -> None:
@@ -17,6 +24,7 @@ def dress(web_ui: WebUI) -> None:
     _hide_secrets(web_ui)
     if web_ui.app is not None:
         web_ui.app.before_request(partial(_refuse_wrong_start, web_ui))
+        web_ui.app.after_request(_show_draining_as_running)
 
 
 def _hide_secrets(web_ui: WebUI) -> None:
@@ -42,13 +50,32 @@ def _refuse_wrong_start(web_ui: WebUI) -> Response | None:
     if request.endpoint != "locust.swarm":
         return None
     environment = web_ui.environment
-    problems: Sequence[str]
     if environment.runner is not None and environment.runner.state == STATE_CLEANUP:
-        problems = ["The last requests of the run before are still being answered: start again in a moment."]
+        problems: Sequence[str] = [
+            "The last requests of the run before are still being answered: start again in a moment."
+        ]
     else:
-        given = {**vars(environment.parsed_options or Namespace())}
-        given.update({name: value for name, value in request.form.items() if name in given})
-        _, problems = read_settings(Namespace(**given))
+        problems = _problems_of_form(environment)
     if not problems:
         return None
     return jsonify({"success": False, "message": " ".join(problems), "host": environment.host})
+
+
+def _problems_of_form(environment: Environment) -> Sequence[str]:
+    given = {**vars(environment.parsed_options or Namespace())}
+    given.update({name: value for name, value in request.form.items() if name in given})
+    settings, problems = read_settings(Namespace(**given))
+    try:
+        prepare(settings, request.form.get("host") or environment.host or "", problems)
+    except UsageError as error:
+        return error.problems
+    return ()
+
+
+def _show_draining_as_running(response: Response) -> Response:
+    """Keep the page asking while the last requests are answered: at Locust's name for that it stops."""
+    if request.endpoint == "locust.request_stats":
+        page = response.get_json(silent=True)
+        if isinstance(page, dict) and page.get("state") == STATE_CLEANUP:
+            response.set_data(orjson.dumps({**page, "state": STATE_RUNNING}))
+    return response

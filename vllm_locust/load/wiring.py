@@ -155,8 +155,10 @@ def _finish_early(runner: Runner) -> None:
 
 def _print_result(environment: Environment, **_: Any) -> None:
     run = _current(environment)
-    if run is not None and run.verdict is not None and _is_headless(environment):
-        print(run.verdict.text, flush=True)
+    if run is None or run.verdict is None or not _is_headless(environment):
+        return
+    stdout_is_json = getattr(environment.parsed_options, "json", False)  # then it is Locust's alone
+    print(run.verdict.text, flush=True, file=sys.stderr if stdout_is_json else sys.stdout)
 
 
 def _refuse(error: UsageError) -> NoReturn:
