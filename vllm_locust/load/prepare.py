@@ -88,7 +88,7 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
         )
     longest = model.max_model_len if model is not None else None
     if longest and settings.input_len and settings.input_len >= longest:
-        yield f"--input-len {settings.input_len} is too long: the model takes {longest} tokens with the answer"
+        yield f"--input-len {settings.input_len} is too long: the model takes {longest} with the answer"
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:
