@@ -29,6 +29,7 @@ class Stage:
     clients: list[Any] = field(default_factory=list)
     records: list[RequestRecord] = field(default_factory=list)
     phase_began_s: float = 0.0
+    load_is_over: bool = False
 
     @property
     def plan(self) -> "Stage":
@@ -100,3 +101,17 @@ def test_a_phase_that_began_later_is_when_the_user_was_wanted(stage: Stage) -> N
     stage.phase_began_s = time.perf_counter() + 5
     user.ask_next()
     assert stage.records[1].intended_s == stage.phase_began_s
+
+
+@pytest.mark.parametrize(("state", "asks"), [("running", False), ("stopping", True)])
+def test_behind_the_end_of_the_load_only_tasks_that_were_begun_go_on(
+    stage: Stage, state: str, asks: bool
+) -> None:
+    user = user_on(stage, VllmUser)
+    user._state = state
+    stage.load_is_over = True
+    asking = gevent.spawn(user.client.chat, "hello")
+    gevent.sleep(0.1)
+    asking.kill()
+    assert bool(stage.records) == asks
+    assert user._state == ("stopping" if asks else "waiting")

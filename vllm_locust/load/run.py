@@ -37,6 +37,7 @@ class Run:
 
     def __init__(self, environment: Environment, prepared: Prepared, on_plan_end: Callable[[], None]) -> None:
         self.settings = prepared.settings
+        self.load_is_over = False
         self.verdict: Verdict | None = None
         self.clients: list[ChatClient] = []
         self.started_s = perf_counter()
@@ -72,6 +73,7 @@ class Run:
 
     def stop_load(self) -> None:
         """Hand out nothing more; what is in flight may finish."""
+        self.load_is_over = True
         self.plan.stop()
         if in_flight := self.transport.in_flight:
             logger.info("Waiting for %d requests in flight. Ctrl-C (again) cancels them.", in_flight)

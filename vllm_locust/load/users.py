@@ -11,13 +11,14 @@ A locustfile may be as short as this one:
             text, record = self.client.chat("Write a haiku about queues.", max_tokens=64)
 """
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from gevent.event import Event
 from locust import User
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.user.task import LOCUST_STATE_WAITING
+from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
 
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply
 from vllm_locust.core.record import RequestRecord
@@ -39,7 +40,7 @@ class VllmUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.run_state = Run.of(environment)
-        self.client = ChatClient(self.run_state.transport, self._on_finished)
+        self.client = _Client(self)
         self.run_state.clients.append(self.client)
         self._thinking_s = 0.0
         self._wait_time = self.wait_time
@@ -77,6 +78,12 @@ class VllmUser(User):
     def on_stop(self) -> None:
         self.client.close()
 
+    def _stop_if_load_is_over(self) -> None:
+        # Locust kills users whom it finds waiting, and one may have woken up and begun a task by then: its
+        # request would be cut off. Those it found in a task are stopping, and may finish it.
+        if self.run_state.load_is_over and self._state == LOCUST_STATE_RUNNING:
+            self._wait_to_be_stopped()
+
     def _wait_to_be_stopped(self) -> NoReturn:
         """Locust counts on its users being there when it stops them; one that waits is stopped at once."""
         self._state = LOCUST_STATE_WAITING
@@ -97,3 +104,15 @@ class VllmUser(User):
 
     def _on_finished(self, record: RequestRecord) -> None:
         stream_finished.fire(record=record, environment=self.environment, run=self.run_state)
+
+
+class _Client(ChatClient):
+    """A client that begins nothing new behind the end of the load."""
+
+    def __init__(self, user: VllmUser) -> None:
+        super().__init__(user.run_state.transport, user._on_finished)
+        self._user = user
+
+    def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
+        self._user._stop_if_load_is_over()
+        return super().request(path, body, origin)
