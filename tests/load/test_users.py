@@ -26,7 +26,7 @@ class Stage:
 
     transport: Transport
     settings: Any = field(default_factory=lambda: SimpleNamespace(endpoint_type="chat"))
-    clients: list[Any] = field(default_factory=list)
+    clients: set[Any] = field(default_factory=set)
     records: list[RequestRecord] = field(default_factory=list)
     phase_began_s: float = 0.0
     load_is_over: bool = False

@@ -57,7 +57,7 @@ class Connection:
         self._sock = sock
         self._recvmsg = sock.recvmsg
         self._pulse = pulse
-        self._kernel_stamps = enable_kernel_stamps(sock)
+        enable_kernel_stamps(sock)
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
@@ -88,6 +88,12 @@ class Connection:
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._writer is not None:
+            self._unsent = memoryview(bytes(self._unsent) + data)
+            return
         sent = _try_send(self._sock, data)
         if sent < len(data):
             self._unsent = memoryview(data)[sent:]
@@ -150,7 +156,7 @@ class Connection:
                 raise
         finally:
             if self._outgoing.pending:  # TLS's own answer, to a key update
-                _try_send(self._sock, self._outgoing.read())
+                self._write(self._outgoing.read())
         return b"".join(pieces)
 
     def _lost(self, error: str | None) -> None:

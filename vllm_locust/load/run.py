@@ -39,7 +39,8 @@ class Run:
         self.settings = prepared.settings
         self.load_is_over = False
         self.verdict: Verdict | None = None
-        self.clients: list[ChatClient] = []
+        self.clients: set[ChatClient] = set()
+        """Of the users there are now: what a user leaves open is closed at the end."""
         self.started_s = perf_counter()
         run_id = uuid.uuid4().hex[:8]
         started = datetime.now(UTC)

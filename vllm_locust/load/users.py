@@ -41,13 +41,13 @@ class VllmUser(User):
         super().__init__(environment)
         self.run_state = Run.of(environment)
         self.client = _Client(self)
-        self.run_state.clients.append(self.client)
+        self.run_state.clients.add(self.client)
         self._thinking_s = 0.0
         self._wait_time = self.wait_time
         self.wait_time = self._note_wait_time  # type: ignore[method-assign]
 
     def ask_next(self) -> Reply:
-        """Send the next request of the scenario given by `--scenario`; stops the user when there is none.
+        """Send the next request of the scenario given by `--scenario`; without one, wait to be stopped.
 
         The request is intended for the moment the last answer arrived, plus the user's `wait_time`: whatever
         else passes until it is sent is counted as the client's being late.
@@ -77,6 +77,7 @@ class VllmUser(User):
 
     def on_stop(self) -> None:
         self.client.close()
+        self.run_state.clients.discard(self.client)
 
     def _stop_if_load_is_over(self) -> None:
         # Locust kills users whom it finds waiting, and one may have woken up and begun a task by then: its
