@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vllm_locust.core.record import RequestRecord
 
 if TYPE_CHECKING:
+    from vllm_locust.load.shapes import CapacityShape, LadderShape
     from vllm_locust.load.users import VllmUser
 
 __version__ = "0.1.0"
-__all__ = ["RequestRecord", "VllmUser", "__version__"]
+__all__ = ["CapacityShape", "LadderShape", "RequestRecord", "VllmUser", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from vllm_locust.load.users import VllmUser
 
         return VllmUser
+    if name in ("CapacityShape", "LadderShape"):
+        from vllm_locust.load import shapes
+
+        return getattr(shapes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """The histogram against numpy on the raw values, and merging against recording everything in one place."""
 
-import json
 import math
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,8 +53,8 @@ def test_merging_is_associative(first, second, third):
 
 
 @given(any_durations)
-def test_a_round_trip_through_json_loses_nothing(values):
-    histogram = Histogram.from_dict(json.loads(json.dumps(of(values).to_dict(), allow_nan=False)))
+def test_a_round_trip_through_message_pack_loses_nothing(values):
+    histogram = Histogram.from_dict(msgpack.loads(msgpack.dumps(of(values).to_dict())))
     assert histogram.to_dict() == of(values).to_dict()
     assert (histogram.count, histogram.mean_s, histogram.std_s) == (
         of(values).count,
@@ -78,6 +78,15 @@ def test_sums_of_many_long_durations_stay_exact():
     values = np.full(600_000, 9999.0)
     assert of(values).mean_s == 9999.0
     assert of(values).std_s == 0.0
+
+
+def test_a_sum_beyond_64_bits_travels():
+    """Two million times 10 000 s are 2 * 10^19 ns, and 2^64 is 1.8 * 10^19."""
+    histogram, many = Histogram(), of(np.full(200_000, HIGHEST_S))
+    for _ in range(10):
+        histogram.merge(many)
+    again = Histogram.from_dict(msgpack.loads(msgpack.dumps(histogram.to_dict())))
+    assert (again.count, again.mean_s) == (2_000_000, HIGHEST_S)
 
 
 def test_what_is_outside_the_range_is_clamped_but_its_maximum_is_kept():

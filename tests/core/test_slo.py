@@ -28,6 +28,8 @@ def of(ttfts_s, percentiles=()) -> dict:
         ("failed==0", Slo("failed", "==", 0.0)),
         ("error_rate<.01", Slo("error_rate", "<", 0.01)),
         ("median_tpot_ms>-1", Slo("median_tpot_ms", ">", -1.0)),
+        ("max_e2el_ms<20000", Slo("max_e2el_ms", "<", 20000.0)),
+        ("max_ttft_from_plan_ms<=1", Slo("max_ttft_from_plan_ms", "<=", 1.0)),
         ("requests.dropped==0", Slo("requests.dropped", "==", 0.0)),
     ],
 )
@@ -58,6 +60,8 @@ def test_what_is_malformed_is_the_users_mistake(text):
 def test_an_unknown_key_names_its_neighbours_and_all_families():
     with pytest.raises(UsageError, match=r"did you mean p99_ttft_ms.*error_rate.*mean_.*e2el_from_plan"):
         parse_slo("p99_tfft_ms<5")
+    with pytest.raises(UsageError, match=r"did you mean max_e2el_ms.*mean_, median_, std_, max_ or pXX_"):
+        parse_slo("max_e2l_ms<5")
     with pytest.raises(UsageError, match="no key 'nonsense'"):
         parse_slo("nonsense<5")
 
@@ -113,6 +117,13 @@ def test_met_missed_or_too_few_samples(n, text, outcome):
 
 def test_a_single_slow_request_among_nine_does_not_fail_a_p99():
     assert evaluate(parse_slo("p99_ttft_ms<500"), of([0.1] * 8 + [2.0])).outcome == "undetermined"
+
+
+def test_one_slow_request_misses_a_maximum_however_few_there_are():
+    slo = parse_slo("max_ttft_ms<500")
+    assert evaluate(slo, of([0.1] * 8 + [2.0])).outcome == "missed"
+    assert evaluate(slo, of([0.1])).outcome == "met"
+    assert evaluate(slo, of([])).outcome == "undetermined"
 
 
 def test_a_value_that_is_not_there_is_undetermined():

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from tests.core.made_records import an_ok, records
 from vllm_locust.core.record import CANCELLED, DROPPED, OK, TRUNCATED, RequestRecord
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.summary import COUNTS, FAMILIES, REQUESTS, STATISTICS, percentile_word, summarize
+from vllm_locust.core.summary import (
+    COUNTS,
+    FAMILIES,
+    REQUESTS,
+    STATISTICS,
+    percentile_word,
+    summarize,
+    summarize_phase,
+)
 
 LIMITS_MS = {"ttft": 900.0, "tpot": 300.0, "e2el": 4000.0}
 many = st.lists(records(), min_size=1, max_size=15)
@@ -23,6 +31,12 @@ def of(made: list[RequestRecord]) -> Recording:
     for record in made:
         recording.add(record)
     return recording
+
+
+def parts_of(summary: dict) -> list[dict]:
+    """The summary and those in it."""
+    profiles = [profile for phase in summary["phases"] for profile in phase.get("profiles", ())]
+    return [summary, *summary["phases"], *profiles]
 
 
 def stats_ms(family: str, values_s: list[float]) -> dict:
@@ -93,7 +107,7 @@ def test_a_cancelled_request_does_not_stretch_the_run():
 @given(many)
 def test_planned_is_ok_and_failed_and_dropped(made):
     summary = summarize(of(made))
-    for part in [summary, *summary["phases"]]:
+    for part in parts_of(summary):
         requests = part["requests"]
         assert requests["planned"] == requests["ok"] + requests["failed"] + requests["dropped"]
         assert requests["failed"] == sum(part["failures"].values())
@@ -122,7 +136,7 @@ def test_failures_with_partial_tokens_change_no_latency(made, kind):
 def test_a_summary_is_json_and_has_every_key_whatever_happened(made):
     summary = summarize(of(made), LIMITS_MS, [99.9])
     json.dumps(summary, allow_nan=False)
-    for part in [summary, *summary["phases"]]:
+    for part in parts_of(summary):
         assert set(COUNTS) <= set(part)
         assert set(REQUESTS) == set(part["requests"])
         for family in FAMILIES:
@@ -139,11 +153,12 @@ def test_the_peak_of_concurrency_is_exact(made):
 
 
 def test_the_peak_of_concurrency_counts_what_overlaps_the_window_only():
-    recording = Recording(warmup_until_s=10.0)
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=10.0)
     recording.add(an_ok(sent_s=1.0, ended_s=8.0))
     recording.add(an_ok(sent_s=2.0, ended_s=8.0))
     recording.add(an_ok(sent_s=3.0, ended_s=12.0))
-    recording.close_window(20.0)
+    recording.close_phase(0, 20.0)
     recording.add(an_ok(sent_s=12.0, ended_s=25.0))
     recording.add(an_ok(sent_s=21.0, ended_s=25.0))
     assert summarize(recording)["max_concurrent_requests"] == 1
@@ -192,6 +207,20 @@ def test_latencies_from_the_plan_start_when_the_plan_said():
     assert (summary["p99_e2el_ms"], summary["p99_e2el_from_plan_ms"]) == (3000.0, 6000.0)
 
 
+def test_the_maximum_is_exact_also_of_gaps():
+    """By hand: after 0.25 s two gaps of 0.5 and 0.123456789 s; after 1 s one of 0.1 s; sent 3 s late."""
+    first = an_ok(sent_s=4.0, arrivals_s=[4.25, 4.75, 4.873456789], intended_s=1.0, connect_s=0.01)
+    summary = summarize(of([first, an_ok(sent_s=0.0, arrivals_s=[1.0, 1.1], connect_s=0.02)]))
+    assert summary["max_ttft_ms"] == 1000.0
+    assert summary["max_itl_ms"] == 500.0
+    assert summary["max_tpot_ms"] == pytest.approx(623.456789 / 2)
+    assert summary["max_e2el_ms"] == 1100.0
+    assert summary["max_ttft_from_plan_ms"] == 3250.0
+    assert summary["max_e2el_from_plan_ms"] == pytest.approx(3873.456789)
+    assert summary["max_connect_ms"] == 20.0
+    assert summary["max_itl_per_token_ms"] is None
+
+
 def test_the_peak_counts_tokens_not_chunks():
     """Two chunks of 8 tokens in one second."""
     record = an_ok(sent_s=0.0, arrivals_s=[1.1, 1.9, 2.5], tokens=17, event_tokens=[8, 8, 1])
@@ -199,29 +228,65 @@ def test_the_peak_counts_tokens_not_chunks():
 
 
 def test_the_peak_looks_at_the_seconds_of_the_window():
-    recording = Recording(warmup_until_s=10.0)
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=10.0)
     recording.add(an_ok(sent_s=1.0, arrivals_s=[2.0, 2.5], tokens=500))
     recording.add(an_ok(sent_s=11.0, arrivals_s=[12.0, 12.5], tokens=30))
-    recording.close_window(20.0)
+    recording.close_phase(0, 20.0)
     recording.add(an_ok(sent_s=18.0, arrivals_s=[22.0, 22.5], tokens=900))
     assert summarize(recording)["max_output_tokens_per_s"] == 30
 
 
-def test_each_phase_and_profile_has_a_summary_and_profiles_of_a_phase_add_up():
+def test_peaks_pass_over_the_warmups_between_phases():
+    """Measured from 5 to 10 and from 15 to 20: two requests at one time, and none of those 900 tokens."""
+    recording = Recording()
+    for phase, begun_s in enumerate((0.0, 10.0)):
+        recording.begin_phase(phase, begun_s, warmup_s=5.0)
+        for _ in range(3):
+            recording.add(an_ok(sent_s=begun_s + 1, arrivals_s=[begun_s + 2.0], tokens=300, phase=phase))
+        for _ in range(1 + phase):
+            recording.add(an_ok(sent_s=begun_s + 6, arrivals_s=[begun_s + 7.0], tokens=20, phase=phase))
+        recording.close_phase(phase, begun_s + 10)
+    summary = summarize(recording)
+    assert (summary["max_concurrent_requests"], summary["max_output_tokens_per_s"]) == (2, 40)
+    assert [phase["max_concurrent_requests"] for phase in summary["phases"]] == [1, 2]
+
+
+def test_each_phase_has_a_summary_and_so_have_its_profiles_which_add_up():
     made = [an_ok(sent_s=i / 10, profile="ab"[i % 2], phase=i // 20) for i in range(40)]
+    made.append(an_ok(sent_s=9.0, profile="c", phase=7))
     summary = summarize(of(made))
     phases = summary["phases"]
-    assert [(p["phase"], p["profile"]) for p in phases] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
-    assert [(p["start_s"], p["end_s"]) for p in phases] == [(0.0, 2.9), (0.0, 2.9), (2.0, 4.9), (2.0, 4.9)]
+    assert [(p["phase"], p["profile"]) for p in phases] == [(0, None), (1, None), (7, "c")]
+    assert [(p["start_s"], p["end_s"]) for p in phases] == [(0.0, 2.9), (2.0, 4.9), (9.0, 10.0)]
     assert sum(p["completed"] for p in phases) == summary["completed"]
-    assert phases[0]["request_throughput"] + phases[1]["request_throughput"] == pytest.approx(20 / 2.9)
+    assert "profiles" not in phases[2]
+    for phase in phases[:2]:
+        profiles = phase["profiles"]
+        assert [p["profile"] for p in profiles] == ["a", "b"]
+        assert {(p["start_s"], p["end_s"]) for p in profiles} == {(phase["start_s"], phase["end_s"])}
+        for key in ("completed", "request_throughput", "total_output_tokens", "output_throughput"):
+            assert sum(p[key] for p in profiles) == pytest.approx(phase[key]), key
+
+
+def test_a_phase_says_what_is_known_of_it():
+    recording = of([an_ok(), an_ok(phase=1)])
+    recording.begin_phase(2, 50.0)
+    known = {0: {"name": "tiny.p", "users": 8}, 1: {"name": "p", "request_rate": 5.0}, 5: {"name": "late"}}
+    first, second, third = summarize(recording, phases=known)["phases"]
+    assert list(first)[:4] == ["phase", "name", "users", "profile"]
+    assert (first["phase"], first["name"], first["users"], first["profile"]) == (0, "tiny.p", 8, "p")
+    assert (second["name"], second["request_rate"], second["completed"]) == ("p", 5.0, 1)
+    assert (third["phase"], third["profile"], third["completed"], third["duration"]) == (2, None, 0, None)
+    assert summarize_phase(recording, 1) | known[1] == second
 
 
 def test_one_phase_of_one_profile_is_the_whole_run():
-    recording = Recording(warmup_until_s=5.0)
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=5.0)
     for i in range(20):
         recording.add(an_ok(sent_s=float(i)))
-    recording.close_window(30.0)
+    recording.close_phase(0, 30.0)
     summary = summarize(recording)
     (phase,) = summary.pop("phases")
     assert phase == summary | {"phase": 0, "profile": "p"}

@@ -87,10 +87,12 @@ def test_cpu(share, expected):
 
 
 @pytest.mark.parametrize(("dropped", "expected"), [(0, "valid"), (1, "degraded"), (2, "invalid")])
-def test_dropped(dropped, expected):
+def test_dropped_requests_count_unless_they_were_queued_on_purpose(dropped, expected):
     """Up to 1 % of what was planned."""
     made = [an_ok()] * 100 + [RequestRecord(0, "s", "p", DROPPED, 0.0)] * dropped
     assert verdict(of(made)) == expected
+    queued = judge(of(made), {}, "kernel", queued=True)
+    assert (queued.verdict, queued.reasons, queued.dropped) == ("valid", (), dropped)
 
 
 def test_stamps_of_reading_are_degraded_at_best():
@@ -141,6 +143,27 @@ def test_each_part_must_hold_for_itself():
     validity = judge(parts.total(), {}, "kernel", parts=named)
     assert validity.verdict == "invalid"
     assert all(reason.startswith("ss: ") for reason in validity.reasons)
+
+
+def test_a_queue_on_purpose_excuses_nothing_else_of_any_part():
+    parts = Recording()
+    parts.add(an_ok(profile="a", intended_s=-9.0, lags_s=[0.2]))
+    parts.add(an_ok(profile="b", intended_s=-9.0))
+    named = {profile: group for (_, profile), group in parts.groups.items()}
+    validity = judge(parts.total(), {}, "kernel", parts=named, queued=True)
+    assert validity.verdict == "invalid"
+    assert [reason.partition(" is ")[0] for reason in validity.reasons] == [
+        "a: the p99 of the lag between arrival and reading"
+    ]
+    assert validity.send_lateness_p99_ms == pytest.approx(9000, rel=1e-3)
+
+
+def test_a_lost_process_makes_the_verdict_degraded_and_is_told():
+    sentence = "worker 3 was lost after 12.3 s"
+    validity = judge(measured(), {}, "kernel", lost_workers=[sentence])
+    assert (validity.verdict, validity.reasons) == ("degraded", (sentence,))
+    both = judge(measured(), {}, "kernel", lost=1, lost_workers=[sentence])
+    assert (both.verdict, len(both.reasons)) == ("invalid", 2)
 
 
 def test_what_was_lost_spoils_the_verdict():

@@ -201,7 +201,7 @@ def test_a_warm_up_is_left_out_of_the_numbers_but_not_of_the_lines(server: Simul
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
     summary, requests = outcome.summary, pd.DataFrame(outcome.requests)
-    assert summary["start_s"] == pytest.approx(1)
+    assert 1 <= summary["start_s"] < 1.5, "the warm-up begins with the first user"
     assert summary["duration"] == pytest.approx(summary["end_s"] - summary["start_s"])
     assert summary["duration"] == pytest.approx(1, abs=0.3)
     inside = requests[requests["ended_s"].between(summary["start_s"], summary["end_s"])]

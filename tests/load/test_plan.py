@@ -1,11 +1,13 @@
-"""Each request is handed out once, phases never overlap, and the end is told once."""
+"""Each index is handed out once, in the phase it was granted for, and whoever waits is told of changes."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import gevent
 import pytest
 
-from vllm_locust.load.plan import Plan, PlanEnded, Share
+from vllm_locust.load.phases import Phase
+from vllm_locust.load.plan import Plan, PlanEnded, Taken
 from vllm_locust.workloads.scenario import PlannedRequest
 
 
@@ -21,77 +23,156 @@ class Counting:
         return PlannedRequest(index, self.name, self.name, f"{seed}-{index}", 1)
 
 
-@dataclass(frozen=True)
-class InOrder:
-    phases: tuple[Counting, ...]
-    name: str = "order"
+@dataclass
+class Dealer:
+    """A conductor for one plan, that may take its time to answer."""
 
-    def request(self, seed: int, index: int) -> PlannedRequest:
-        raise NotImplementedError
+    at_once: bool = True
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    idle: list[int] = field(default_factory=list)
+    next: int = 0
+    left: int | None = None
+    plan: Plan = field(init=False)
 
+    def ask(self, phase: int, count: int) -> None:
+        self.asked.append((phase, count))
+        if self.at_once:
+            self.answer(phase, count)
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def start(share: Share, *names: str) -> tuple[Plan, Clock, list[str]]:
-    clock, ends = Clock(), []
-    plan = Plan(InOrder(tuple(map(Counting, names))), 7, share, clock, lambda: ends.append("end"))
-    return plan, clock, ends
-
-
-def test_requests_are_numbered_over_the_whole_run() -> None:
-    plan, _, ends = start(Share(requests=2), "a", "b")
-    taken = []
-    for _ in range(4):
-        it = plan.take()
-        taken.append((it.request.scenario, it.request.index, it.request.prompt, it.phase))
-        plan.finished()
-    assert taken == [("a", 0, "7-0", 0), ("a", 1, "7-1", 0), ("b", 2, "7-2", 1), ("b", 3, "7-3", 1)]
-    assert ends == ["end"]
-    with pytest.raises(PlanEnded):
-        plan.take()
+    def answer(self, phase: int, count: int) -> None:
+        if self.left is not None:
+            count = min(count, self.left)
+            self.left -= count
+        first, self.next = self.next, self.next + count
+        self.plan.grant(phase, first, count, last=self.left == 0)
 
 
-def test_a_phase_waits_for_the_last_request_of_the_one_before() -> None:
-    plan, _, _ = start(Share(requests=2), "a", "b")
-    plan.take()
-    plan.take()
-    waiting = [gevent.spawn(plan.take) for _ in range(2)]
+def planned(dealer: Dealer, ahead: Callable[[], int] = lambda: 0) -> Plan:
+    dealer.plan = Plan((Counting("a"), Counting("b")), 7, dealer.ask, dealer.idle.append, ahead)
+    return dealer.plan
+
+
+def taken(plan: Plan) -> Taken:
+    it = plan.try_take()
+    assert it is not None
+    return it
+
+
+def test_requests_are_numbered_over_the_phases() -> None:
+    dealer = Dealer(left=2)
+    plan = planned(dealer)
+    assert plan.try_take() is None, "no phase has begun"
+    plan.begin(Phase(0, 0, "a"), 100.0)
+    first, second = taken(plan), taken(plan)
+    assert (first.request.scenario, first.request.prompt, first.phase_began_s) == ("a", "7-0", 100.0)
+    assert second.request.index == 1
+    assert plan.try_take() is None
+    plan.finished(0)
+    assert dealer.idle == [], "one is in flight"
+    plan.finished(0)
+    assert dealer.idle == [0]
+    dealer.left = None
+    plan.begin(Phase(1, 1, "b"), 123.0)
+    third = taken(plan)
+    assert (third.request.scenario, third.request.index, third.phase, third.phase_began_s) == (
+        "b",
+        2,
+        1,
+        123.0,
+    )
+
+
+def test_without_a_stock_indices_are_asked_for_one_by_one() -> None:
+    dealer = Dealer()
+    plan = planned(dealer)
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    assert [taken(plan).request.index for _ in range(3)] == [0, 1, 2]
+    assert dealer.asked == [(0, 1)] * 3
+
+
+def test_a_stock_is_filled_up_before_it_is_empty() -> None:
+    dealer = Dealer(at_once=False)
+    plan = planned(dealer, ahead=lambda: 4)
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    assert plan.try_take() is None
+    assert plan.try_take() is None
+    assert dealer.asked == [(0, 5)], "asked once, for those who wait and those to come"
+    dealer.answer(0, 5)
+    assert [taken(plan).request.index for _ in range(4)] == [0, 1, 2, 3]
+    assert dealer.asked == [(0, 5), (0, 3)], "with two left"
+
+
+def test_who_waits_is_woken_by_a_grant_a_phase_and_the_end() -> None:
+    dealer = Dealer(at_once=False)
+    plan = planned(dealer)
+    woken: list[str] = []
+
+    def user() -> None:
+        while True:
+            try:
+                it = plan.try_take()
+            except PlanEnded:
+                woken.append("end")
+                return
+            if it is None:
+                plan.change.wait()
+            else:
+                woken.append(it.request.prompt)
+                plan.finished(it.phase)
+
+    waiting = gevent.spawn(user)
     gevent.sleep(0)
-    plan.finished()
+    plan.begin(Phase(0, 0, "a"), 0.0)
     gevent.sleep(0)
-    assert not any(user.ready() for user in waiting)
-    plan.finished()
-    assert [user.get(timeout=1).phase for user in waiting] == [1, 1]
+    dealer.answer(0, 1)
+    gevent.sleep(0)
+    assert woken == ["7-0"]
+    plan.stop()
+    waiting.join(timeout=1)
+    assert woken == ["7-0", "end"]
 
 
-def test_phases_share_the_time_that_is_left() -> None:
-    plan, clock, ends = start(Share(seconds=10), "a", "b", "c")
-    clock.now_s = 103.0  # time begins with the first request, not with the making of the plan
-    assert plan.take().phase == 0
-    clock.now_s = 112.9
-    assert plan.take().phase == 0
-    clock.now_s = 123.0  # the request runs far over the border at 113: 10 s are left for two phases
-    plan.finished()
-    plan.finished()
-    taken = plan.take()
-    assert (taken.phase, taken.phase_began_s) == (1, 123.0)
-    clock.now_s = 128.0
-    assert plan.never_begun == ["c"]
-    plan.finished()
-    assert plan.take().phase == 2
-    assert plan.never_begun == []
-    clock.now_s = 133.0
-    plan.finished()
-    assert ends == ["end"]
+def test_the_end_of_a_phase_takes_back_what_is_in_stock() -> None:
+    dealer = Dealer(at_once=False)
+    plan = planned(dealer, ahead=lambda: 4)
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    plan.try_take()
+    dealer.answer(0, 5)
+    assert taken(plan).request.index == 0
+    plan.end(0)
+    assert plan.try_take() is None
+    assert dealer.idle == []
+    plan.finished(0)
+    assert dealer.idle == [0]
+    dealer.answer(0, 3)  # was under way
+    assert plan.try_take() is None
+    assert plan.handed_out == 1
+
+
+def test_requests_of_an_earlier_phase_may_finish_in_a_later_one() -> None:
+    dealer = Dealer()
+    plan = planned(dealer)
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    taken(plan)
+    plan.end(0)
+    plan.begin(Phase(1, 1, "b"), 1.0)
+    taken(plan)
+    assert dealer.idle == []
+    plan.finished(0)
+    assert dealer.idle == [0]
+
+
+def test_a_plan_that_never_got_any_is_idle_when_there_are_no_more() -> None:
+    dealer = Dealer()
+    plan = planned(dealer)
+    plan.begin(Phase(0, 0, "a", requests=5), 0.0)
+    plan.grant(0, 5, 0, last=True)  # others took them all
+    assert dealer.idle == [0]
 
 
 def test_a_request_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, _, ends = start(Share(requests=3), "a")
+    dealer = Dealer(left=3)
+    plan = planned(dealer)
     make = Counting.request
 
     def broken(self: Counting, seed: int, index: int) -> PlannedRequest:
@@ -100,52 +181,20 @@ def test_a_request_that_cannot_be_made_is_passed_over(monkeypatch: pytest.Monkey
         return make(self, seed, index)
 
     monkeypatch.setattr(Counting, "request", broken)
-    assert plan.take().request.index == 0
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    assert taken(plan).request.index == 0
     with pytest.raises(ValueError, match="row 1"):
-        plan.take()
-    assert plan.take().request.index == 2
-    plan.finished()
-    plan.finished()
-    assert ends == ["end"]
+        plan.try_take()
+    assert taken(plan).request.index == 2
+    plan.finished(0)
+    plan.finished(0)
+    assert dealer.idle == [0]
     assert plan.handed_out == 3
 
 
-def test_without_bounds_the_plan_goes_on() -> None:
-    plan, clock, ends = start(Share(), "a")
-    for index in range(100):
-        clock.now_s += 1000
-        assert plan.take().request.index == index
-        plan.finished()
-    assert ends == []
-
-
-def test_stop_wakes_who_waits_and_ends_the_rest() -> None:
-    plan, _, ends = start(Share(requests=1), "a", "b")
-    plan.take()
-    waiting = gevent.spawn(plan.take)
-    gevent.sleep(0)
-    plan.stop()
-    with pytest.raises(PlanEnded):
-        waiting.get(timeout=1)
-    plan.finished()
-    assert ends == []  # stopped from outside: nobody needs to be told
-
-
-def test_many_users_send_exactly_the_number_asked_for() -> None:
-    plan, _, ends = start(Share(requests=50), "a", "b", "c")
-    taken: list[tuple[str, int]] = []
-
-    def user() -> None:
-        while True:
-            try:
-                request = plan.take().request
-            except PlanEnded:
-                return
-            gevent.sleep(0.0001)
-            taken.append((request.scenario, request.index))
-            plan.finished()
-
-    gevent.joinall([gevent.spawn(user) for _ in range(7)], raise_error=True)
-    assert sorted(index for _, index in taken) == list(range(150))
-    assert [scenario for scenario, _ in taken] == ["a"] * 50 + ["b"] * 50 + ["c"] * 50
-    assert ends == ["end"]
+def test_in_an_open_loop_nobody_is_handed_anything() -> None:
+    dealer = Dealer()
+    plan = planned(dealer)
+    plan.begin(Phase(0, 0, "a", rate="10"), 0.0)
+    assert plan.try_take() is None
+    assert dealer.asked == []

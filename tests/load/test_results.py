@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.errors import UsageError
 from vllm_locust.load.results import ResultsFolder, check_free
 
@@ -27,7 +27,7 @@ RECORD = RequestRecord(
 
 def test_a_line_per_request_on_the_axis_of_the_run(tmp_path: Path) -> None:
     results = ResultsFolder(tmp_path / "new" / "run", {"run": "x"})
-    results.add(RECORD, run_start_s=10.0)
+    results.add(to_json_line(RECORD, run_start_s=10.0))
     results.flush()
     line = orjson.loads((tmp_path / "new" / "run" / "requests.jsonl").read_bytes())
     assert line["id"] == "req_000042"
@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_once_and_does_not_end_the_run(
     results._requests.close()
     monkeypatch.setattr(results, "_requests", FullDisk())
     for _ in range(3):
-        results.add(RECORD, 0.0)
+        results.add(to_json_line(RECORD, 0.0))
         results.flush()
     results.finish({"completed": 1})
     assert [record.message for record in caplog.records] == [

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import pytest
@@ -13,21 +13,23 @@ from locust.env import Environment
 
 from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token
 from vllm_locust import VllmUser
-from vllm_locust.client.chat import RequestOptions, Transport
+from vllm_locust.client.chat import Reply, RequestOptions, Transport
 from vllm_locust.client.target import Target
 from vllm_locust.core.record import RequestRecord
+from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.plan import Taken
 from vllm_locust.workloads.scenario import PlannedRequest
 
 
 @dataclass
 class Stage:
-    """What a user needs of a run."""
+    """What a user needs of a generator."""
 
     transport: Transport
     settings: Any = field(default_factory=lambda: SimpleNamespace(endpoint_type="chat"))
     clients: set[Any] = field(default_factory=set)
     records: list[RequestRecord] = field(default_factory=list)
+    phase: int = 0
     phase_began_s: float = 0.0
     load_is_over: bool = False
 
@@ -35,14 +37,17 @@ class Stage:
     def plan(self) -> "Stage":
         return self
 
-    def take(self) -> Taken:
+    def try_take(self) -> Taken:
         request = PlannedRequest(len(self.records), "s", "p", "hello", max_tokens=1)
-        return Taken(request, 0, self.phase_began_s)
+        return Taken(request, self.phase, self.phase_began_s)
 
-    def finished(self) -> None:
+    def finished(self, phase: int) -> None:
         pass
 
-    def add(self, record: RequestRecord) -> None:
+    def send(self, *request: Any) -> Reply:
+        return LoadGenerator.send(cast(LoadGenerator, self), *request)
+
+    def take_in(self, record: RequestRecord) -> None:
         self.records.append(record)
 
 
@@ -63,7 +68,7 @@ def stage() -> Iterator[Stage]:
 
 def user_on(stage: Stage, kind: type[VllmUser]) -> VllmUser:
     environment = Environment(user_classes=[])
-    environment.vllm_run = stage  # type: ignore[attr-defined]
+    environment.vllm_generator = stage  # type: ignore[attr-defined]
     return kind(environment)
 
 
@@ -115,3 +120,10 @@ def test_behind_the_end_of_the_load_only_tasks_that_were_begun_go_on(
     asking.kill()
     assert bool(stage.records) == asks
     assert user._state == ("stopping" if asks else "waiting")
+
+
+def test_a_task_of_ones_own_belongs_to_the_phase_there_is(stage: Stage) -> None:
+    user = user_on(stage, VllmUser)
+    stage.phase = 3
+    user.client.chat("hello")
+    assert stage.records[0].phase == 3

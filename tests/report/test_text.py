@@ -69,11 +69,11 @@ SEEN_VALUES = {
 }
 
 
-def summary_of(made, percentiles=()) -> dict:
+def summary_of(made, percentiles=(), phases=None) -> dict:
     recording = Recording()
     for record in made:
         recording.add(record)
-    return summarize(recording, percentiles=percentiles)
+    return summarize(recording, percentiles=percentiles, phases=phases)
 
 
 def steady(n: int) -> list[RequestRecord]:
@@ -121,7 +121,8 @@ def test_failures_are_printed_by_kind_with_an_example():
 
 
 def test_failures_outside_the_window_do_not_vanish():
-    recording = Recording(warmup_until_s=10.0)
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=10.0)
     recording.add(an_ok(outcome="timeout", ended_s=5.0))
     recording.add(an_ok(ended_s=15.0))
     text = render(summarize(recording))
@@ -135,6 +136,39 @@ def test_latencies_from_the_plan_are_printed_when_they_differ():
     text = render(summary_of([an_ok(intended_s=1.0, sent_s=4.0, arrivals_s=[5.0, 7.0])]))
     assert value_of("Mean TTFT from plan (ms)", text) == "4000.00"
     assert value_of("P99 E2EL from plan (ms)", text) == "6000.00    (too few samples)"
+
+
+@pytest.mark.parametrize(
+    ("rate", "printed"), [(5, "5.00"), (12.5, "12.50"), ("1-64:120s", "1-64:120s"), ("inf", "inf")]
+)
+def test_an_open_loop_tells_its_rate_and_both_truths(rate, printed):
+    text = render(summary_of(steady(10)) | {"request_rate": rate, "max_concurrency": 64})
+    assert value_of("Request rate configured (RPS)", text) == printed
+    assert value_of("Maximum request concurrency", text) == "64"
+    assert value_of("Mean TTFT from plan (ms)", text) == value_of("Mean TTFT (ms)", text)
+
+
+def test_processes_are_counted_and_lost_ones_are_told():
+    def worker(number, lost_after_s=None):
+        return {
+            "worker": number,
+            "name": f"host_{number}",
+            "requests": 100 * number,
+            "cpu_share": 0.4,
+            "lost_after_s": lost_after_s,
+            "unaccounted": 7 if lost_after_s else 0,
+        }
+
+    assert "processes" not in render(summary_of(steady(3)))
+    text = render(summary_of(steady(3)) | {"workers": [worker(1), worker(2)]})
+    assert value_of("Load-generating processes", text) == "2"
+    assert "lost" not in text
+    text = render(summary_of(steady(3)) | {"workers": [worker(1), worker(2), worker(3, 12.345)]})
+    assert value_of("Load-generating processes", text) == "3"
+    assert [line for line in text.splitlines() if "lost" in line] == [
+        "  - Worker 3 (host_3) was lost after 12.3 s: 300 requests it had finished are counted, "
+        "up to 7 are not accounted for"
+    ]
 
 
 def test_the_verdict_on_the_client_is_in_words():
@@ -163,19 +197,96 @@ def phases() -> list[dict]:
 
 def test_the_phases_are_one_aligned_table_of_at_most_120_columns(phases):
     groups, names, first, second, *legend = render_phases(phases).splitlines()
-    assert len({len(names), len(first), len(second)}) == 1
-    assert max(map(len, [groups, names, *legend])) <= 120
+    assert len({len(groups), len(names), len(first), len(second)}) == 1
+    assert max(map(len, [names, *legend])) <= 120
+    assert names.split()[:4] == ["phase", "profile", "ok", "failed"]
     assert " ".join(first.split()) == (
         "1 short_short 400 0 49500 49500 49500 49500 49500 49500 99000 99000 0.02"
     )
     assert " ".join(second.split()).startswith(
-        "2 a_profile_with_a~ 1 0 100.0 100.0* 100.0* n/a n/a n/a 100.0 100.0* "
+        "2 a_profile_with_a_~ 1 0 100.0 100.0* 100.0* n/a n/a n/a 100.0 100.0* "
     )
     assert "TTFT to the first token" in legend[0]
 
 
+def ends_of(line: str) -> list[int]:
+    return [match.end() for match in re.finditer(r"\S+", line)]
+
+
 def test_columns_end_where_their_headings_end(phases):
     groups, names, first, *_ = render_phases(phases).splitlines()
-    ends = [match.end() for match in re.finditer(r"\S+", names)][2:]
-    assert ends == [match.end() for match in re.finditer(r"\S+", first)][2:]
-    assert all(match.end() in ends for match in re.finditer(r"\S+", groups))
+    ends = ends_of(names)[2:]
+    assert ends == ends_of(first)[2:]
+    assert all(end in ends for end in ends_of(groups))
+
+
+def ladder(levels: list[dict], made: list[RequestRecord]) -> list[str]:
+    return render_phases(summary_of(made, phases=dict(enumerate(levels)))["phases"]).splitlines()
+
+
+def test_the_steps_of_a_ladder_begin_with_their_level_and_tell_what_came_of_it():
+    """Step n: n users, each with 100 requests of 2 s one after another."""
+    made = [
+        an_ok(sent_s=1000.0 * step + 2 * i, ended_s=1000.0 * step + 2 * i + 2, phase=step, profile="ss")
+        for step in range(3)
+        for i in range(100)
+        for _ in range(step + 1)
+    ]
+    groups, names, *rows, _, _, legend = ladder([{"users": n} for n in (1, 2, 3)], made)
+    assert groups.split() == ["plan", "requests", "TTFT", "TPOT", "ITL", "E2EL", "output"]
+    assert names.split()[:7] == ["phase", "users", "profile", "ok", "failed", "req/s", "peak"]
+    assert [row.split()[:7] for row in rows] == [
+        ["1", "1", "ss", "100", "0", "0.50", "1"],
+        ["2", "2", "ss", "200", "0", "1.00", "2"],
+        ["3", "3", "ss", "300", "0", "1.50", "3"],
+    ]
+    assert all(ends_of(row)[3:] == ends_of(names)[3:] for row in rows)
+    assert "peak = the most that were open at one time" in legend
+
+
+def test_rates_are_levels_too_and_may_be_words():
+    levels = [{"request_rate": 2.5}, {"request_rate": "1-64:120s"}, {"request_rate": "inf"}, {}]
+    _, names, *rows = ladder(levels, [an_ok(phase=phase) for phase in range(4)])
+    assert names.split()[1] == "req/s"
+    assert [row.split()[1] for row in rows[:4]] == ["2.5", "1-64:120s", "inf", "-"]
+
+
+def test_profiles_of_a_phase_stand_below_it():
+    made = [an_ok(sent_s=float(i), ended_s=i + 1.0, profile=("ss", "ll")[i % 3 == 0]) for i in range(9)]
+    made.append(an_ok(phase=1, profile="ss"))
+    _, names, *rows = ladder([{"name": "mix", "users": 1}, {"users": 2}], made)
+    assert [row[: names.index("ok")].split() for row in rows[:4]] == [
+        ["1", "1", "mix"],
+        ["ll"],
+        ["ss"],
+        ["2", "2", "ss"],
+    ]
+    assert rows[1].index("ll") == rows[2].index("ss") == names.index("profile") + 2
+    assert [row.split()[3] for row in rows[:1]] == ["9"]
+    assert [row.split()[1] for row in rows[1:3]] == ["3", "6"]
+
+
+def test_a_phase_in_which_nothing_happened_has_a_row():
+    recording = Recording()
+    recording.begin_phase(0, 0.0)
+    _, _, row, *_ = render_phases(summarize(recording)["phases"]).splitlines()
+    assert row.split() == ["1", "-", "0", "0", *9 * ["n/a"]]
+
+
+@pytest.mark.parametrize("magnitude", [1, 600, 1_000_000])
+def test_a_ladder_of_slow_answers_still_fits(magnitude):
+    """Answers of 1 s, of the ten minutes that are allowed and of many days, with all marks that there are."""
+    made = [
+        an_ok(
+            sent_s=0.0,
+            arrivals_s=[magnitude * 0.9, magnitude * 0.95, magnitude * 1.0],
+            tokens=100_000,
+            phase=phase,
+            profile=("short_short", "a_profile_with_a_rather_long_name")[i % 2],
+        )
+        for phase in range(2)
+        for i in range(99)
+    ]
+    lines = ladder([{"request_rate": "1-64:120s"}, {"request_rate": 12345.678}], made)
+    assert max(map(len, lines)) <= 120
+    assert any("short_" in line for line in lines)

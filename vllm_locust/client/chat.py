@@ -110,9 +110,9 @@ class Transport:
         return self._unplanned
 
     def take_index(self) -> int:
-        """The next index for a request that is not part of a plan."""
+        """The next index for a request that is not part of a plan; no two workers have the same."""
         self._unplanned += 1
-        return UNPLANNED + self._unplanned - 1
+        return UNPLANNED * (self.worker + 1) + self._unplanned - 1
 
     def render(self, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""

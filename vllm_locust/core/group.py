@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_locust.core.columns import pack_array, unpack_array
 from vllm_locust.core.histogram import Histogram
 from vllm_locust.core.record import CANCELLED, DROPPED, OK, RequestRecord
 
@@ -194,9 +195,9 @@ class Group:
             self.tokens_by_second[second] = self.tokens_by_second.get(second, 0) + count
 
     def to_dict(self) -> dict[str, Any]:
-        """Fit for JSON and exact; empty histograms are left out."""
+        """Small, exact and fit for MessagePack; what is empty is left out."""
         data: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
-        data |= {name: getattr(self, name).tolist() for name in _SECONDS + _TOKENS}
+        data |= {name: pack_array(c) for name in _SECONDS + _TOKENS if len(c := getattr(self, name))}
         data |= {name: h.to_dict() for name in _HISTOGRAMS if (h := getattr(self, name)).count}
         data["failures"] = [[kind, f.count, f.at_s, f.example] for kind, f in self.failures.items()]
         data["tokens_by_second"] = [[second, count] for second, count in self.tokens_by_second.items()]
@@ -211,7 +212,8 @@ class Group:
         for name in _COUNTERS:
             setattr(group, name, data[name])
         for name in _SECONDS + _TOKENS:
-            setattr(group, name, array(getattr(group, name).typecode, data[name]))
+            if name in data:
+                setattr(group, name, unpack_array(getattr(group, name).typecode, data[name]))
         for name in _HISTOGRAMS:
             if name in data:
                 setattr(group, name, Histogram.from_dict(data[name]))

@@ -17,6 +17,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_locust.core.columns import pack, unpack_ints
+
 LOWEST_S = 1e-6
 HIGHEST_S = 1e4
 RELATIVE_ERROR = 0.001
@@ -173,27 +175,30 @@ class Histogram:
         return [(_upper_edge_s(int(i)), int(self._counts[i])) for i in np.flatnonzero(self._counts)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Sparse and fit for JSON; `from_dict` gives the same histogram back."""
+        """Small, exact and fit for MessagePack; `from_dict` gives the same histogram back."""
         self._fold()
         used = np.flatnonzero(self._counts)
+        first, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
         return {
-            "buckets": used.tolist(),
-            "counts": self._counts[used].tolist(),
+            "first": first,
+            "counts": pack(self._counts[first:end]),
             "min_s": self.min_s,
             "max_s": self.max_s,
-            "sum_ns": self._sum_ns,
-            "sum_squares_ns2": str(self._sum_squares_ns2),  # more than the 64 bits that packers take
+            # May be more than the 64 bits that MessagePack takes.
+            "sum_ns": str(self._sum_ns),
+            "sum_squares_ns2": str(self._sum_squares_ns2),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The histogram that `to_dict` described."""
         histogram = cls()
-        histogram._counts[data["buckets"]] = data["counts"]
-        histogram._count = sum(data["counts"])
+        counts = unpack_ints(data["counts"])
+        histogram._counts[data["first"] : data["first"] + len(counts)] = counts
+        histogram._count = int(counts.sum())
         if histogram._count:
             histogram._min_s, histogram._max_s = data["min_s"], data["max_s"]
-        histogram._sum_ns = data["sum_ns"]
+        histogram._sum_ns = int(data["sum_ns"])
         histogram._sum_squares_ns2 = int(data["sum_squares_ns2"])
         return histogram
 

@@ -1,19 +1,25 @@
 """The recording of a run: request records folded as they finish, mergeable, from which every report is made.
 
-Rule: a request belongs to the window in which it ENDS. Without a warm-up the window is the whole recording,
-from the first request sent to the last one ended (a cancelled one ends when we lose patience, so it does not
-count for that), which is what `vllm bench serve` computes over. With a
-warm-up it goes from the end of the warm-up to the end of the load, so that neither filling the server nor
-draining it counts. Requests, tokens and the duration follow this one rule: trimming a steady run changes no
-throughput. Requests outside the window still count in the totals (planned = ok + failed + dropped).
+A run is a sequence of phases: profiles one after another, steps of a ladder, probes of a search. A request
+belongs to the phase in which it was handed out, also when it ends while the next one has begun.
+
+Rule: a request counts when it ENDS in the window of its phase. Without a warm-up that window is all of the
+phase, from its first request sent to its last one ended (a cancelled one ends when we lose patience, so it
+does not count for that), which is what `vllm bench serve` computes over. With a warm-up it goes from the end
+of the warm-up to the end of the phase's load, so that neither filling the server nor draining it counts.
+
+The window of the whole run follows: without any warm-up it too goes from the first request sent to the last
+one ended. Else it consists of the windows of the phases, and the warm-ups between them are no part of it.
+Requests, tokens and the duration follow this one rule: however a steady run is trimmed or cut into phases,
+its throughput stays. Requests outside the window still count in the totals (planned = ok + failed + dropped).
 
 Stamps are kept as seconds since `origin_s`, so that recordings of several processes, each with the origin
 where its own clock stood when the run began, merge into one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from vllm_locust.core.group import Group
@@ -26,75 +32,116 @@ class Window:
 
     start_s: float
     end_s: float
+    parts: tuple["Window", ...] = ()
+    """In order and apart from each other, where they are not all the time from start to end."""
 
     @property
     def duration_s(self) -> float:
-        """Seconds from start to end."""
-        return self.end_s - self.start_s
+        """Seconds measured: from start to end, less what lies between the parts."""
+        return sum(part.end_s - part.start_s for part in self.stretches)
+
+    @property
+    def stretches(self) -> Sequence["Window"]:
+        """The parts, or the window itself when it has none."""
+        return self.parts or (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """When the warm-up of a phase ended, None without one, and when its load ended, None while it goes on."""
+
+    warm_s: float | None = None
+    closed_s: float | None = None
+
+    def hold(self, ended_s: float) -> bool:
+        """Whether a request that ended at `ended_s` is in the window."""
+        if self.warm_s is None:
+            return True
+        return self.warm_s <= ended_s and (self.closed_s is None or ended_s <= self.closed_s)
+
+    def joined(self, other: "_Bounds") -> "_Bounds":
+        return _Bounds(_either(min, self.warm_s, other.warm_s), _either(max, self.closed_s, other.closed_s))
+
+
+_UNBOUND = _Bounds()
 
 
 class Recording:
     """Records folded by phase and profile.
 
-    `warmup_until_s` and `origin_s` are on the clock of the records; with the default origin 0 all times stay
-    as the records have them.
+    `origin_s` is on the clock of the records; with the default origin 0 all times stay as the records have
+    them.
     """
 
-    def __init__(self, warmup_until_s: float | None = None, origin_s: float = 0.0) -> None:
+    def __init__(self, origin_s: float = 0.0) -> None:
         self.groups: dict[tuple[int, str], Group] = {}
         """By (phase, profile)."""
         self._origin_s = origin_s
-        self._warmup_until_s = None if warmup_until_s is None else warmup_until_s - origin_s
-        self._load_ended_s: float | None = None
+        self._bounds: dict[int, _Bounds] = {}
+
+    @property
+    def phases(self) -> list[int]:
+        """The phases that were begun or have records, in order."""
+        return sorted({*self._bounds, *(phase for phase, _ in self.groups)})
+
+    def begin_phase(self, phase: int, now_s: float, warmup_s: float = 0.0) -> None:
+        """The load of a phase begins now, on the clock of the records; a second call changes nothing.
+
+        To be called before the first request of the phase ends. A phase that never was begun has no warm-up.
+        """
+        warm_s = now_s + warmup_s - self._origin_s if warmup_s > 0 else None
+        self._bounds.setdefault(phase, _Bounds(warm_s))
+
+    def close_phase(self, phase: int, now_s: float) -> None:
+        """The load of a phase ended now: after a warm-up, its requests that end later are outside the window.
+
+        A second call changes nothing, nor does one for a phase that was never begun.
+        """
+        bounds = self._bounds.get(phase)
+        if bounds is not None and bounds.closed_s is None:
+            self._bounds[phase] = replace(bounds, closed_s=now_s - self._origin_s)
 
     def add(self, record: RequestRecord) -> None:
-        """Fold a finished request; call in the order in which requests end, the end of the load included."""
+        """Fold a finished request; call in the order in which requests end, the ends of loads included."""
         key = (record.phase, record.profile)
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = Group()
-        group.add(record, self._origin_s, self._inside(record.ended_s - self._origin_s))
-
-    def close_window(self, now_s: float) -> None:
-        """The load ended now: with a warm-up, requests that end later are outside the window."""
-        self._load_ended_s = now_s - self._origin_s
-
-    def _inside(self, ended_s: float) -> bool:
-        if self._warmup_until_s is None:
-            return True
-        return self._warmup_until_s <= ended_s and (
-            self._load_ended_s is None or ended_s <= self._load_ended_s
-        )
+        inside = self._bounds.get(record.phase, _UNBOUND).hold(record.ended_s - self._origin_s)
+        group.add(record, self._origin_s, inside)
 
     def successor(self) -> "Recording":
-        """An empty recording with the same window: for what ends after this one was shipped to be merged."""
-        empty = Recording(origin_s=self._origin_s)
-        empty._warmup_until_s, empty._load_ended_s = self._warmup_until_s, self._load_ended_s
+        """An empty recording with the same windows: for what ends after this one was shipped to be merged."""
+        empty = Recording(self._origin_s)
+        empty._bounds = dict(self._bounds)
         return empty
 
+    def split(self) -> "Iterator[Recording]":
+        """As one recording per phase and profile, at least one: merged again they are the same."""
+        for key, group in self.groups.items():
+            part = self.successor()
+            part.groups[key] = group
+            yield part
+        if not self.groups:
+            yield self
+
     def window(self) -> Window | None:
-        """The window of the whole recording; None when nothing was sent or the warm-up never ended."""
-        first, last = _extent(self.groups.values())
-        if self._warmup_until_s is not None:
-            first = self._warmup_until_s
-            last = max(last, -math.inf if self._load_ended_s is None else self._load_ended_s)
-        return _window(first, last)
+        """The window of the whole recording; None when nothing was sent or no warm-up ever ended."""
+        if all(bounds.warm_s is None for bounds in self._bounds.values()):
+            return _window(*_extent(self.groups.values()))
+        return _joined(window for phase in self.phases if (window := self.phase_window(phase)))
 
     def phase_window(self, phase: int) -> Window | None:
-        """The part of the window that belongs to a phase, shared by its profiles so that their rates add up.
+        """The window of a phase, shared by its profiles so that their rates add up.
 
-        From the first request sent to the last one ended of this phase; but the first phase begins and the
-        last one ends with the window of the recording. None when nothing of the phase ended in the window.
+        None when nothing of the phase was sent and ended, or its warm-up did not end before its load.
         """
-        whole = self.window()
         first, last = _extent(group for (p, _), group in self.groups.items() if p == phase)
-        if whole is None or _window(first, last) is None:
-            return None
-        phases = {p for p, _ in self.groups}
-        return _window(
-            whole.start_s if phase == min(phases) else max(first, whole.start_s),
-            whole.end_s if phase == max(phases) else last,
-        )
+        bounds = self._bounds.get(phase, _UNBOUND)
+        if bounds.warm_s is not None:
+            first = bounds.warm_s
+            last = last if bounds.closed_s is None else max(last, bounds.closed_s)
+        return _window(first, last)
 
     def total(self) -> Group:
         """Everything in one group (a copy)."""
@@ -105,32 +152,34 @@ class Recording:
         return _union(group for (p, _), group in self.groups.items() if p == phase)
 
     def merge(self, other: "Recording") -> None:
-        """Add all that `other` recorded; ValueError when only one of the two has a warm-up.
+        """Add all that `other` recorded.
 
-        Their windows become one, from the earlier end of the warm-up to the later end of the load.
+        The windows of a phase become one, from the earlier end of its warm-up to the later end of its load.
+        ValueError when both have records of a phase, but only one of them a warm-up.
         """
-        if not self.groups:
-            self._warmup_until_s = other._warmup_until_s
-        elif other.groups and (self._warmup_until_s is None) != (other._warmup_until_s is None):
-            raise ValueError("a recording with a warm-up cannot be merged with one without")
-        self._warmup_until_s = _either(min, self._warmup_until_s, other._warmup_until_s)
-        self._load_ended_s = _either(max, self._load_ended_s, other._load_ended_s)
+        for phase in {p for p, _ in self.groups} & {p for p, _ in other.groups}:
+            if self._has_warmup(phase) != other._has_warmup(phase):
+                raise ValueError(f"phase {phase} with a warm-up cannot be merged with one without")
+        for phase, bounds in other._bounds.items():
+            self._bounds[phase] = self._bounds.get(phase, _UNBOUND).joined(bounds)
         for key, group in other.groups.items():
             self.groups.setdefault(key, Group()).merge(group)
 
+    def _has_warmup(self, phase: int) -> bool:
+        return self._bounds.get(phase, _UNBOUND).warm_s is not None
+
     def to_dict(self) -> dict[str, Any]:
-        """Fit for JSON and exact; `from_dict` gives the same recording back, on the axis of `origin_s`."""
+        """Exact and fit for MessagePack; `from_dict` makes the same of it, on the axis of `origin_s`."""
         return {
-            "warmup_until_s": self._warmup_until_s,
-            "load_ended_s": self._load_ended_s,
+            "bounds": [[phase, b.warm_s, b.closed_s] for phase, b in self._bounds.items()],
             "groups": [[phase, profile, group.to_dict()] for (phase, profile), group in self.groups.items()],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The recording that `to_dict` described, with origin 0: its stamps already are seconds since it."""
-        recording = cls(data["warmup_until_s"])
-        recording._load_ended_s = data["load_ended_s"]
+        recording = cls()
+        recording._bounds = {phase: _Bounds(*bounds) for phase, *bounds in data["bounds"]}
         recording.groups = {(phase, profile): Group.from_dict(g) for phase, profile, g in data["groups"]}
         return recording
 
@@ -145,6 +194,19 @@ def _extent(groups: Iterable[Group]) -> tuple[float, float]:
 
 def _window(first_s: float, last_s: float) -> Window | None:
     return Window(first_s, last_s) if -math.inf < first_s <= last_s < math.inf else None
+
+
+def _joined(windows: Iterable[Window]) -> Window | None:
+    """All time that is in any of these windows, so that what two of them share counts once."""
+    parts: list[Window] = []
+    for window in sorted(windows, key=lambda window: window.start_s):
+        if parts and window.start_s <= parts[-1].end_s:
+            parts[-1] = Window(parts[-1].start_s, max(parts[-1].end_s, window.end_s))
+        else:
+            parts.append(window)
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else Window(parts[0].start_s, parts[-1].end_s, tuple(parts))
 
 
 def _union(groups: Iterable[Group]) -> Group:

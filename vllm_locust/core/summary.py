@@ -1,8 +1,8 @@
 """The summary of a recording: the keys and formulas of `vllm bench serve --save-result`, and ours beside.
 
 Rule: what is not known is None, never 0, and every number says over what it was taken: `completed`, `failed`,
-`error_rate`, the rates and the latencies are about the window (see `core.recording`); `requests` and
-`failures` are about the whole recording, so that nothing vanishes.
+`error_rate`, the rates and the latencies are about the window (see `core.recording`), and `duration` is all
+that was measured of it; `requests` and `failures` are about the whole recording, so that nothing vanishes.
 
 vLLM's formulas (its `calculate_metrics`): over the successful requests, throughputs are totals / duration,
 TPOT is (E2EL - TTFT)/(output tokens - 1) and undefined below two tokens, `std` is numpy's (`ddof=0`),
@@ -37,9 +37,9 @@ FAMILIES = {
     "itl_per_token": "gaps between tokens, where the server says how many an event carries",
     "connect": "connecting, of requests that had to",
 }
-"""The latencies of a summary: `mean_`, `median_`, `std_` or `pXX_`, a family, `_ms`."""
+"""The latencies of a summary: `mean_`, `median_`, `std_`, `max_` or `pXX_`, a family, `_ms`."""
 
-STATISTICS = ("mean", "median", "std")
+STATISTICS = ("mean", "median", "std", "max")
 
 COUNTS = (
     "completed",
@@ -71,6 +71,7 @@ class _Sample:
 
     mean: float | None
     std: float | None
+    max: float | None
     percentile: Callable[[float], float | None]
     interval: Callable[[float], Interval]
 
@@ -81,20 +82,53 @@ def percentile_word(q: float) -> str:
 
 
 def summarize(
-    recording: Recording, goodput_ms: Mapping[str, float] | None = None, percentiles: Sequence[float] = ()
+    recording: Recording,
+    goodput_ms: Mapping[str, float] | None = None,
+    percentiles: Sequence[float] = (),
+    phases: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """All numbers of a run, fit for JSON. Latencies in ms, times in s since the origin of the recording.
 
     `goodput_ms` limits `ttft`, `tpot` and `e2el` of a good request; without it `request_goodput` is None.
-    `percentiles` are computed besides `PERCENTILES`. `phases` holds a summary per (phase, profile).
+    `percentiles` are computed besides `PERCENTILES`.
+
+    The key `phases` holds what `summarize_phase` says of each phase; `phases` describes them by their number.
     """
     wanted = sorted({*PERCENTILES, *percentiles})
     summary = _of_group(recording.total(), recording.window(), goodput_ms, wanted)
+    known = phases or {}
     summary["phases"] = [
-        {"phase": phase, "profile": profile}
-        | _of_group(recording.groups[phase, profile], recording.phase_window(phase), goodput_ms, wanted)
-        for phase, profile in sorted(recording.groups)
+        summarize_phase(recording, phase, goodput_ms, percentiles, known.get(phase, {}))
+        for phase in recording.phases
     ]
+    return summary
+
+
+def summarize_phase(
+    recording: Recording,
+    phase: int,
+    goodput_ms: Mapping[str, float] | None = None,
+    percentiles: Sequence[float] = (),
+    description: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The same numbers of one phase, behind what the `description` says of it, such as its name or its level.
+
+    `profile` is the phase's only one; of several there is a summary each in `profiles`.
+    """
+    wanted = sorted({*PERCENTILES, *percentiles})
+    window = recording.phase_window(phase)
+    profiles = sorted(profile for p, profile in recording.groups if p == phase)
+    summary: dict[str, Any] = {
+        "phase": phase,
+        **(description or {}),
+        "profile": profiles[0] if len(profiles) == 1 else None,
+        **_of_group(recording.phase(phase), window, goodput_ms, wanted),
+    }
+    if len(profiles) > 1:
+        summary["profiles"] = [
+            {"profile": name} | _of_group(recording.groups[phase, name], window, goodput_ms, wanted)
+            for name in profiles
+        ]
     return summary
 
 
@@ -154,6 +188,7 @@ def _latencies(group: Group, percentiles: Sequence[float]) -> dict[str, Any]:
         values[f"mean_{family}_ms"] = _ms(sample.mean)
         values[f"median_{family}_ms"] = _ms(sample.percentile(50))
         values[f"std_{family}_ms"] = _ms(sample.std)
+        values[f"max_{family}_ms"] = _ms(sample.max)
         for q in percentiles:
             key = f"{percentile_word(q)}_{family}_ms"
             bounds = sample.interval(q)
@@ -181,6 +216,7 @@ def _exact(values_s: NDArray[np.float64]) -> _Sample:
     return _Sample(
         float(ordered.mean()) if len(ordered) else None,
         float(ordered.std()) if len(ordered) else None,
+        float(ordered[-1]) if len(ordered) else None,
         lambda q: percentile(ordered, q),
         lambda q: interval(ordered, q),
     )
@@ -190,6 +226,7 @@ def _binned(histogram: Histogram, effective_count: int) -> _Sample:
     return _Sample(
         histogram.mean_s,
         histogram.std_s,
+        histogram.max_s,
         histogram.percentile,
         lambda q: interval_of_histogram(histogram, q, effective_count),
     )
@@ -229,7 +266,10 @@ def _peak_tokens_per_s(group: Group, window: Window | None) -> int | None:
     if window is None:
         return None
     seconds = group.tokens_by_second.items()
-    return max((n for s, n in seconds if s + 1 > window.start_s and s <= window.end_s), default=0)
+    return max(
+        (n for part in window.stretches for s, n in seconds if s + 1 > part.start_s and s <= part.end_s),
+        default=0,
+    )
 
 
 def _peak_concurrency(group: Group, window: Window | None) -> int | None:
@@ -237,6 +277,10 @@ def _peak_concurrency(group: Group, window: Window | None) -> int | None:
     if window is None:
         return None
     sent, ended = np.asarray(group.sent_s), np.asarray(group.ended_s)
+    return max(_most_at_once(sent, ended, part) for part in window.stretches)
+
+
+def _most_at_once(sent: NDArray[np.float64], ended: NDArray[np.float64], window: Window) -> int:
     during = (sent <= window.end_s) & (ended >= window.start_s)
     times = np.concatenate([ended[during], np.maximum(sent[during], window.start_s)])
     steps = np.repeat([-1, 1], int(during.sum()))

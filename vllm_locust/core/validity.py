@@ -15,13 +15,16 @@ is the larger of the absolute one and that share of what was measured, since 1 m
     CPU of a process                   80 % of a core   95 % of a core
     requests not sent                  none              1 % of those planned
     requests not accounted for         none              none
+    processes lost on the way          none              any
 
 The possible errors are the limits that the stamps themselves set (`RequestRecord.bounds_s`). Lag does not
 move kernel stamps, but a client that reads late also answers late: in a closed loop the next request waits.
+In an open loop nothing waits, and a request that is sent late has its TTFT from when it was sent: only the
+latencies from the intended start tell of it.
 Without kernel stamps the lag cannot be known and the verdict is `degraded` at best.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, Literal
@@ -105,17 +108,19 @@ def judge(
     *,
     parts: Mapping[str, Group] | None = None,
     lost: int = 0,
+    lost_workers: Sequence[str] = (),
     queued: bool = False,
 ) -> Validity:
     """Judge the client of a recording (`recording.total()`).
 
     `parts` are the groups that are reported by themselves, by name: each must hold for itself, since an error
     that is nothing to long answers may be all there is to short ones. `lost` requests were handed out and not
-    accounted for.
+    accounted for. `lost_workers` are sentences, one per process that was lost before it had told all; what is
+    missing of theirs is no part of `lost`.
 
     `cpu_shares` holds, by a name that a reader understands ("client", "worker 2", "simulator"), the share of
     one core that a process used during the load. `queued` says that requests waited on purpose (an open loop
-    with a cap on concurrency), so that sending late is no fault.
+    with a cap on concurrency), so that sending late, or not at all, is no fault.
     """
     durations = _durations(group)
     last = -1 if queued else None
@@ -123,7 +128,8 @@ def judge(
         *(check.judged() for part in _named(group, parts) for check in part[:last]),
         _judge_cpu(cpu_shares),
         _judge_lost(lost),
-        _judge_dropped(group),
+        ((DEGRADED, sentence) for sentence in lost_workers),
+        () if queued else _judge_dropped(group),
         _judge_stamps(stamps),
     )
     faults = [(verdict, reason) for verdict, reason in findings if verdict != VALID]

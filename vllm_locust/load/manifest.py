@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vllm_locust.core.rate import Rate
 from vllm_locust.core.slo import Slo
+from vllm_locust.load.phases import plain_rate
 from vllm_locust.load.prepare import Prepared
 
 _PACKAGES = ("vllm-locust", "locust", "gevent", "httptools", "orjson", "numpy")
@@ -54,6 +56,9 @@ def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "host": manifest["host"],
         "scenario": manifest["scenario"],
         "num_prompts": options["num_prompts"],
+        "request_rate": None if (rate := options["request_rate"]) is None else plain_rate(rate),
+        "burstiness": options["burstiness"],
+        "max_concurrency": options["max_concurrency"],
     }
 
 
@@ -80,7 +85,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
+    if isinstance(value, Path | Rate):
         return str(value)
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]

@@ -1,65 +1,15 @@
-"""The suite's command line options, and what they mean once they are checked.
+"""The suite's command line options, as Locust's parser and the web UI's start form have them.
 
-All options arrive as text, from the command line or from the web UI's start form, and are converted here, in
-one place, so that everything that is wrong with a command line is said at once. Where `vllm bench serve` has
-the option, its name and meaning are used.
+What they mean is in `settings`. Where `vllm bench serve` has the option, its name and meaning are used.
 """
 
 import argparse
-import os
-import re
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import orjson
-
-from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
-from vllm_locust.errors import UsageError
+from vllm_locust.load.settings import API_KEY_VARIABLE, DEFAULT_SCENARIO, ENDPOINT_TYPES, LEVEL_UNITS
 from vllm_locust.workloads import catalogue
 
-API_KEY_VARIABLE = "OPENAI_API_KEY"
-DEFAULT_SCENARIO = "sharegpt"
 DEFAULT_STOP_TIMEOUT = "60"
-ENDPOINT_TYPES = ("chat", "completions")
-
-# Fields that a request's body gets from elsewhere.
-_OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
-
-_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The options of one run, checked and converted."""
-
-    scenario: str = DEFAULT_SCENARIO
-    model: str | None = None
-    endpoint_type: str = "chat"
-    num_prompts: int | None = None
-    max_tokens: int | None = None
-    input_len: int | None = None
-    tokenizer: str | None = None
-    ignore_eos: bool = True
-    temperature: float | None = None
-    dataset_path: Path | None = None
-    seed: int = 0
-    """Drawn anew for each run unless given: the server's prefix cache would hold prompts seen before."""
-    warmup_s: float = 0.0
-    results_dir: Path | None = None
-    slos: Sequence[Slo] = ()
-    goodput_ms: Mapping[str, float] = field(default_factory=dict)
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    continuous_usage_stats: bool = False
-    request_timeout_s: float = 600.0
-    insecure: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Secrets among them: never to be written anywhere."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +44,63 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--num-prompts",
         metavar="N",
         help="Stop after N requests (N per profile when a scenario runs several one after another)",
+    )
+    add(
+        "--request-rate",
+        metavar="RATE",
+        help="Open loop: send so many requests a second, whether answers come or not. A number, inf (all "
+        "--num-prompts at once), or stages: 5:30s,5-50:60s,50 holds 5 for 30 s, ramps up to 50 in 60 s "
+        "(5^50:60s exponentially) and holds that. Scaled by the share of the -u users that are there. "
+        "Default: closed loop, each user waits for the answer",
+    )
+    add(
+        "--burstiness",
+        metavar="B",
+        help="Gaps between requests in an open loop are gamma distributed with this shape: 1 is Poisson, "
+        "less is burstier, more is steadier, inf is a metronome. Default: 1",
+    )
+    add(
+        "--max-concurrency",
+        metavar="N",
+        help="At most N requests in flight in an open loop; those due meanwhile wait, and are sent late",
+    )
+    add(
+        "--arrivals",
+        metavar="FILE",
+        help="Open loop: send when a recorded trace did. A time per line, or CSV/JSONL with a column "
+        "timestamp; with --request-rate R it is stretched to R requests a second on average",
+    )
+    add(
+        "--ladder",
+        metavar="LEVELS",
+        help="One step for each level, such as 1,2,4,8,16,32 (or 4,32,4, a burst), each with a summary of "
+        "its own",
+    )
+    add(
+        "--levels",
+        choices=LEVEL_UNITS,
+        default="users",
+        help="What levels of a ladder or of a capacity search are: users of a closed loop, or requests per "
+        "second of an open one. Default: users",
+    )
+    add(
+        "--step-time",
+        metavar="TIME",
+        help="Length of a step of a ladder, and the longest that a probe of a capacity search may take. "
+        "Default: 30s",
+    )
+    add(
+        "--step-warmup",
+        metavar="TIME",
+        help="Leave this time at the start of each step, and its draining, out of the step's results. "
+        "Default: a sixth of --step-time",
+    )
+    add(
+        "--step-overlap",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Let the last requests of a step finish while the next one warms up, instead of waiting for "
+        "them. Default: wait",
     )
     add("--max-tokens", metavar="N", help="Output tokens to ask for, instead of the scenario's own")
     add(
@@ -172,162 +179,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         in_web_ui=False,
         help="Header for every request; may be repeated. Its value is never written to results",
     )
-
-
-def read_settings(options: argparse.Namespace | None) -> tuple[Settings, Sequence[str]]:
-    """Check and convert all options: the settings, and one sentence per problem.
-
-    An option with a problem has its default, so that what else is wrong can be found before anybody is told.
-    """
-    reader = _Reader(vars(options) if options is not None else {})
-    settings = Settings(
-        scenario=reader.text("scenario") or DEFAULT_SCENARIO,
-        model=reader.text("model"),
-        endpoint_type=reader.take("endpoint_type", _one_of(ENDPOINT_TYPES), "chat"),
-        num_prompts=reader.take("num_prompts", _whole(at_least=1), None),
-        max_tokens=reader.take("max_tokens", _whole(at_least=1), None),
-        input_len=reader.take("input_len", _whole(at_least=1), None),
-        tokenizer=reader.text("tokenizer"),
-        ignore_eos=reader.flag("ignore_eos", True),
-        temperature=reader.take("temperature", _number(at_least=0), None),
-        dataset_path=reader.take("dataset_path", Path, None),
-        seed=reader.take("seed", _whole(at_least=0), secrets.randbelow(1_000_000)),
-        warmup_s=reader.take("warmup", _time, 0.0),
-        results_dir=reader.take("results_dir", Path, None),
-        slos=reader.take_each("slo", parse_slo),
-        goodput_ms=reader.take("goodput", _goodput, {}),
-        extra_body=reader.take("extra_body", _json_object, {}),
-        continuous_usage_stats=reader.flag("continuous_usage_stats", False),
-        request_timeout_s=reader.take("request_timeout", _time, 600.0),
-        insecure=reader.flag("insecure", False),
-        headers=_headers(reader),
-    )
-    run_time_s = getattr(options, "run_time", None)
-    if run_time_s and settings.warmup_s >= run_time_s:
-        reader.problems.append(f"--warmup leaves nothing of a --run-time of {run_time_s} s to measure.")
-    if settings.request_timeout_s == 0:
-        reader.problems.append("--request-timeout must be more than 0 s.")
-    return settings, reader.problems
-
-
-class _Reader:
-    """Takes options one by one and collects what is wrong with them."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = options
-        self.problems: list[str] = []
-
-    def text(self, name: str) -> str | None:
-        value = self._options.get(name)
-        return str(value).strip() or None if value is not None else None
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self._options.get(name)
-        return default if value is None else str(value).lower() in ("true", "on", "1")
-
-    def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        value = self._options.get(name)
-        if value is None or value in ("", []):
-            return default
-        try:
-            return convert(value)
-        except UsageError as error:
-            self.problems.extend(error.problems)
-        except ValueError as error:
-            self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
-        return default
-
-    def take_each(self, name: str, convert: Callable[[str], T]) -> list[T]:
-        """Convert each value of a repeatable option; the web UI's form gives them in one field."""
-        values = self._options.get(name) or []
-        if isinstance(values, str):
-            values = [part for part in values.split(",") if part.strip()]
-        converted: list[T] = []
-        for value in values:
-            try:
-                converted.append(convert(value))
-            except UsageError as error:
-                self.problems.extend(error.problems)
-        return converted
-
-
-def _whole(at_least: int) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = at_least - 1
-        if number < at_least:
-            raise ValueError(f"is not a whole number of at least {at_least}")
-        return number
-
-    return convert
-
-
-def _number(at_least: float) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not at_least <= number < float("inf"):
-            raise ValueError(f"is not a number of at least {at_least:g}")
-        return number
-
-    return convert
-
-
-def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"is none of {', '.join(choices)}")
-        return str(value)
-
-    return convert
-
-
-_TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _time(value: Any) -> float:
-    """Seconds of `10`, `10s`, `1.5m`, `500ms` or `2h`."""
-    text = str(value).strip().lower()
-    digits = text.rstrip("mhs")
-    unit = text[len(digits) :] or "s"
-    try:
-        return _number(at_least=0)(digits) * _TIME_UNITS_S[unit]
-    except (ValueError, KeyError):
-        raise ValueError("is not a time like 10s, 500ms or 2m") from None
-
-
-def _goodput(value: Any) -> dict[str, float]:
-    parts = value.replace(",", " ").split() if isinstance(value, str) else value
-    return parse_goodput(parts)
-
-
-def _json_object(value: Any) -> dict[str, Any]:
-    try:
-        decoded = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error})") from None
-    if not isinstance(decoded, dict):
-        raise ValueError('is not a JSON object like {"top_p": 0.9}')
-    if taken := _OWN_BODY_FIELDS & decoded.keys():
-        raise ValueError(f"sets {', '.join(sorted(taken))}, which the suite sets itself")
-    return decoded
-
-
-def _headers(reader: _Reader) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for pair in reader._options.get("header") or []:
-        name, separator, value = pair.partition("=" if "=" in pair.partition(":")[0] else ":")
-        if separator and _HEADER_NAME.fullmatch(name.strip()) and _HEADER_VALUE.fullmatch(value.strip()):
-            headers[name.strip()] = value.strip()
-        else:
-            reader.problems.append(f"--header {name!r} is not of the form NAME=VALUE.")
-    if key := reader.text("api_key") or os.environ.get(API_KEY_VARIABLE):
-        if _HEADER_VALUE.fullmatch(key):
-            headers["Authorization"] = f"Bearer {key}"
-        else:
-            reader.problems.append("--api-key holds characters that no HTTP header can carry.")
-    return headers

@@ -1,32 +1,21 @@
-"""Hands the requests of a scenario to whoever is free, phase by phase.
+"""What one process is to send in a closed loop: indices of the plan, handed to whoever is free.
 
-A phase ends when its share of requests or of time is used up. The next one begins when the last request of
-the one before is finished, so that no two phases ever share the server. Knows no Locust: waiting and the
-clock are gevent's and the caller's.
+The conductor deals out the indices, to one process or to many, and says when a phase begins and ends. Knows
+no Locust.
 """
 
-import logging
-import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gevent.event import Event
 
+from vllm_locust.load.phases import Phase
 from vllm_locust.workloads.scenario import PlannedRequest, Scenario
-
-logger = logging.getLogger(__name__)
 
 
 class PlanEnded(Exception):
     """Nothing more is to be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How much of a run each phase gets; a phase with neither bound goes on until the run is stopped."""
-
-    requests: int | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,97 +28,111 @@ class Taken:
 
 
 class Plan:
-    """The requests 0, 1, 2, ... of a scenario, each handed out once."""
+    """The stock of indices of one process.
+
+    `ask(phase, count)` asks the conductor for more, who answers with `grant`, at once or later. `ahead()`
+    says how many indices to keep in stock, so that nobody waits for an answer that takes a round trip.
+    `on_idle(phase)` is called when a phase is over and its last request finished.
+    """
 
     def __init__(
         self,
-        scenario: Scenario,
+        members: Sequence[Scenario],
         seed: int,
-        share: Share,
-        clock: Callable[[], float],
-        on_end: Callable[[], None],
+        ask: Callable[[int, int], None],
+        on_idle: Callable[[int], None],
+        ahead: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`on_end` is called once, when the last phase is used up and its last request finished."""
-        self._phases: Sequence[Scenario] = scenario.phases
+        self._members = members
         self._seed = seed
-        self._share = share
-        self._clock = clock
-        self._on_end = on_end
-        self._index = 0
-        self._phase = 0
-        self._phase_began_s: float | None = None
-        self._phase_ends_s = math.inf
-        self._plan_ends_s = math.inf
-        self._handed_out = 0
-        self._unfinished = 0
-        self._next_phase = Event()
+        self._ask = ask
+        self._on_idle = on_idle
+        self._ahead = ahead
+        self._phase: Phase | None = None
+        self._began_s = 0.0
+        self._stock: deque[int] = deque()
+        self._asked = False
+        self._used_up = True
+        self._unfinished: dict[int, int] = {}
         self._ended = False
-
-    @property
-    def handed_out(self) -> int:
+        self.handed_out = 0
         """Requests handed out so far, over all phases."""
-        return self._index
+        self.change = Event()
+        """Set when `try_take` may have an answer; wait for it after None."""
 
-    @property
-    def never_begun(self) -> Sequence[str]:
-        """The names of phases that have not had their turn."""
-        return [phase.name for phase in self._phases[self._phase + (self._phase_began_s is not None) :]]
+    def begin(self, phase: Phase, began_s: float) -> None:
+        """From now on requests are of this phase, which the conductor began at `began_s` of this clock."""
+        self._phase, self._began_s = phase, began_s
+        self._stock.clear()
+        self._asked, self._used_up = False, phase.open_loop
+        self._unfinished.setdefault(phase.number, 0)
+        self._notify()
 
-    def take(self) -> Taken:
-        """The next request; waits while a phase drains. Raises PlanEnded."""
-        if self._phase_began_s is None:
-            self._begin_phase()
-        while not self._ended and self._used_up():
-            if self._unfinished == 0:
-                self._advance()
-            else:
-                self._next_phase.wait()
-        if self._ended:
-            raise PlanEnded
-        # Counted before it is made: a scenario that fails on one request goes on with the next.
-        index = self._index
-        self._index += 1
-        self._handed_out += 1
-        request = self._phases[self._phase].request(self._seed, index)
-        self._unfinished += 1
-        assert self._phase_began_s is not None
-        return Taken(request, self._phase, self._phase_began_s)
+    def grant(self, number: int, first: int, count: int, last: bool) -> None:
+        """The conductor's answer: `count` indices from `first` on; `last`: the phase has no more."""
+        if self._phase is None or self._phase.number != number or self._used_up:
+            return
+        self._stock.extend(range(first, first + count))
+        self._asked, self._used_up = False, last
+        self._notify()
+        self._idle_if_over(number)
 
-    def finished(self) -> None:
-        """A request that was taken is finished, one way or the other."""
-        self._unfinished -= 1
-        if self._unfinished == 0 and not self._ended and self._used_up():
-            self._advance()
+    def end(self, number: int) -> None:
+        """The phase is over: what is in stock stays unsent."""
+        if self._phase is not None and self._phase.number == number:
+            self._stock.clear()
+            self._used_up = True
+        self._idle_if_over(number)
+
+    def abandon(self) -> None:
+        """There is nobody left to send what is in stock."""
+        self._stock.clear()
+        if self._phase is not None:
+            self._idle_if_over(self._phase.number)
 
     def stop(self) -> None:
         """Hand out nothing more; who waits gets PlanEnded."""
         self._ended = True
-        self._next_phase.set()
+        self.change.set()
 
-    def _used_up(self) -> bool:
-        if self._share.requests is not None and self._handed_out >= self._share.requests:
-            return True
-        return self._clock() >= self._phase_ends_s
+    def try_take(self) -> Taken | None:
+        """The next request, or None while there is none: see `change`. Raises PlanEnded."""
+        if self._ended:
+            raise PlanEnded
+        self._restock()
+        phase = self._phase
+        if phase is None or not self._stock:
+            return None
+        # Counted before it is made: a scenario that fails on one request goes on with the next.
+        index = self._stock.popleft()
+        self.handed_out += 1
+        self._unfinished[phase.number] += 1
+        try:
+            request = self._members[phase.member].request(self._seed, index)
+        except BaseException:
+            self.finished(phase.number)
+            raise
+        return Taken(request, phase.number, self._began_s)
 
-    def _begin_phase(self) -> None:
-        """Time begins with the first request. Each phase gets its share of what time is left by then."""
-        now = self._clock()
-        if self._share.seconds is not None:
-            if self._phase == 0:
-                self._plan_ends_s = now + self._share.seconds * len(self._phases)
-            self._phase_ends_s = now + (self._plan_ends_s - now) / (len(self._phases) - self._phase)
-        self._phase_began_s = now
-        self._handed_out = 0
-        if len(self._phases) > 1:
-            name = self._phases[self._phase].name
-            logger.info("Phase %d of %d: %s", self._phase + 1, len(self._phases), name)
+    def finished(self, number: int) -> None:
+        """A request that was taken is finished, one way or the other."""
+        self._unfinished[number] -= 1
+        self._idle_if_over(number)
 
-    def _advance(self) -> None:
-        if self._phase + 1 == len(self._phases):
-            self.stop()
-            self._on_end()
+    def _restock(self) -> None:
+        ahead = self._ahead()
+        if self._phase is not None and not (self._used_up or self._asked) and len(self._stock) <= ahead // 2:
+            self._asked = True
+            self._ask(self._phase.number, ahead + 1 - len(self._stock))
+
+    def _idle_if_over(self, number: int) -> None:
+        if self._unfinished.get(number, 0) or self._ended:
             return
-        self._phase += 1
-        self._begin_phase()
-        waiting, self._next_phase = self._next_phase, Event()
+        current = self._phase is not None and self._phase.number == number
+        open_loop = self._phase is not None and self._phase.open_loop
+        if not current or (self._used_up and not self._stock and not open_loop):
+            self._on_idle(number)
+
+    def _notify(self) -> None:
+        waiting, self.change = self.change, Event()
         waiting.set()

@@ -11,9 +11,10 @@ from typing import TypeVar
 from vllm_locust.client.ask import ServerModel, find_model, token_counter
 from vllm_locust.client.chat import RequestOptions
 from vllm_locust.client.target import Target
+from vllm_locust.core.arrival import read_trace, rescale
 from vllm_locust.errors import UsageError
-from vllm_locust.load.options import Settings
 from vllm_locust.load.results import check_free
+from vllm_locust.load.settings import Settings
 from vllm_locust.workloads import catalogue
 from vllm_locust.workloads.scenario import Context, CountTokens, Scenario
 from vllm_locust.workloads.tokenizer import local_counter
@@ -29,6 +30,8 @@ class Prepared:
     target: Target
     model: ServerModel
     scenario: Scenario
+    arrivals_s: Sequence[float] = ()
+    """When a trace sent its requests, if one is replayed."""
 
     @property
     def request_options(self) -> RequestOptions:
@@ -72,11 +75,20 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
         # Why nobody can count tokens is said already: what else is wrong with the scenario shows without.
         settings = replace(settings, input_len=None, tokenizer=None)
     scenario = attempt(lambda: _scenario(settings, counter))
+    arrivals_s = attempt(lambda: _arrivals(settings)) or ()
     if scenario is not None:
         problems.extend(_misfits(settings, model, scenario))
     if problems or target is None or model is None or scenario is None:
         raise UsageError(*problems)
-    return Prepared(settings, target, model, scenario)
+    return Prepared(settings, target, model, scenario, arrivals_s)
+
+
+def _arrivals(settings: Settings) -> Sequence[float]:
+    if settings.arrivals is None:
+        return ()
+    times_s = read_trace(settings.arrivals)
+    rate = settings.request_rate
+    return times_s if rate is None else rescale(times_s, rate.rate_at(0.0))
 
 
 def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) -> Iterator[str]:
@@ -84,7 +96,12 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
     if settings.warmup_s and len(scenario.phases) > 1:
         yield (
             f"--warmup is for one kind of load, and --scenario {scenario.name} runs several in turn: "
-            f"take one of them, such as {scenario.phases[0].name}"
+            f"take --step-warmup, or one of them, such as {scenario.phases[0].name}"
+        )
+    if settings.capacity and len(scenario.phases) > 1:
+        yield (
+            f"A capacity search is for one kind of load, and --scenario {scenario.name} runs several "
+            f"in turn: take one of them, such as {scenario.phases[0].name}"
         )
     longest = model.max_model_len if model is not None else None
     if longest and settings.input_len and settings.input_len >= longest:

@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -50,8 +49,9 @@ class ResultsFolder:
         except OSError as error:
             raise UsageError(f"--results-dir {folder} cannot be written: {error.strerror}.") from None
 
-    def add(self, record: RequestRecord, run_start_s: float) -> None:
-        self._lines.append(to_json_line(record, run_start_s))
+    def add(self, lines: bytes) -> None:
+        """Take whole lines of requests.jsonl."""
+        self._lines.append(lines)
         if len(self._lines) >= _LINES_AT_ONCE:
             self.flush()
 

@@ -1,118 +1,128 @@
-"""One test from start to stop: what it sends, what it has seen, and what it comes to.
+"""One test from start to stop, where it is led: what was asked for, what came of it, what it comes to.
 
-Rule: a `Run` knows Locust's environment, to show its numbers there, but none of Locust's events: `wiring`
-calls it when they happen.
+Rule: a `Run` knows Locust's environment, but none of Locust's events: `wiring` calls it when they happen. It
+exists in the process that leads, the master or the only one; those that send have a `LoadGenerator`.
 """
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import perf_counter
+from typing import Any
 
 import gevent
 from locust.env import Environment
+from locust.runners import MasterRunner
 
-from vllm_locust.client.chat import ChatClient, Transport
-from vllm_locust.core.record import RequestRecord
-from vllm_locust.core.recording import Recording
-from vllm_locust.load.backlog import Backlog
+from vllm_locust.core.record import RequestRecord, to_json_line
+from vllm_locust.load.capacity import SearchCourse
+from vllm_locust.load.conductor import Conductor
+from vllm_locust.load.crew import Crew, LocalCrew
+from vllm_locust.load.generator import Assignment
 from vllm_locust.load.manifest import describe_run, identity_of
-from vllm_locust.load.plan import Plan, Share
+from vllm_locust.load.master import Workers
+from vllm_locust.load.phases import Course, FixedCourse, course_of
 from vllm_locust.load.prepare import Prepared
-from vllm_locust.load.process import CpuMeter
 from vllm_locust.load.results import ResultsFolder
-from vllm_locust.load.rows import Rows
-from vllm_locust.load.verdict import Verdict, conclude
+from vllm_locust.load.verdict import Generators, Verdict, conclude
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_EVERY_S = 1.0
-# For each profile of a scenario that runs several, when neither --run-time nor --num-prompts says otherwise.
-_DEFAULT_PHASE_S = 30.0
 
 
 class Run:
-    """The state of one test. `on_plan_end` is called when all requests of the plan are done."""
+    """The state of one test. `on_plan_end` is called when all that was planned is done."""
 
     def __init__(self, environment: Environment, prepared: Prepared, on_plan_end: Callable[[], None]) -> None:
         self.settings = prepared.settings
         self.load_is_over = False
+        self.refused = False
+        """A worker could not take part: what there is says nothing."""
         self.verdict: Verdict | None = None
-        self.clients: set[ChatClient] = set()
-        """Of the users there are now: what a user leaves open is closed at the end."""
-        self.started_s = perf_counter()
-        run_id = uuid.uuid4().hex[:8]
+        self.began_s = perf_counter()
+        self.id = uuid.uuid4().hex[:8]
         started = datetime.now(UTC)
-        self._manifest = describe_run(prepared, run_id, started)
+        self._manifest = describe_run(prepared, self.id, started)
         self._results = self._results_folder(started, several=environment.web_ui is not None)
-        self.transport = Transport(prepared.target, prepared.request_options, run_id)
-        self.transport.pulse.widen()
-        share = _share(prepared, getattr(environment.parsed_options, "run_time", None))
-        self.plan = Plan(prepared.scenario, self.settings.seed, share, perf_counter, on_plan_end)
-        warmup_s = self.settings.warmup_s
-        self._recording = Recording(
-            warmup_until_s=self.started_s + warmup_s if warmup_s else None, origin_s=self.started_s
+        self.crew: Crew = self._new_crew(environment, prepared)
+        self.course: Course = self._new_course(environment, prepared)
+        self.conductor = self.crew.conductor = Conductor(
+            self.course,
+            self.crew,
+            self.began_s,
+            on_plan_end,
+            overlap=self.settings.step_overlap,
+            most_members=self.settings.max_concurrency,
         )
-        self._rows = Rows(environment)
-        self._backlog = Backlog(self._fold)
         self._flusher = gevent.spawn(self._flush_regularly)
-        self._cpu = CpuMeter()
-        self._cpu_share = 0.0
 
-    @staticmethod
-    def of(environment: Environment) -> "Run":
-        """The run that `environment` is in the middle of."""
-        run: Run | None = getattr(environment, "vllm_run", None)
-        if run is None:
-            raise RuntimeError("VllmUser works in runs started by Locust's command line or web UI.")
-        return run
-
-    def add(self, record: RequestRecord) -> None:
-        """Take in a finished request, to be written, folded and shown as soon as nobody waits for us."""
-        self._backlog.add(record)
+    @property
+    def for_workers(self) -> Mapping[str, Any]:
+        """What a worker must know of the run to take part in it."""
+        return {"id": self.id, "seed": self.settings.seed}
 
     def stop_load(self) -> None:
         """Hand out nothing more; what is in flight may finish."""
+        if self.load_is_over:
+            return
         self.load_is_over = True
-        self.plan.stop()
-        if in_flight := self.transport.in_flight:
+        self.conductor.stop()
+        self.crew.stop_load()
+        if in_flight := self.crew.in_flight:
             logger.info("Waiting for %d requests in flight. Ctrl-C (again) cancels them.", in_flight)
-        self._recording.close_window(perf_counter())
-        self._cpu_share = self._cpu.share()
 
     def finish(self) -> None:
         """All requests are done: draw the conclusions and write them down, once."""
         if self.verdict is not None:
             return
+        self.crew.settle()
         self.verdict = self._conclude()
-        self._backlog.close()
+        self.crew.close()
         self._flusher.kill()
         if self._results is not None:
             self._results.finish(self.verdict.summary)
-        for client in self.clients:
-            client.close()
-        self.transport.close()
 
     def _conclude(self) -> Verdict:
-        self._backlog.drain()
-        self._rows.flush()
-        if self.plan.handed_out and (never_begun := self.plan.never_begun):
-            logger.warning("The time was over before these had their turn: %s.", ", ".join(never_begun))
+        if isinstance(self.course, FixedCourse) and self.conductor.begun and self.course.to_come:
+            names = ", ".join(phase.title for phase in self.course.to_come)
+            logger.warning("The time was over before these had their turn: %s.", names)
         return conclude(
-            self._recording,
+            self.crew.recording,
             self.settings,
             identity_of(self._manifest),
-            cpu_shares={"client": self._cpu_share},
-            stamps="read" if self.transport.pulse.unstamped_reads else "kernel",
-            handed_out=self.plan.handed_out + self.transport.unplanned,
+            Generators(
+                self.crew.cpu_shares,
+                self.crew.stamps,
+                lost=self.crew.handed_out - self.crew.recorded,
+                workers=self.crew.workers,
+            ),
+            {phase.number: phase.description for phase in self.conductor.begun},
+            capacity=self.course.to_dict() if isinstance(self.course, SearchCourse) else None,
         )
 
-    def _fold(self, record: RequestRecord) -> None:
+    def _new_course(self, environment: Environment, prepared: Prepared) -> Course:
+        if self.settings.capacity:
+            return SearchCourse(
+                self.settings, prepared.scenario.name, self.crew, patience_s=environment.stop_timeout
+            )
+        run_time_s = getattr(environment.parsed_options, "run_time", None)
+        return course_of(self.settings, prepared.scenario, run_time_s)
+
+    def _new_crew(self, environment: Environment, prepared: Prepared) -> Crew:
+        runner = environment.runner
+        if isinstance(runner, MasterRunner):
+            return Workers(runner, self.id, self.began_s, self._keep_lines)
+        assignment = Assignment(self.id, self.settings.seed, self.began_s)
+        return LocalCrew(environment, prepared, assignment, self._keep)
+
+    def _keep(self, record: RequestRecord) -> None:
+        self._keep_lines(to_json_line(record, self.began_s))
+
+    def _keep_lines(self, lines: bytes) -> None:
         if self._results is not None:
-            self._results.add(record, self.started_s)
-        self._recording.add(record)
-        self._rows.add(record)
+            self._results.add(lines)
 
     def _results_folder(self, started: datetime, several: bool) -> ResultsFolder | None:
         folder = self.settings.results_dir
@@ -125,15 +135,5 @@ class Run:
     def _flush_regularly(self) -> None:
         while True:
             gevent.sleep(_FLUSH_EVERY_S)
-            self._rows.flush()
             if self._results is not None:
                 self._results.flush()
-
-
-def _share(prepared: Prepared, run_time_s: float | None) -> Share:
-    phases = len(prepared.scenario.phases)
-    if prepared.settings.num_prompts is not None:
-        return Share(requests=prepared.settings.num_prompts)
-    if phases == 1:
-        return Share()
-    return Share(seconds=run_time_s / phases if run_time_s else _DEFAULT_PHASE_S)

@@ -12,20 +12,19 @@ A locustfile may be as short as this one:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from gevent.event import Event
 from locust import User
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_WAITING
+from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply
-from vllm_locust.core.record import RequestRecord
+from vllm_locust.client.chat import ChatClient, Origin, Reply
 from vllm_locust.load import wiring as _wiring  # noqa: F401 - joins the suite to Locust
-from vllm_locust.load.hooks import stream_finished
-from vllm_locust.load.plan import PlanEnded
-from vllm_locust.load.run import Run
+from vllm_locust.load.generator import LoadGenerator
+from vllm_locust.load.plan import PlanEnded, Taken
 
 
 class VllmUser(User):
@@ -39,9 +38,9 @@ class VllmUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.run_state = Run.of(environment)
+        self.generator = LoadGenerator.of(environment)
         self.client = _Client(self)
-        self.run_state.clients.add(self.client)
+        self.generator.clients.add(self.client)
         self._thinking_s = 0.0
         self._wait_time = self.wait_time
         self.wait_time = self._note_wait_time  # type: ignore[method-assign]
@@ -50,45 +49,48 @@ class VllmUser(User):
         """Send the next request of the scenario given by `--scenario`; without one, wait to be stopped.
 
         The request is intended for the moment the last answer arrived, plus the user's `wait_time`: whatever
-        else passes until it is sent is counted as the client's being late.
+        else passes until it is sent is counted as the client's being late. In an open loop this only waits:
+        then requests are sent when they are due, and users say by their number how many.
         """
-        plan = self.run_state.plan
+        taken = self._take()
         try:
-            taken = plan.take()
-        except PlanEnded:
-            self._wait_to_be_stopped()
-        try:
-            planned = taken.request
-            origin = Origin(
-                index=planned.index,
-                scenario=planned.scenario,
-                profile=planned.profile,
-                phase=taken.phase,
-                intended_s=self._intended_s(taken.phase_began_s),
-                prompt_tokens=planned.prompt_tokens,
-            )
-            body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
-            if self.run_state.settings.endpoint_type == "completions":
-                return self.client.request(COMPLETIONS_PATH, {"prompt": planned.prompt, **body}, origin)
-            messages = [{"role": "user", "content": planned.prompt}]
-            return self.client.request(CHAT_PATH, {"messages": messages, **body}, origin)
+            intended_s = self._intended_s(taken.phase_began_s)
+            return self.generator.send(self.client, taken.request, taken.phase, intended_s)
         finally:
-            plan.finished()
+            self.generator.plan.finished(taken.phase)
 
     def on_stop(self) -> None:
         self.client.close()
-        self.run_state.clients.discard(self.client)
+        self.generator.clients.discard(self.client)
+        if not self.generator.clients:
+            self.generator.plan.abandon()
+
+    def _take(self) -> Taken:
+        plan = self.generator.plan
+        try:
+            while (taken := plan.try_take()) is None:
+                self._wait(plan.change)
+        except PlanEnded:
+            self._wait_to_be_stopped()
+        return taken
+
+    def _wait(self, change: Event) -> None:
+        """As Locust's users wait between tasks: one that is to stop is stopped at once."""
+        if self._state == LOCUST_STATE_STOPPING:
+            raise StopUser
+        self._state = LOCUST_STATE_WAITING
+        change.wait()
+        self._state = LOCUST_STATE_RUNNING
 
     def _stop_if_load_is_over(self) -> None:
         # Locust kills users whom it finds waiting, and one may have woken up and begun a task by then: its
         # request would be cut off. Those it found in a task are stopping, and may finish it.
-        if self.run_state.load_is_over and self._state == LOCUST_STATE_RUNNING:
+        if self.generator.load_is_over and self._state == LOCUST_STATE_RUNNING:
             self._wait_to_be_stopped()
 
     def _wait_to_be_stopped(self) -> NoReturn:
-        """Locust counts on its users being there when it stops them; one that waits is stopped at once."""
-        self._state = LOCUST_STATE_WAITING
-        Event().wait()
+        """Locust counts on its users being there when it stops them."""
+        self._wait(Event())
         raise StopUser
 
     def _intended_s(self, phase_began_s: float) -> float | None:
@@ -103,17 +105,16 @@ class VllmUser(User):
         self._thinking_s += seconds
         return seconds
 
-    def _on_finished(self, record: RequestRecord) -> None:
-        stream_finished.fire(record=record, environment=self.environment, run=self.run_state)
-
 
 class _Client(ChatClient):
     """A client that begins nothing new behind the end of the load."""
 
     def __init__(self, user: VllmUser) -> None:
-        super().__init__(user.run_state.transport, user._on_finished)
+        super().__init__(user.generator.transport, user.generator.take_in)
         self._user = user
 
     def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
         self._user._stop_if_load_is_over()
+        if origin.index is None:  # of a task of the user's own: it belongs to the phase there is
+            origin = replace(origin, phase=self._user.generator.phase)
         return super().request(path, body, origin)

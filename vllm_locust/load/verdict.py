@@ -13,9 +13,11 @@ from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, evaluate, percentiles_of
 from vllm_locust.core.summary import summarize
 from vllm_locust.core.validity import INVALID, Stamps, judge
-from vllm_locust.load.options import Settings
+from vllm_locust.load.settings import Settings
+from vllm_locust.report.capacity import render_answer
 from vllm_locust.report.text import render, render_phases
 
+EXIT_USAGE = 2
 EXIT_SLO_MISSED = 3
 EXIT_NOT_CONCLUSIVE = 4
 
@@ -33,32 +35,58 @@ class Verdict:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """What is known of the processes that generated the load."""
+
+    cpu_shares: Mapping[str, float]
+    stamps: Stamps
+    lost: int
+    """Requests that were begun and are not in the recording, which spoils the verdict."""
+    workers: Sequence[Mapping[str, Any]] = ()
+    """Which they were, if they were others than this one."""
+
+
 def conclude(
     recording: Recording,
     settings: Settings,
     identity: Mapping[str, Any],
-    *,
-    cpu_shares: Mapping[str, float],
-    stamps: Stamps,
-    handed_out: int,
+    generators: Generators,
+    phases: Mapping[int, Mapping[str, Any]],
+    capacity: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Sum up a recording. `identity` says what was measured and leads the summary.
 
-    `handed_out` requests were given to users; what is not in the recording is lost, and spoils the verdict.
+    `phases` describes each phase by its number; `capacity` is what a search found.
     """
-    numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos))
-    total = recording.total()
+    numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
     client = judge(
-        total, cpu_shares, stamps, parts=_named_groups(recording), lost=handed_out - total.planned
+        recording.total(),
+        generators.cpu_shares,
+        generators.stamps,
+        parts=_named_groups(recording),
+        lost=generators.lost,
+        lost_workers=[
+            _sentence_on_lost(worker) for worker in generators.workers if worker["lost_after_s"] is not None
+        ],
+        queued=settings.max_concurrency is not None,
     ).to_dict()
-    judgements = [evaluate(slo, numbers) for slo in settings.slos]
+    # A search looks for where its objectives break: holding its whole course against them would say nothing.
+    judgements = [] if capacity is not None else [evaluate(slo, numbers) for slo in settings.slos]
     summary = {
         **identity,
         **numbers,
         "client": client,
+        "workers": list(generators.workers),
         "slo": [judgement.to_dict() for judgement in judgements],
     }
+    if capacity is not None:
+        summary["capacity"] = capacity
     return Verdict(summary, judgements, _text(summary, judgements))
+
+
+def _sentence_on_lost(worker: Mapping[str, Any]) -> str:
+    return f"worker {worker['worker']} ({worker['name']}) was lost after {worker['lost_after_s']:.1f} s"
 
 
 def _named_groups(recording: Recording) -> dict[str, Group]:
@@ -91,8 +119,10 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
 
 def _text(summary: Mapping[str, Any], judgements: Sequence[Judgement]) -> str:
     parts = [render(summary)]
-    if len(summary["phases"]) > 1:
+    if len(summary["phases"]) > 1 or any("profiles" in phase for phase in summary["phases"]):
         parts.append(render_phases(summary["phases"]))
+    if "capacity" in summary:
+        parts.append(render_answer(summary["capacity"], summary["capacity"]["unit"]))
     if judgements:
         parts.append("\n".join(f"SLO {judgement.sentence}" for judgement in judgements) + "\n")
     return "\n".join(parts)

@@ -15,8 +15,9 @@ from locust.runners import STATE_CLEANUP, STATE_RUNNING
 from locust.web import WebUI
 
 from vllm_locust.errors import UsageError
-from vllm_locust.load.options import API_KEY_VARIABLE, read_settings
 from vllm_locust.load.prepare import prepare
+from vllm_locust.load.settings import API_KEY_VARIABLE, read_settings
+from vllm_locust.load.shapes import choose_shape
 
 
 def dress(web_ui: WebUI) -> None:
@@ -64,7 +65,8 @@ def _refuse_wrong_start(web_ui: WebUI) -> Response | None:
 def _problems_of_form(environment: Environment) -> Sequence[str]:
     given = {**vars(environment.parsed_options or Namespace())}
     given.update({name: value for name, value in request.form.items() if name in given})
-    settings, problems = read_settings(Namespace(**given))
+    settings, problems = read_settings(Namespace(**given), getattr(environment.shape_class, "kind", None))
+    choose_shape(environment, settings)
     try:
         prepare(settings, request.form.get("host") or environment.host or "", problems)
     except UsageError as error:

@@ -1,13 +1,14 @@
 """When things happen: Locust's events, in the order in which they come.
 
-Importing this joins the suite to Locust.
+Importing this joins the suite to Locust. A process is alone, or the master, or a worker: the master and the
+lonely one lead, the workers and the lonely one send.
 
     init_command_line_parser   the suite's options join Locust's
-    init                       options and target are checked; without --host the simulator is started
-    test_start                 a Run begins: plan, transport, recording, results folder
-    stream_finished            every finished request is taken in
-    test_stopping              the load ends: nothing more is handed out, the window closes
-    test_stop                  requests in flight are done: summary, files
+    init                       leads: options and target are checked; without --host the simulator is started
+    test_start                 leads: a Run begins; sends: a LoadGenerator, which asks for work
+    stream_finished            sends: every finished request is taken in
+    test_stopping              the load ends: nothing more is handed out, what is in flight is waited for
+    test_stop                  all requests are done: a worker's last report; leads: summary, files
     quitting, quit             exit code; the result block is the last thing printed
 """
 
@@ -15,6 +16,8 @@ import argparse
 import logging
 import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,18 +26,24 @@ from gevent import get_hub
 from locust import events
 from locust.env import Environment
 from locust.exception import StopTest
-from locust.runners import STATE_CLEANUP, LocalRunner, Runner
+from locust.runners import STATE_CLEANUP, MasterRunner, Runner, WorkerRunner
 
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
+from vllm_locust.load import worker
 from vllm_locust.load.embedded import start_simulator
+from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
-from vllm_locust.load.options import add_options, read_settings
+from vllm_locust.load.master import Workers
+from vllm_locust.load.messages import TO_MASTER, TO_WORKER
+from vllm_locust.load.options import add_options
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import tune_process
 from vllm_locust.load.rows import use_fine_buckets
 from vllm_locust.load.run import Run
-from vllm_locust.load.verdict import exit_code
+from vllm_locust.load.settings import Settings, read_settings
+from vllm_locust.load.shapes import choose_shape
+from vllm_locust.load.verdict import EXIT_USAGE, exit_code
 from vllm_locust.load.web import dress
 
 logger = logging.getLogger(__name__)
@@ -48,10 +57,27 @@ def _on_parser(parser: argparse.ArgumentParser, **_: Any) -> None:
 @events.init.add_listener
 def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     """Check what can be checked now; a command line that cannot work ends here, with exit code 2."""
+    use_fine_buckets()
+    if isinstance(runner, WorkerRunner):
+        runner.register_message(TO_WORKER, _on_order)
+    else:
+        _prepare_to_lead(environment)
+    if isinstance(runner, MasterRunner):
+        runner.register_message(TO_MASTER, _on_word_of_worker)
+        options = environment.parsed_options
+        if options is not None and options.expect_workers_max_wait and _is_headless(environment):
+            gevent.spawn_later(options.expect_workers_max_wait, _give_up_on_workers, environment, runner)
+    # Behind Locust's own listeners, whose order is reversed: a run must end before workers say goodbye.
+    environment.events.quitting.add_listener(_on_quitting)
+    # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
+    environment.events.quit.add_listener(partial(_print_result, environment))
+    signal.signal(signal.SIGINT, partial(_on_interrupt, environment))
+    tune_process()
+
+
+def _prepare_to_lead(environment: Environment) -> None:
     try:
-        if not isinstance(runner, LocalRunner):
-            raise UsageError("--processes, --master and --worker are not supported yet: run one process.")
-        settings, problems = read_settings(environment.parsed_options)
+        settings, problems = _settings(environment)
         host = _host(environment)
         simulated = host is None
         if host is None:
@@ -59,23 +85,23 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
         environment.vllm_prepared = prepare(settings, host, problems)  # type: ignore[attr-defined]
     except UsageError as error:
         _refuse(error)
+    choose_shape(environment, settings)
     if simulated:
         logger.info("No --host given: measuring the built-in simulator at %s.", host)
     if environment.web_ui is not None:
         dress(environment.web_ui)
-    # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
-    environment.events.quit.add_listener(partial(_print_result, environment))
-    signal.signal(signal.SIGINT, _interrupt_main)
-    use_fine_buckets()
-    tune_process()
 
 
-def _interrupt_main(*_: Any) -> None:
+def _on_interrupt(environment: Environment, *_: Any) -> None:
     """Let Ctrl-C end what the main greenlet waits for.
 
     Raised wherever Python happens to be, it would end a callback that reads a socket, or the folding of a
-    record, and what they were doing would be lost.
+    record, and what they were doing would be lost. Workers that the master has started get it too, with the
+    whole process group, but the end of a run is the master's to lead.
     """
+    link, options = _link(environment), environment.parsed_options
+    if link is not None and not link.finished and options is not None and options.processes:
+        return
     hub = get_hub()
     assert hub.parent is not None
     hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt)
@@ -83,6 +109,9 @@ def _interrupt_main(*_: Any) -> None:
 
 @events.test_start.add_listener
 def _on_test_start(environment: Environment, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner):
+        _join(environment, environment.runner)
+        return
     try:
         prepared = _prepared(environment)
         environment.vllm_run = Run(  # type: ignore[attr-defined]
@@ -92,6 +121,56 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         if _is_headless(environment):
             _refuse(error)
         raise StopTest(str(error)) from None
+    if environment.parsed_options is not None:  # which Locust sends to the workers, each when it begins
+        environment.parsed_options.vllm_run = dict(environment.vllm_run.for_workers)  # type: ignore[attr-defined]
+
+
+def _join(environment: Environment, runner: WorkerRunner) -> None:
+    """Take part in the master's run."""
+    run: Mapping[str, Any] = environment.parsed_options.vllm_run  # type: ignore[union-attr]
+    try:
+        settings, problems = _settings(environment)
+        prepared = prepare(replace(settings, results_dir=None), environment.host or "", problems)
+    except UsageError as error:
+        worker.refuse(runner, run["id"], error)
+        _refuse(error)
+    environment.vllm_link = worker.WorkerLink(environment, runner, prepared, run)  # type: ignore[attr-defined]
+
+
+def _on_order(environment: Environment, msg: Any, **_: Any) -> None:
+    link = _link(environment)
+    if link is not None:
+        link.obey(msg.data)
+
+
+def _on_word_of_worker(environment: Environment, msg: Any, **_: Any) -> None:
+    run = _run(environment)
+    if run is None or not isinstance(run.crew, Workers):
+        return
+    if msg.data["do"] == "refused" and msg.data["run"] == run.id:
+        gevent.spawn(_give_up, environment, msg.data["problems"])
+    else:
+        run.crew.hear(msg.node_id, msg.data)
+
+
+def _give_up(environment: Environment, problems: list[str]) -> None:
+    """A worker cannot take part: without it the run is not what was asked for."""
+    assert environment.runner is not None
+    for problem in problems:
+        print(f"vllm-locust: a worker says: {problem}", file=sys.stderr)
+    if not _is_headless(environment):
+        environment.runner.stop()
+        return
+    if (run := _run(environment)) is not None:
+        run.refused = True
+    environment.runner.quit()
+
+
+def _settings(environment: Environment) -> tuple[Settings, list[str]]:
+    settings, problems = read_settings(
+        environment.parsed_options, getattr(environment.shape_class, "kind", None)
+    )
+    return settings, list(problems)
 
 
 def _prepared(environment: Environment) -> Prepared:
@@ -99,7 +178,7 @@ def _prepared(environment: Environment) -> Prepared:
     if _is_headless(environment):
         prepared: Prepared = environment.vllm_prepared  # type: ignore[attr-defined]
         return prepared
-    settings, problems = read_settings(environment.parsed_options)
+    settings, problems = _settings(environment)
     return prepare(settings, _host(environment) or "", problems)
 
 
@@ -112,63 +191,100 @@ def _on_plan_end(environment: Environment) -> None:
 
 
 @stream_finished.add_listener
-def _on_stream_finished(record: RequestRecord, run: Run, **_: Any) -> None:
-    run.add(record)
+def _on_stream_finished(record: RequestRecord, generator: LoadGenerator, **_: Any) -> None:
+    generator.add(record)
 
 
 @events.test_stopping.add_listener
 def _on_test_stopping(environment: Environment, **_: Any) -> None:
-    if (run := _current(environment)) is not None:
+    """Locust waits for users only, and for workers not at all when a run's time is over: so we wait here."""
+    assert environment.runner is not None
+    if (run := _run(environment)) is not None:
         run.stop_load()
+        environment.runner.update_state(STATE_CLEANUP)
+        run.crew.drain(environment.stop_timeout)
+    elif (link := _link(environment)) is not None:
+        link.generator.stop_load()
+        link.generator.drain(environment.stop_timeout)
 
 
 @events.test_stop.add_listener
 def _on_test_stop(environment: Environment, **_: Any) -> None:
-    if (run := _current(environment)) is not None:
+    if (run := _run(environment)) is not None:
         run.finish()
         if not _is_headless(environment):
             print(run.verdict.text if run.verdict else "")
+    elif (link := _link(environment)) is not None:
+        link.finish()
+        environment.stop_timeout = 0.0  # Locust's worker sleeps so long before it is ready again
 
 
-@events.quitting.add_listener
 def _on_quitting(environment: Environment, **_: Any) -> None:
-    runner, run = environment.runner, _current(environment)
+    runner, run = environment.runner, _run(environment)
+    if isinstance(runner, WorkerRunner):
+        if (link := _link(environment)) is not None and not link.finished:
+            runner.stop()
+        return
     if run is None or runner is None:
         return
     if run.verdict is None:  # Ctrl-C and SIGTERM come here first
-        _finish_early(runner)
+        _finish_early(runner, run)
         run.finish()
     assert run.verdict is not None
-    environment.process_exit_code = exit_code(run.verdict, user_errors=bool(runner.exceptions))
+    code = exit_code(run.verdict, user_errors=bool(runner.exceptions))
+    environment.process_exit_code = EXIT_USAGE if run.refused else code
 
 
-def _finish_early(runner: Runner) -> None:
+def _finish_early(runner: Runner, run: Run) -> None:
     """Let what is in flight finish, unless the user asks for the end a second time: then cancel it."""
     try:
-        if runner.state == STATE_CLEANUP:
+        if run.load_is_over:
             raise KeyboardInterrupt
-        runner.stop()
+        if isinstance(runner, MasterRunner):
+            runner.stop(send_stop_to_client=False)  # the workers have stopped by then, and are to quit
+        else:
+            runner.stop()
     except KeyboardInterrupt:
         logger.warning("Cancelling the requests in flight.")
-        runner.user_greenlets.kill(block=True)
+        run.crew.cancel()
 
 
 def _print_result(environment: Environment, **_: Any) -> None:
-    run = _current(environment)
-    if run is None or run.verdict is None or not _is_headless(environment):
+    run = _run(environment)
+    if run is None or run.verdict is None or run.refused or not _is_headless(environment):
         return
     stdout_is_json = getattr(environment.parsed_options, "json", False)  # then it is Locust's alone
     print(run.verdict.text, flush=True, file=sys.stderr if stdout_is_json else sys.stdout)
 
 
+def _give_up_on_workers(environment: Environment, runner: MasterRunner) -> None:
+    """What Locust does then says nothing of how many there are."""
+    options = environment.parsed_options
+    assert options is not None
+    if (there := len(runner.clients.ready)) < options.expect_workers:
+        runner.quit()
+        _refuse(
+            UsageError(
+                f"--expect-workers {options.expect_workers}: only {there} came within "
+                f"{options.expect_workers_max_wait} s."
+            )
+        )
+
+
 def _refuse(error: UsageError) -> NoReturn:
     for problem in error.problems:
-        print(f"vllm-locust: {problem}", file=sys.stderr)
-    sys.exit(2)
+        print(f"vllm-locust: {problem}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_USAGE)
 
 
-def _current(environment: Environment) -> Run | None:
+def _run(environment: Environment) -> Run | None:
+    """The run that this process leads."""
     return getattr(environment, "vllm_run", None)
+
+
+def _link(environment: Environment) -> worker.WorkerLink | None:
+    """The run that this process takes part in."""
+    return getattr(environment, "vllm_link", None)
 
 
 def _is_headless(environment: Environment) -> bool:

@@ -21,15 +21,18 @@ _NOT_KNOWN = "n/a"
 def render(summary: Mapping[str, Any]) -> str:
     """The result block of one run, 50 columns wide apart from intervals and sentences; ends with a newline.
 
-    `max_concurrency` and `request_rate` are printed when the summary has them, as vLLM does, and the block
-    `client` (see `core.validity`) becomes a section in words.
+    `max_concurrency` and `request_rate` are printed when the summary has them, as vLLM does; a rate that is
+    words, such as `1-64:120s`, as it is. The blocks `workers` and `client` (see `core.validity`) become
+    sections in words.
     """
     lines = [_title(" Serving Benchmark Result ", "=")]
     lines += _totals(summary)
     for family, title in _TITLES.items():
         lines += [_title(title, "-"), *_latency(family, summary)]
-    if _differs_from_plan(summary):
+    if summary.get("request_rate") is not None or _differs_from_plan(summary):
         lines += [_title("From the Intended Start", "-"), *_from_plan(summary)]
+    if summary.get("workers"):
+        lines += [_title("Load-generating Processes", "-"), *_workers(summary["workers"])]
     if "client" in summary:
         lines += [_title("Validity of the Measurement", "-"), *_client(summary["client"])]
     lines.append("=" * _WIDTH)
@@ -54,7 +57,8 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary.get("max_concurrency") is not None:
         yield _line("Maximum request concurrency", summary["max_concurrency"])
     if summary.get("request_rate") is not None:
-        yield _line("Request rate configured (RPS)", float(summary["request_rate"]))
+        rate = summary["request_rate"]
+        yield _line("Request rate configured (RPS)", rate if isinstance(rate, str) else float(rate))
     yield _line("Benchmark duration (s)", summary["duration"])
     yield _line("Total input tokens", summary["total_input_tokens"])
     yield _line("Total generated tokens", summary["total_output_tokens"])
@@ -105,7 +109,10 @@ def _interval(value: float | None, ends: Sequence[float | None]) -> str:
 
 
 def _differs_from_plan(summary: Mapping[str, Any]) -> bool:
-    """Whether sending late hides 1 ms and 2 % of a latency: only then the second truth is worth its lines."""
+    """Whether sending late hides 1 ms and 2 % of a latency.
+
+    In a closed loop only then the second truth is worth its lines; in an open one it is the better one.
+    """
     return any(
         (summary[f"{word}_{family}_from_plan_ms"] or 0) > 1.02 * (summary[f"{word}_{family}_ms"] or 0) + 1
         for word in ("mean", "p50", "p90", "p99")
@@ -119,6 +126,17 @@ def _from_plan(summary: Mapping[str, Any]) -> Iterator[str]:
             key = f"{word}_{family}_from_plan_ms"
             note = _interval(summary[key], summary["intervals"][key]) if word != "mean" else ""
             yield _line(f"{word.capitalize()} {family.upper()} from plan (ms)", summary[key], note)
+
+
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield _line("Load-generating processes", len(workers))
+    for worker in workers:
+        if (lost_after_s := worker.get("lost_after_s")) is not None:
+            yield (
+                f"  - Worker {worker['worker']} ({worker['name']}) was lost after {lost_after_s:.1f} s: "
+                f"{worker['requests']} requests it had finished are counted, "
+                f"up to {worker['unaccounted']} are not accounted for"
+            )
 
 
 def _client(client: Mapping[str, Any]) -> Iterator[str]:
@@ -139,41 +157,100 @@ def _as_float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-# Header of the phases' table, in two rows, with the summary's key and the width of each column.
-_COLUMNS = (
-    ("requests", "ok", "completed", 8),
-    ("", "failed", "failed", 7),
-    ("TTFT", "mean", "mean_ttft_ms", 9),
-    ("", "p50", "p50_ttft_ms", 8),
-    ("", "p99", "p99_ttft_ms", 9),
-    ("TPOT", "mean", "mean_tpot_ms", 9),
-    ("", "p99", "p99_tpot_ms", 9),
-    ("ITL", "p99", "p99_itl_ms", 9),
-    ("E2EL", "mean", "mean_e2el_ms", 9),
-    ("", "p99", "p99_e2el_ms", 9),
-    ("output", "tok/s", "output_throughput", 9),
+# Headings of the phases' table, in two rows, and the summary's key of each column.
+_Column = tuple[str, str, str]
+_REQUESTS: tuple[_Column, ...] = (("", "ok", "completed"), ("requests", "failed", "failed"))
+_RATES: tuple[_Column, ...] = (("", "req/s", "request_throughput"), ("", "peak", "max_concurrent_requests"))
+_LATENCIES: tuple[_Column, ...] = (
+    ("TTFT", "mean", "mean_ttft_ms"),
+    ("", "p50", "p50_ttft_ms"),
+    ("", "p99", "p99_ttft_ms"),
+    ("TPOT", "mean", "mean_tpot_ms"),
+    ("", "p99", "p99_tpot_ms"),
+    ("ITL", "p99", "p99_itl_ms"),
+    ("E2EL", "mean", "mean_e2el_ms"),
+    ("", "p99", "p99_e2el_ms"),
+    ("output", "tok/s", "output_throughput"),
 )
-_PROFILE_WIDTH = 18
+_LEVELS = {"users": "users", "request_rate": "req/s"}
+"""What may set the load of a phase apart from that of others: the key, and the heading of its column."""
+_TABLE_WIDTH = 120
+_NAME_WIDTHS = (8, 18)
+"""The least and the most that the names of profiles get of it."""
+_LEVEL_WIDTH = 10
+_CELL_WIDTH = 7
 _LEGEND = (
     "Latencies in ms: TTFT to the first token, TPOT per token after it, ITL between tokens,\n"
     "E2EL to the last token. * = too few samples for this percentile, n/a = nothing to measure."
 )
+_LEGEND_OF_RATES = "req/s = requests answered per second, peak = the most that were open at one time."
 
 
 def render_phases(phases: Sequence[Mapping[str, Any]]) -> str:
-    """One aligned table, a row per phase and profile, at most 120 columns wide; ends with a newline."""
-    groups = "".join(f"{group:>{width}}" for group, _, _, width in _COLUMNS)
-    names = "".join(f"{name:>{width}}" for _, name, _, width in _COLUMNS)
-    head = [f"{'':<{6 + _PROFILE_WIDTH}}{groups}", f"{'phase':<6}{'profile':<{_PROFILE_WIDTH}}{names}"]
-    return "\n".join([*head, *map(_row, phases), _LEGEND]) + "\n"
+    """One aligned table, a row per phase and below it one per profile if it has several; ends with a newline.
+
+    At most 120 columns wide. When the plan gave phases `users` or a `request_rate`, rows begin with that, and
+    the throughput and the concurrency that came of it are shown too.
+    """
+    levels = [key for key in _LEVELS if any(phase.get(key) is not None for phase in phases)]
+    columns = (*_REQUESTS, *(_RATES if levels else ()), *_LATENCIES)
+    groups = ["", *("plan" for _ in levels), "", *(group for group, _, _ in columns)]
+    rows = [["phase", *(_LEVELS[key] for key in levels), "profile", *(name for _, name, _ in columns)]]
+    for phase in phases:
+        plan = [_level(phase.get(key)) for key in levels]
+        rows.append([str(phase["phase"] + 1), *plan, _name(phase), *_cells(phase, columns)])
+        for part in phase.get("profiles", ()):
+            rows.append(["", *("" for _ in levels), "  " + part["profile"], *_cells(part, columns)])
+    legend = [_LEGEND, _LEGEND_OF_RATES] if levels else [_LEGEND]
+    return "\n".join([*_aligned(groups, rows, names=1 + len(levels)), *legend]) + "\n"
 
 
-def _row(phase: Mapping[str, Any]) -> str:
-    profile = phase["profile"]
-    if len(profile) >= _PROFILE_WIDTH:
-        profile = profile[: _PROFILE_WIDTH - 2] + "~"
-    cells = "".join(f"{_cell(phase, key):>{width}}" for _, _, key, width in _COLUMNS)
-    return f"{phase['phase'] + 1:<6}{profile:<{_PROFILE_WIDTH}}{cells}"
+def _aligned(groups: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> Iterator[str]:
+    """The lines of a table: its columns up to that of `names` are words, those behind it numbers.
+
+    A group heads the columns up to the one in whose place it is.
+    """
+    widths, gap = _widths(rows, names)
+    head = ""
+    for i, group in enumerate(groups):
+        end = sum(widths[: i + 1]) + i * len(gap)
+        head = head.ljust(end - (widths[i] if i <= names else len(group))) + group if group else head
+    yield head
+    for row in rows:
+        cells = [_cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield gap.join([*cells[: names + 1], *(cell.strip().rjust(len(cell)) for cell in cells[names + 1 :])])
+
+
+def _widths(rows: Sequence[Sequence[str]], names: int) -> tuple[list[int], str]:
+    """How wide the columns are and what is between them: the names get what the numbers leave them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    at_least, at_most = _NAME_WIDTHS
+    widths[names] = min(widths[names], at_most)
+    gaps = len(widths) - 1
+    gap = 2 if sum(widths) + 2 * gaps <= _TABLE_WIDTH else 1
+    too_wide = sum(widths) + gap * gaps - _TABLE_WIDTH
+    if too_wide > 0:
+        widths[names] = max(widths[names] - too_wide, min(widths[names], at_least))
+    return widths, gap * " "
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
+
+
+def _name(phase: Mapping[str, Any]) -> str:
+    """The profile of a phase; of several what the plan calls them together."""
+    return str(phase["profile"] or phase.get("name") or ("all" if "profiles" in phase else "-"))
+
+
+def _level(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return _cut(value, _LEVEL_WIDTH) if isinstance(value, str) else f"{value:g}"
+
+
+def _cells(summary: Mapping[str, Any], columns: Sequence[_Column]) -> list[str]:
+    return [_cell(summary, key) for _, _, key in columns]
 
 
 def _cell(phase: Mapping[str, Any], key: str) -> str:
@@ -184,4 +261,5 @@ def _cell(phase: Mapping[str, Any], key: str) -> str:
         return str(value)
     decimals = 2 if value < 10 else 1 if value < 1000 else 0
     mark = "*" if None in phase["intervals"].get(key, ()) else ""
-    return f"{value:.{decimals}f}{mark}"
+    text = f"{value:.{decimals}f}{mark}"
+    return text if len(text) <= _CELL_WIDTH else f"{value:.0e}{mark}"

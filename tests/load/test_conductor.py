@@ -1,0 +1,203 @@
+"""Phases come in order, each when the one before is over; requests are dealt out once; crews change."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import gevent
+import pytest
+
+from vllm_locust.load.conductor import Conductor, Part
+from vllm_locust.load.phases import FixedCourse, Phase
+
+
+@dataclass
+class Stagehands:
+    """A crew that only notes what it is told."""
+
+    members: list[str] = field(default_factory=lambda: ["one"])
+    users: int = 1
+    target_users: int = 1
+    lead_s: float = 0.0
+    orders: deque[tuple[object, ...]] = field(default_factory=deque)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def begin(self, who: str, phase: Phase, at_s: float, part: Part) -> None:
+        self.orders.append(("begin", who, phase.number))
+        self.parts[who] = part
+
+    def grant(self, who: str, phase: int, first: int, count: int, last: bool) -> None:
+        self.orders.append(("grant", who, phase, first, count, last))
+
+    def amend(self, who: str, phase: int, at_s: float, part: Part) -> None:
+        self.orders.append(("amend", who, phase))
+        self.parts[who] = part
+
+    def end(self, phase: int) -> None:
+        self.orders.append(("end", phase))
+
+    def await_order(self, *order: object) -> None:
+        deadline_s = perf_counter() + 5
+        while order not in self.orders:
+            assert perf_counter() < deadline_s, f"{order} not in {list(self.orders)}"
+            gevent.sleep(0.005)
+
+
+@contextmanager
+def conducted(
+    crew: Stagehands,
+    *phases: Phase,
+    shared_s: float | None = None,
+    overlap: bool = False,
+    most: int | None = None,
+) -> Iterator[tuple[Conductor, list[str]]]:
+    ends: list[str] = []
+    conductor = Conductor(
+        FixedCourse(phases, shared_s),
+        crew,
+        perf_counter(),
+        lambda: ends.append("end"),
+        overlap=overlap,
+        most_members=most,
+    )
+    try:
+        yield conductor, ends
+    finally:
+        conductor.stop()
+        gevent.sleep(0)
+
+
+def test_a_phase_waits_for_the_last_request_of_the_one_before() -> None:
+    crew = Stagehands(members=["one", "two"])
+    with conducted(crew, Phase(0, 0, "a", seconds=0.01), Phase(1, 1, "b", seconds=0.01)) as (conductor, ends):
+        crew.await_order("end", 0)
+        conductor.idle("one", 0)
+        gevent.sleep(0.3)
+        assert ("begin", "one", 1) not in crew.orders, "two is not done"
+        conductor.idle("two", 0)
+        crew.await_order("end", 1)
+        assert ends == []
+        conductor.idle("one", 1)
+        conductor.idle("two", 1)
+        gevent.sleep(0.02)
+        assert ends == ["end"]
+        assert conductor.over
+
+
+def test_with_overlap_the_next_phase_begins_at_once_and_the_end_waits_for_all() -> None:
+    crew = Stagehands()
+    phases = Phase(0, 0, "a", seconds=0.01), Phase(1, 0, "a", seconds=0.01)
+    with conducted(crew, *phases, overlap=True) as (conductor, ends):
+        crew.await_order("end", 1)
+        conductor.idle("one", 1)
+        gevent.sleep(0.3)
+        assert ends == [], "the first phase still has requests in flight"
+        conductor.idle("one", 0)
+        gevent.sleep(0.02)
+        assert ends == ["end"]
+
+
+def test_requests_are_dealt_exactly_once_and_the_last_is_told_to_all() -> None:
+    crew = Stagehands(members=["one", "two"])
+    with conducted(crew, Phase(0, 0, "a", requests=10)) as (conductor, _):
+        crew.await_order("begin", "two", 0)
+        for _ in range(10):
+            conductor.ask("one", 0, 4)
+            conductor.ask("two", 0, 4)
+        grants = [order[3:5] for order in crew.orders if order[0] == "grant"]
+        dealt = [first + i for first, count in grants for i in range(count)]  # type: ignore[operator,arg-type]
+        assert sorted(dealt) == list(range(10))
+        for who in ("one", "two"):
+            assert ("grant", who, 0, 10, 0, True) in crew.orders
+
+
+def test_indices_go_on_from_phase_to_phase() -> None:
+    crew = Stagehands()
+    phases = Phase(0, 0, "a", requests=3), Phase(1, 1, "b", rate="5", requests=4), Phase(2, 0, "a")
+    with conducted(crew, *phases) as (conductor, _):
+        crew.await_order("begin", "one", 0)
+        conductor.ask("one", 0, 3)
+        conductor.idle("one", 0)
+        crew.await_order("begin", "one", 1)
+        assert crew.parts["one"].base == 3
+        conductor.idle("one", 1)
+        conductor.ended("one", 1, 4)
+        crew.await_order("begin", "one", 2)
+        conductor.ask("one", 2, 1)
+        assert ("grant", "one", 2, 7, 1, False) in crew.orders
+
+
+def test_phases_share_the_time_that_is_left() -> None:
+    course = FixedCourse([Phase(n, n, "abc"[n]) for n in range(3)], shared_s=10.0)
+    first = course.next_phase(0.0)
+    assert first is not None
+    assert first.seconds == pytest.approx(10 / 3)
+    second = course.next_phase(6.0)  # the first drained for long: 4 s are left for two
+    assert second is not None
+    assert second.seconds == pytest.approx(2.0)
+    assert [phase.name for phase in course.to_come] == ["c"]
+    third = course.next_phase(11.0)
+    assert third is not None
+    assert third.seconds == 0.0
+    assert course.next_phase(11.0) is None
+
+
+def test_a_level_of_users_is_awaited() -> None:
+    crew = Stagehands(users=1)
+    with conducted(crew, Phase(0, 0, "a", users=3)) as (conductor, _):
+        gevent.sleep(0.05)
+        assert conductor.users_wanted == 3
+        assert not crew.orders
+        crew.users = 3
+        crew.await_order("begin", "one", 0)
+
+
+def test_an_open_loop_is_shared_anew_when_somebody_comes_or_goes() -> None:
+    crew = Stagehands(members=["one", "two"])
+    with conducted(crew, Phase(0, 0, "a", rate="10")):
+        crew.await_order("begin", "two", 0)
+        assert [(part.position, part.of) for part in crew.parts.values()] == [(0, 2), (1, 2)]
+        crew.members.append("three")
+        crew.await_order("begin", "three", 0)
+        crew.await_order("amend", "one", 0)
+        gevent.sleep(0.02)
+        assert [(part.position, part.of) for part in crew.parts.values()] == [(0, 3), (1, 3), (2, 3)]
+        crew.members.remove("one")
+        crew.orders.clear()
+        crew.await_order("amend", "three", 0)
+        assert [(crew.parts[who].position, crew.parts[who].of) for who in ("two", "three")] == [
+            (0, 2),
+            (1, 2),
+        ]
+
+
+def test_no_more_processes_share_an_open_loop_than_may_have_a_request_in_flight() -> None:
+    crew = Stagehands(members=["one", "two", "three"])
+    with conducted(crew, Phase(0, 0, "a", rate="10"), most=2):
+        crew.await_order("begin", "three", 0)
+        assert [(part.position, part.of) for part in crew.parts.values()] == [(0, 2), (1, 2), (None, 2)]
+
+
+def test_ramping_users_ramps_the_rate() -> None:
+    crew = Stagehands(users=1, target_users=4)
+    with conducted(crew, Phase(0, 0, "a", rate="10")):
+        crew.await_order("begin", "one", 0)
+        assert crew.parts["one"].scale == 0.25
+        crew.users = crew.target_users = 8
+        crew.await_order("amend", "one", 0)
+        assert crew.parts["one"].scale == 2.0
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda crew: crew.members.clear(), lambda crew: crew.members.remove("two")]
+)
+def test_those_who_are_gone_are_not_waited_for(leave: Callable[[Stagehands], None]) -> None:
+    crew = Stagehands(members=["one", "two"])
+    with conducted(crew, Phase(0, 0, "a", seconds=0.01)) as (conductor, ends):
+        crew.await_order("end", 0)
+        conductor.idle("one", 0)
+        leave(crew)
+        gevent.sleep(0.3)
+        assert ends == ["end"]

@@ -1,0 +1,301 @@
+"""Many processes are one load: same numbers, nothing lost, whoever dies, comes late or is told to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.load.test_open_loop import intended, scheduled
+from tests.load.test_web_ui import free_port
+from tests.locust_command import (
+    ROOT,
+    LocustProcess,
+    Outcome,
+    Simulator,
+    assert_ended_well,
+    assert_ended_with,
+    assert_nothing_is_lost,
+    column,
+    counters,
+    environment,
+    growth,
+    run_locust,
+    simulator,
+    started,
+    wait_until,
+)
+from vllm_locust.core.arrival import Schedule
+from vllm_locust.core.rate import parse_rate
+
+CHAT = str(ROOT / "locustfiles" / "chat.py")
+
+
+def many(processes: int, users: int) -> Sequence[str]:
+    return ("--headless", "-u", str(users), "-r", str(users), "--processes", str(processes), "--only-summary")
+
+
+@contextmanager
+def master(folder: Path, *options: str, workers: int) -> Iterator[tuple[LocustProcess, str]]:
+    """A master that waits for `workers`, and the port where."""
+    port = str(free_port())
+    where = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port)
+    with started(*where, "--expect-workers", str(workers), *options, folder=folder) as run:
+        yield run, port
+
+
+@contextmanager
+def worker(port: str, where: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "locust", "-f", CHAT, "--worker", "--master-host", "127.0.0.1"]
+    with subprocess.Popen(
+        [*command, "--master-port", port], env=environment(), cwd=where, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def children(run: LocustProcess) -> list[psutil.Process]:
+    return psutil.Process(run.process.pid).children()
+
+
+def served(server: Simulator, outcome: Outcome) -> dict[int, int]:
+    """How many tokens the server sent, by the index of the request."""
+    time.sleep(0.1)  # it writes its log when it has nothing better to do
+    return {i: len(entry["sent_ns"]) for i, entry in server.sent(outcome.summary["run"]).items()}
+
+
+def test_four_processes_measure_what_one_does(tmp_path: Path) -> None:
+    plan = ("--scenario", "ss:1,ls:1", "--num-prompts", "80", "--seed", "7", "--max-tokens", "12")
+    with simulator(tmp_path, "--preset", "metronome") as server:
+        alone = run_locust(
+            "--headless", "-u", "8", "-r", "8", "--host", server.url, *plan, folder=tmp_path / "1"
+        )
+        before = counters(server.url)
+        four = run_locust(*many(4, 8), "--host", server.url, *plan, folder=tmp_path / "4")
+        after = growth(before, counters(server.url))
+    for outcome in (alone, four):
+        assert_ended_well(outcome)
+        assert_nothing_is_lost(outcome)
+    for key in (
+        "completed",
+        "failed",
+        "total_input_tokens",
+        "total_output_tokens",
+        "max_concurrent_requests",
+    ):
+        assert four.summary[key] == alone.summary[key], key
+    # A step takes 20 ms, whoever asks; when in it a request comes is chance.
+    assert four.summary["mean_tpot_ms"] == pytest.approx(alone.summary["mean_tpot_ms"], rel=0.02)
+    assert four.summary["mean_e2el_ms"] == pytest.approx(alone.summary["mean_e2el_ms"], abs=25)
+    assert four.summary["duration"] == pytest.approx(alone.summary["duration"], rel=0.15)
+    asked = [
+        sorted((r["index"], r["profile"], r["prompt_tokens"]) for r in o.requests) for o in (alone, four)
+    ]
+    assert asked[0] == asked[1], "the same requests, each once"
+    assert {request["worker"] for request in four.requests} == {0, 1, 2, 3}
+    assert [w["requests"] for w in four.summary["workers"]] == [
+        sum(request["worker"] == i for request in four.requests) for i in range(4)
+    ]
+    assert after["vllm:generation_tokens_total"] == four.summary["total_output_tokens"]
+    assert four.summary["mean_ttft_ms"] == pytest.approx(
+        np.mean(column(four.requests, "ttft_s")) * 1000, abs=0.001
+    )
+    assert four.summary["p99_e2el_ms"] == pytest.approx(
+        np.percentile(column(four.requests, "total_s"), 99) * 1000, abs=0.001
+    )
+
+
+@pytest.mark.parametrize("stop_timeout", ["60", "1"])
+def test_512_streams_in_flight_at_the_end_of_the_run_time(tmp_path: Path, stop_timeout: str) -> None:
+    with simulator(tmp_path, "--max-num-seqs", "512") as server:
+        outcome = run_locust(
+            *many(4, 512), "--host", server.url, "--scenario", "ss", "--max-tokens", "100", "-t", "2s",
+            "--stop-timeout", stop_timeout, folder=tmp_path / "results",
+        )  # fmt: skip
+        wait_until(lambda: server.in_flight() == 0, "the server's relief")
+        sent = served(server, outcome)
+    assert_nothing_is_lost(outcome)
+    counts, failures = outcome.summary["requests"], outcome.summary["failures"]
+    assert (
+        max(
+            sum(a["sent_s"] <= b["sent_s"] < a["ended_s"] for a in outcome.requests)
+            for b in outcome.requests[::50]
+        )
+        > 450
+    ), "all users had one in flight, or were about to"
+    assert counts["planned"] == counts["ok"] + failures.get("cancelled", 0) == len(sent)
+    assert {request["index"] for request in outcome.requests} == set(sent)
+    assert not any("accounted" in reason for reason in outcome.summary["client"]["reasons"])
+    if stop_timeout == "60":
+        assert counts["ok"] >= 512
+        assert failures == {}
+    else:
+        assert failures["cancelled"] > 0
+
+
+def test_all_workers_together_keep_one_schedule(server: Simulator, tmp_path: Path) -> None:
+    outcome = run_locust(
+        *many(3, 3), "--host", server.url, "--scenario", "ss", "--request-rate", "90:2s", "--seed", "5",
+        folder=tmp_path / "results",
+    )  # fmt: skip
+    assert_nothing_is_lost(outcome)
+    # The workers learn of the run's start with a message, so their clocks differ by its delay.
+    plan = scheduled(Schedule(parse_rate("90:2s"), 1.0, 5, 0))
+    assert intended(outcome) == pytest.approx(plan, abs=0.02)
+    assert {request["worker"] for request in outcome.requests} == {0, 1, 2}
+
+
+def test_a_worker_that_dies_is_named_and_the_others_take_over(server: Simulator, tmp_path: Path) -> None:
+    with started(
+        *many(3, 3), "--host", server.url, "--scenario", "ss", "--request-rate", "60", "-t", "8s",
+        folder=tmp_path / "results",
+    ) as run:  # fmt: skip
+        wait_until(lambda: server.in_flight() > 0, "load")
+        time.sleep(2.5)
+        children(run)[0].kill()
+        outcome = run.wait()
+    assert_nothing_is_lost(outcome)
+    (lost,) = [worker for worker in outcome.summary["workers"] if worker["lost_after_s"] is not None]
+    assert 1.5 < lost["lost_after_s"] < 4
+    kept = [request for request in outcome.requests if request["worker"] == lost["worker"]]
+    assert len(kept) == lost["requests"] > 15
+    assert outcome.summary["client"]["verdict"] != "valid"
+    assert any("was lost after" in reason for reason in outcome.summary["client"]["reasons"])
+    assert f"Worker {lost['worker']} " in outcome.stdout
+    last_s = max(column(outcome.requests, "intended_s"))
+    late = [request for request in outcome.requests if request["intended_s"] > last_s - 1.5]
+    assert {request["worker"] for request in late} == {0, 1, 2} - {lost["worker"]}
+    assert len(late) == pytest.approx(90, abs=30), "the rate is again what was asked for"
+
+
+def test_a_worker_that_comes_late_takes_its_share(server: Simulator, tmp_path: Path) -> None:
+    options = ("--headless", "-u", "4", "-r", "4", "--host", server.url, "--scenario", "ss", "-t", "8s")
+    with (
+        master(tmp_path / "results", *options, "--request-rate", "60", workers=1) as (run, port),
+        worker(port, tmp_path),
+    ):
+        wait_until(lambda: server.in_flight() > 0, "load")
+        with worker(port, tmp_path):
+            outcome = run.wait()
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert [worker["lost_after_s"] for worker in outcome.summary["workers"]] == [None, None]
+    second = [request["intended_s"] for request in outcome.requests if request["worker"] == 1]
+    assert len(second) > 20
+    assert min(second) > 0.3
+    last_s = max(column(outcome.requests, "intended_s"))
+    late = [request["worker"] for request in outcome.requests if request["intended_s"] > last_s - 1]
+    assert late.count(0) == pytest.approx(late.count(1), abs=3), "every other request"
+
+
+def test_a_worker_that_cannot_take_part_ends_the_run_with_its_reason(
+    server: Simulator, tmp_path: Path
+) -> None:
+    data = ROOT / "vllm_locust" / "workloads" / "data" / "sharegpt_small.json"
+    options = ("--headless", "-u", "2", "-r", "2", "--host", server.url, "-t", "20s")
+    with (
+        master(tmp_path / "results", *options, "--dataset-path", os.path.relpath(data), workers=1) as (
+            run,
+            port,
+        ),
+        worker(port, tmp_path),  # where the relative path leads nowhere
+    ):
+        outcome = run.wait()
+    assert outcome.code == 2, outcome.text
+    (problem,) = outcome.problems
+    assert "a worker says" in problem
+    assert "the data set cannot be read" in problem
+
+
+def test_more_workers_expected_than_came(server: Simulator, tmp_path: Path) -> None:
+    options = ("--headless", "--host", server.url, "--expect-workers-max-wait", "2")
+    with (
+        master(tmp_path / "results", *options, workers=2) as (run, port),
+        worker(port, tmp_path) as there,
+    ):
+        outcome = run.wait()
+        there.wait(timeout=10)
+    assert outcome.code == 2, outcome.text
+    assert outcome.problems == ["--expect-workers 2: only 1 came within 2 s."]
+
+
+ENDLESS = ("--scenario", "ss", "--max-tokens", "10000")
+
+
+def test_ctrl_c_lets_all_workers_finish_and_a_second_one_cancels(server: Simulator, tmp_path: Path) -> None:
+    with started(*many(2, 4), "--host", server.url, *ENDLESS, folder=tmp_path / "results") as run:
+        wait_until(lambda: server.in_flight() == 4, "four requests in flight")
+        workers = children(run)
+        run.press_ctrl_c()
+        time.sleep(1)
+        assert run.process.poll() is None
+        assert server.in_flight() == 4, "the first one lets requests finish"
+        run.press_ctrl_c()
+        outcome = run.wait(limit_s=15)
+    assert_ended_with(1, outcome)
+    assert_nothing_is_lost(outcome)
+    assert outcome.summary["failures"] == {"cancelled": 4}
+    assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_requests_of_all_workers_are_finished_when_the_run_is_interrupted(
+    server: Simulator, tmp_path: Path, ending: signal.Signals
+) -> None:
+    about_a_second = ("--scenario", "ss", "--max-tokens", "250")
+    with started(*many(2, 4), "--host", server.url, *about_a_second, folder=tmp_path / "results") as run:
+        wait_until(lambda: server.in_flight() == 4, "four requests in flight")
+        if ending == signal.SIGINT:
+            run.press_ctrl_c()
+        else:
+            run.process.send_signal(ending)
+        outcome = run.wait()
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert outcome.summary["requests"]["ok"] == 4
+    assert {request["output_tokens"] for request in outcome.requests} == {250}
+
+
+def test_a_worker_that_is_told_to_leave_finishes_and_reports_first(server: Simulator, tmp_path: Path) -> None:
+    options = ("--headless", "-u", "4", "-r", "4", "--host", server.url, "--scenario", "ss", "-t", "5s")
+    with (
+        master(tmp_path / "results", *options, "--request-rate", "40", workers=2) as (run, port),
+        worker(port, tmp_path),
+        worker(port, tmp_path) as leaving,
+    ):
+        wait_until(lambda: server.in_flight() > 0, "load")
+        time.sleep(1)
+        leaving.send_signal(signal.SIGTERM)
+        leaving.wait(timeout=10)
+        outcome = run.wait()
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert [worker["lost_after_s"] for worker in outcome.summary["workers"]] == [None, None]
+    assert outcome.summary["requests"]["planned"] == outcome.summary["requests"]["ok"]
+
+
+def test_phases_never_share_the_server_and_users_may_be_fewer_than_workers(
+    server: Simulator, tmp_path: Path
+) -> None:
+    outcome = run_locust(
+        *many(3, 2), "--host", server.url, "--scenario", "tiny", "--num-prompts", "5", "--max-tokens", "30",
+        folder=tmp_path / "results",
+    )  # fmt: skip
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert [phase["completed"] for phase in outcome.summary["phases"]] == [5, 5, 5, 5]
+    for phase in range(3):
+        ends = [request["ended_s"] for request in outcome.requests if request["phase"] == phase]
+        begins = [request["sent_s"] for request in outcome.requests if request["phase"] == phase + 1]
+        assert max(ends) < min(begins) + 0.02

@@ -1,0 +1,220 @@
+"""The words and the table of a capacity search, whole, and what must hold for any."""
+
+import json
+import re
+
+import pytest
+
+from vllm_locust.core.evidence import Evidence, Finding
+from vllm_locust.core.search import Answer, CapacitySearch, Probe
+from vllm_locust.core.slo import Slo
+from vllm_locust.report.capacity import WIDTH, render_answer, render_probe
+
+TTFT = Slo("p99_ttft_ms", "<", 500.0, 99.0)
+TPOT = Slo("p99_tpot_ms", "<", 50.0, 99.0)
+MAXIMUM = Slo("max_e2el_ms", "<", 20000.0)
+NONE_FAILED = Slo("failed", "==", 0.0)
+
+
+def ttft(value, inside, *, close=False, trials=1000, failed=0, worth=400.0) -> Finding:
+    outcome = "met" if inside >= 0.99 * trials else "missed"
+    low, high = inside / trials - 0.004, min(inside / trials + 0.003, 1.0)
+    return Finding(TTFT, outcome, value, trials, worth, inside, 0.99, low, high, failed, close)
+
+
+def tpot(value) -> Finding:
+    outcome, inside = ("met", 1000) if value < 50 else ("missed", 900)
+    return Finding(TPOT, outcome, value, 1000, 1000.0, inside, 0.99)
+
+
+def probe(level, *findings, seconds=31.04, rate=None, **more) -> Probe:
+    numbers = {} if rate is None else {"request_throughput": rate}
+    return Probe(level, Evidence(findings), requests=1000, seconds=seconds, numbers=numbers, **more)
+
+
+def taken(*probes: Probe, **options) -> Answer:
+    search = CapacitySearch(**options)
+    for one in probes:
+        search.take(one)
+    return search.answer
+
+
+PROBES = (
+    probe(16, ttft(233.34, 1000), tpot(38.2), rate=11.2),
+    probe(32, ttft(1812.5, 600, failed=12), tpot(71.0), seconds=5.0, rate=15.4),
+    probe(24, ttft(481.2, 991, close=True), tpot(44.0), seconds=60.0, rate=14.0),
+    probe(28, ttft(612.0, 952), tpot(48.0), rate=14.9),
+    probe(26, ttft(540.0, 975), tpot(47.5), rate=14.7),
+    probe(25, ttft(512.3, 984, close=True), tpot(45.5), seconds=60.0, rate=14.3),
+    probe(24, ttft(483.0, 990, close=True), tpot(44.1), seconds=60.0, rate=14.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "line"),
+    [
+        (
+            PROBES[0],
+            "16 users: met (1000 requests in 31.0 s); p99_ttft_ms<500: 233.3, p99_tpot_ms<50: 38.2",
+        ),
+        (
+            PROBES[1],
+            "32 users: missed (1000 requests in 5.0 s); p99_ttft_ms<500: 1812 x, p99_tpot_ms<50: 71.0 x",
+        ),
+        (
+            PROBES[5],
+            "25 users: missed, but close (1000 requests in 60.0 s); p99_ttft_ms<500: 512.3 x~, "
+            "p99_tpot_ms<50: 45.5",
+        ),
+        (
+            probe(1, ttft(None, 0, trials=3, failed=3), client="degraded"),
+            "1 user: missed (1000 requests in 31.0 s, client degraded); p99_ttft_ms<500: n/a x",
+        ),
+        (
+            probe(64, ttft(2.0, 1000), client="invalid", client_reasons=("CPU at 99 %", "2 requests lost")),
+            "64 users: says nothing about the server, the client could not measure: CPU at 99 %; "
+            "2 requests lost (1000 requests in 31.0 s)",
+        ),
+        (
+            probe(64, ttft(2.0, 0), collapsed="all 12 requests failed, most with connect (refused)"),
+            "64 users: the server broke down: all 12 requests failed, most with connect (refused) "
+            "(1000 requests in 31.0 s)",
+        ),
+    ],
+)
+def test_a_line_for_a_probe(one, line):
+    assert render_probe(one, "users") == line
+    assert render_probe(json.loads(json.dumps(one.to_dict())), "users") == line
+
+
+def test_a_rate_is_no_user():
+    assert render_probe(probe(1, ttft(1.0, 1000)), "requests/s").startswith("1 requests/s: met")
+    assert render_probe(probe(2.25, ttft(0.0314, 1000)), "requests/s").startswith("2.25 requests/s: met")
+
+
+TABLE = """\
+probe  users  requests  failed  seconds  req/s   outcome  p99_ttft_ms<500  p99_tpot_ms<50
+    1     16      1000       0     31.0  11.20       met         233.3            38.2
+    2     32      1000      12      5.0  15.40    missed          1812 x          71.0 x
+    3     24      1000       0     60.0  14.00     met ~         481.2 ~          44.0
+    4     28      1000       0     31.0  14.90    missed         612.0 x          48.0
+    5     26      1000       0     31.0  14.70    missed         540.0 x          47.5
+    6     25      1000       0     60.0  14.30  missed ~         512.3 x~         45.5
+    7     24      1000       0     60.0  14.10     met ~         483.0 ~          44.1
+x = missed, ~ = the sample could not tell: the likelier outcome counts.
+"""
+WORDS = """\
+Largest load that met all objectives: 24 users (25 missed: p99_ttft_ms<500: 512.3 ms, 98.4 % of requests
+inside, 99 % needed).
+The search was broken off before its end.
+That 24 users met is close: for p99_ttft_ms<500 97.62 to 99.75 % of requests may be inside, 99 % are needed
+(2000 requests, worth 800 independent ones).
+That 25 users missed is close: for p99_ttft_ms<500 98 to 98.7 % of requests may be inside, 99 % are needed
+(1000 requests, worth 400 independent ones).
+"""
+
+
+def test_the_table_and_the_answer():
+    answer = taken(*PROBES)
+    assert render_answer(answer, "users") == TABLE + WORDS
+    assert render_answer(json.loads(json.dumps(answer.to_dict())), "users") == TABLE + WORDS
+
+
+def in_words(answer: Answer, unit: str = "users") -> str:
+    """What stands below the table, in one line."""
+    return " ".join(render_answer(answer, unit).split("likelier outcome counts.")[-1].split())
+
+
+def test_what_was_not_probed_is_said():
+    rates = (probe(10.0, ttft(300.0, 1000)), probe(10.5, ttft(600.0, 900)), probe(20.0, ttft(600.0, 900)))
+    assert in_words(taken(*rates, whole=False), "requests/s") == (
+        "Largest load that met all objectives: 10 requests/s (10.5 missed: p99_ttft_ms<500: 600 ms, 90 % of "
+        "requests inside, 99 % needed). What lies between 10 and 10.5 requests/s was not probed."
+    )
+
+
+def test_the_limit_of_the_search():
+    assert in_words(taken(probe(64, ttft(300.0, 1000)), start=64, limit=64)) == (
+        "Largest load that met all objectives: 64 users, the limit of the search; no load missed them, so "
+        "the server can take at least that."
+    )
+
+
+def test_nothing_met():
+    missed = probe(1, ttft(600.0, 900), tpot(90.0))
+    assert in_words(taken(missed, missed)) == (
+        "No load met all objectives: even 1 user missed: p99_tpot_ms<50: 90 ms, 90 % of requests inside, "
+        "99 % needed. 1 user also missed p99_ttft_ms<500: 600 ms, 90 % of requests inside, 99 % needed."
+    )
+
+
+def test_the_client_was_the_limit():
+    fine = probe(4, ttft(300.0, 1000))
+    tired = probe(8, ttft(300.0, 1000), client="invalid", client_reasons=("CPU at 99 %",))
+    text = render_answer(taken(fine, tired, tired, start=4), "users")
+    assert re.search(r"^ +2 +8 .* client ", text, re.MULTILINE)
+    assert in_words(taken(fine, tired, tired, start=4)) == (
+        "Largest load that met all objectives: 4 users; no load missed them, so the server can take at least "
+        "that. The search ended at the limit of the client, not of the server: at 8 the client could not "
+        "measure any more, which says nothing about the server: CPU at 99 %."
+    )
+
+
+def test_the_server_broke_down():
+    collapse = probe(8, ttft(None, 0, failed=12), collapsed="all 12 requests failed, most with connect")
+    assert in_words(taken(collapse, start=8)) == (
+        "No load met all objectives: even 8 users broke the server down: all 12 requests failed, most with "
+        "connect. The search ended early: the server broke down at once, at 8."
+    )
+
+
+def test_a_maximum_that_held_is_not_proved():
+    held = Finding(MAXIMUM, "met", 18412.0, 300, 280.0, 300, 1.0, low=0.9931)
+    broke = Finding(MAXIMUM, "missed", 20170.0, 80, 80.0, 79, 1.0, low=0.92, high=0.999)
+    answer = taken(probe(15, held), probe(16, broke), start=15)
+    assert in_words(answer) == (
+        "Largest load that met all objectives: 15 users (16 missed: max_e2el_ms<20000: 20170 ms, 1 of 80 "
+        "requests outside). At 15 users none of 300 requests broke max_e2el_ms<20000, but up to 0.69 % may "
+        "in a longer run."
+    )
+
+
+def test_probes_that_contradict_each_other():
+    answer = taken(*(probe(1, ttft(*one)) for one in ((600.0, 900), (300.0, 1000), (300.0, 1000))), limit=1)
+    assert "That 1 user met is close: its 3 probes do not agree." in in_words(answer)
+
+
+def test_nothing_was_probed():
+    assert render_answer(taken(), "users") == (
+        "No load met all objectives.\nThe search was broken off before its end.\n"
+    )
+
+
+def many_objectives(count: int) -> list[Finding]:
+    slos = [Slo(f"p9{i % 10}.{i // 10}_e2el_from_plan_ms", "<", 1e5, 90.0) for i in range(count)]
+    return [Finding(slo, "missed" if i == count - 1 else "met", 99999.0) for i, slo in enumerate(slos)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12, 30])
+def test_every_line_fits_and_nothing_is_left_out_unsaid(count):
+    findings = many_objectives(count)
+    answer = taken(*(probe(level, *findings, seconds=3600.0, rate=1234.5) for level in (8192, 4096)))
+    lines = render_answer(answer, "requests/s").splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    text = " ".join(" ".join(lines).split())
+    for finding in findings:
+        assert str(finding.slo) in text
+    assert all(" 99999 x" in row for row in lines[1:3])
+    assert ("Without a column here: " in text) == (count > 4)
+
+
+def test_a_probe_without_findings_fits_in():
+    empty = Probe(8, Evidence(()), client="invalid")
+    text = render_answer(taken(PROBES[0], empty), "users")
+    assert re.search(r"^ +2 +8 +0 +0 +0\.0 +n/a +client +n/a +n/a", text, re.MULTILINE)
+
+
+def test_counts_have_no_decimals():
+    one = Finding(NONE_FAILED, "met", 0.0, 100, 100.0, 100, 1.0)
+    two = Finding(Slo("error_rate", "<", 0.01), "met", 0.0031, 100, 100.0, 99.7, 0.99)
+    assert render_probe(probe(2, one, two), "users").endswith("; failed==0: 0, error_rate<0.01: 0.003")

@@ -1,0 +1,96 @@
+"""Wakes a greenlet at a moment, to within some 0.1 ms.
+
+gevent's own timers end with epoll's timeout, which counts in whole milliseconds and rounds up: a request
+would be sent half a millisecond late on average. On Linux a timerfd is as exact as the kernel, and the event
+loop looks at it as at any socket.
+"""
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gevent import get_hub
+
+_READ = 1
+_CLOCK_MONOTONIC = 1
+_ABSOLUTE = 1
+
+
+class _Spec(ctypes.Structure):
+    """`struct itimerspec`: no interval, and the moment in seconds and nanoseconds."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("s", ctypes.c_long),
+        ("ns", ctypes.c_long),
+    )
+
+
+def _timerfd() -> tuple[int, Callable[..., int]] | None:
+    """A new timer and the function that sets it; None where there is none on the clock of `perf_counter`."""
+    monotonic = time.get_clock_info("perf_counter").implementation == "clock_gettime(CLOCK_MONOTONIC)"
+    if sys.platform != "linux" or not monotonic:
+        return None
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        fd = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd >= 0:
+            settime: Callable[..., int] = libc.timerfd_settime
+            return fd, settime
+    return None
+
+
+class Alarm:
+    """Calls `ring` in the event loop at the moment it was last set to; one moment at a time."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._loop = get_hub().loop
+        self._timer: Any = None
+        self._fd = -1
+        if (made := _timerfd()) is not None:
+            self._fd, self._settime = made
+            self._watcher = self._loop.io(self._fd, _READ)
+            self._watcher.start(self._on_timer)
+
+    def set(self, at_s: float) -> None:
+        """Ring at `at_s` of `time.perf_counter`, which lies in the future."""
+        if self._fd < 0:
+            self._stop_timer()
+            self._loop.update_now()  # a timer counts from when the loop last looked at the clock
+            self._timer = self._loop.timer(max(at_s - time.perf_counter(), 0.0))
+            self._timer.start(self._ring)
+            return
+        whole_s = int(at_s)
+        spec = _Spec(0, 0, whole_s, int((at_s - whole_s) * 1e9))
+        self._settime(self._fd, _ABSOLUTE, ctypes.byref(spec), None)
+
+    def close(self) -> None:
+        """Never ring again."""
+        self._stop_timer()
+        if self._fd >= 0:
+            self._watcher.stop()
+            self._watcher.close()
+            os.close(self._fd)
+            self._fd = -1
+        self._ring = _nothing
+
+    def _on_timer(self) -> None:
+        with suppress(BlockingIOError):  # it was set anew meanwhile
+            os.read(self._fd, 8)
+            self._ring()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+
+def _nothing() -> None:
+    pass

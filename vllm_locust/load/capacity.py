@@ -1,0 +1,113 @@
+"""A capacity search as the course of a run: each phase probes one level, and the next follows from it.
+
+`core.search` chooses the levels and `core.evidence` weighs what a probe has shown; this module runs them
+against the run's recording, and shows every probe when it is done.
+"""
+
+import logging
+from typing import Any
+
+from vllm_locust.core.evidence import collapsed, conclude, weigh
+from vllm_locust.core.group import Group
+from vllm_locust.core.search import CapacitySearch, Probe
+from vllm_locust.core.slo import percentiles_of
+from vllm_locust.core.summary import summarize_phase
+from vllm_locust.core.validity import Validity, judge
+from vllm_locust.load.crew import Crew
+from vllm_locust.load.phases import Phase, step_times
+from vllm_locust.load.settings import Settings
+from vllm_locust.report.capacity import render_probe
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+# No probe is decided before this part of its time: a queue takes time to build up.
+_LEAST_SHARE = 0.25
+# Where neither -u nor --request-rate says how far to go.
+_MOST = 4096.0
+
+
+class SearchCourse:
+    """Phases that follow from what earlier ones have shown."""
+
+    length = None
+
+    def __init__(self, settings: Settings, name: str, crew: Crew, patience_s: float) -> None:
+        """`name` is the scenario's; `patience_s` is how long a probe's last requests may take."""
+        most: float | None = settings.most_users if settings.levels == "users" else None
+        if settings.levels == "rate" and settings.request_rate is not None:
+            most = settings.request_rate.rate_at(0.0)
+        self.patience_s = patience_s
+        self._search = CapacitySearch(limit=max(most or _MOST, 1.0), whole=settings.levels == "users")
+        self._settings = settings
+        self._name = name
+        self._crew = crew
+        self._probes = 0
+        self._step_s, self._warmup_s = step_times(settings)
+        self._looked_s = 0.0
+
+    @property
+    def unit(self) -> str:
+        """What the levels count."""
+        return "users" if self._settings.levels == "users" else "requests/s"
+
+    def next_phase(self, now_s: float) -> Phase | None:
+        level = self._search.next_level()
+        if level is None:
+            return None
+        number, self._probes = self._probes, self._probes + 1
+        self._looked_s = 0.0
+        return Phase(
+            number,
+            0,
+            self._name,
+            **self._settings.level(level),
+            level=level,
+            requests=self._settings.num_prompts,
+            seconds=self._step_s,
+            warmup_s=self._warmup_s,
+        )
+
+    def decided(self, phase: Phase, elapsed_s: float) -> bool:
+        if elapsed_s - self._looked_s < _LOOK_EVERY_S:
+            return False
+        self._looked_s = elapsed_s
+        group = self._crew.recording.phase(phase.number)
+        if collapsed(group) is not None:
+            return True
+        least_s = self._warmup_s + _LEAST_SHARE * ((self._step_s or 0.0) - self._warmup_s)
+        return elapsed_s >= least_s and weigh(self._settings.slos, group).outcome != "open"
+
+    def finished(self, phase: Phase, elapsed_s: float) -> None:
+        self._crew.settle()
+        probe = self._probe(phase, elapsed_s)
+        self._search.take(probe)
+        logger.info(render_probe(probe, self.unit))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block `capacity` of the summary."""
+        return {"unit": self.unit, **self._search.answer.to_dict()}
+
+    def _probe(self, phase: Phase, elapsed_s: float) -> Probe:
+        slos, recording = self._settings.slos, self._crew.recording
+        group = recording.phase(phase.number)
+        numbers = summarize_phase(
+            recording, phase.number, self._settings.goodput_ms or None, percentiles_of(slos)
+        )
+        client = self._validity(group)
+        assert phase.level is not None
+        return Probe(
+            level=phase.level,
+            evidence=conclude(slos, group, numbers),
+            client=client.verdict,
+            client_reasons=client.reasons,
+            collapsed=collapsed(group),
+            requests=group.planned,
+            seconds=elapsed_s,
+            numbers={key: numbers[key] for key in ("request_throughput", "output_throughput")},
+        )
+
+    def _validity(self, group: Group) -> Validity:
+        """Of this probe alone: a client that was busy before is none of its business."""
+        queued = self._settings.max_concurrency is not None
+        return judge(group, self._crew.cpu_shares, self._crew.stamps, queued=queued)

@@ -1,0 +1,180 @@
+"""The process that generates load, when it is this one. `load.master` has those that are elsewhere.
+
+Rule: a crew carries the conductor's orders to the generators and their answers back, and knows what became of
+them: everything that a run concludes from comes through here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from locust.env import Environment
+
+from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.validity import Stamps
+from vllm_locust.load import conductor
+from vllm_locust.load.conductor import Conductor, Part
+from vllm_locust.load.generator import Assignment, LoadGenerator
+from vllm_locust.load.phases import Phase
+from vllm_locust.load.prepare import Prepared
+
+
+class Crew(conductor.Crew, Protocol):
+    """What a run needs of those who generate its load, beside what the conductor does."""
+
+    conductor: Conductor
+    """Whom to pass on what the generators say."""
+
+    @property
+    def recording(self) -> Recording:
+        """What was measured so far."""
+        ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def handed_out(self) -> int:
+        """Requests begun by those who are not lost: each must have a record at the end."""
+        ...
+
+    @property
+    def recorded(self) -> int:
+        """Records of those who are not lost."""
+        ...
+
+    @property
+    def cpu_shares(self) -> Mapping[str, float]:
+        """The share of a core that each process used, by a name that a reader understands."""
+        ...
+
+    @property
+    def stamps(self) -> Stamps: ...
+
+    @property
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        """The summary's `workers`; empty when all is done in this process."""
+        ...
+
+    def settle(self) -> None:
+        """Let `recording` hold all that has been measured."""
+        ...
+
+    def stop_load(self) -> None:
+        """Send nothing more; what is in flight may finish."""
+        ...
+
+    def drain(self, limit_s: float) -> None:
+        """Wait for what is in flight; what is not answered after `limit_s` is cancelled."""
+        ...
+
+    def cancel(self) -> None:
+        """End what is in flight now."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalCrew:
+    """A crew of one: this process."""
+
+    lead_s = 0.0
+    members = ("local",)
+
+    conductor: Conductor
+
+    def __init__(
+        self,
+        environment: Environment,
+        prepared: Prepared,
+        assignment: Assignment,
+        keep: Callable[[RequestRecord], None],
+    ) -> None:
+        self._environment = environment
+        self._generator = LoadGenerator(
+            environment, prepared, conductor=self, assignment=assignment, keep=keep
+        )
+        environment.vllm_generator = self._generator  # type: ignore[attr-defined]
+
+    @property
+    def users(self) -> int:
+        assert self._environment.runner is not None
+        return self._environment.runner.user_count
+
+    @property
+    def target_users(self) -> int:
+        assert self._environment.runner is not None
+        return self._environment.runner.target_user_count
+
+    # -- orders of the conductor --------------------------------------------------------------------------
+
+    def begin(self, who: str, phase: Phase, at_s: float, part: Part) -> None:
+        self._generator.begin(phase, at_s, asdict(part))
+
+    def grant(self, who: str, phase: int, first: int, count: int, last: bool) -> None:
+        self._generator.grant(phase, first, count, last)
+
+    def amend(self, who: str, phase: int, at_s: float, part: Part) -> None:
+        self._generator.amend(phase, at_s, scale=part.scale, position=part.position, of=part.of)
+
+    def end(self, phase: int) -> None:
+        self._generator.end(phase)
+
+    # -- answers of the generator -------------------------------------------------------------------------
+
+    def ask(self, phase: int, count: int) -> None:
+        self.conductor.ask("local", phase, count)
+
+    def ended(self, phase: int, next_i: int) -> None:
+        self.conductor.ended("local", phase, next_i)
+
+    def idle(self, phase: int) -> None:
+        self.conductor.idle("local", phase)
+
+    # -- for the run --------------------------------------------------------------------------------------
+
+    @property
+    def recording(self) -> Recording:
+        return self._generator.recording
+
+    @property
+    def in_flight(self) -> int:
+        return self._generator.transport.in_flight
+
+    @property
+    def handed_out(self) -> int:
+        return self._generator.handed_out
+
+    @property
+    def recorded(self) -> int:
+        return sum(group.planned for group in self.recording.groups.values())
+
+    @property
+    def cpu_shares(self) -> Mapping[str, float]:
+        return {"client": self._generator.cpu_share}
+
+    @property
+    def stamps(self) -> Stamps:
+        return "read" if self._generator.unstamped else "kernel"
+
+    @property
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+    def settle(self) -> None:
+        self._generator.settle()
+
+    def stop_load(self) -> None:
+        self._generator.stop_load()
+
+    def drain(self, limit_s: float) -> None:
+        self._generator.drain(limit_s)
+
+    def cancel(self) -> None:
+        assert self._environment.runner is not None
+        self._environment.runner.user_greenlets.kill(block=True)
+        self._generator.cancel()
+
+    def close(self) -> None:
+        self._generator.close()

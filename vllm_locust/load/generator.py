@@ -1,0 +1,317 @@
+"""What one process does in a run: it sends requests, measures them, and folds what it measured.
+
+Rule: a `LoadGenerator` knows its own process only. What to send it is told by a conductor, which may be in
+this process or on another machine; what it has measured is taken from it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import gevent
+from locust.env import Environment
+
+from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply, Transport
+from vllm_locust.core.arrival import Schedule
+from vllm_locust.core.rate import parse_rate
+from vllm_locust.core.record import DROPPED, RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.load.backlog import Backlog
+from vllm_locust.load.hooks import stream_finished
+from vllm_locust.load.pacer import Due, Lanes, Pacer
+from vllm_locust.load.phases import TRACE, Phase
+from vllm_locust.load.plan import Plan
+from vllm_locust.load.prepare import Prepared
+from vllm_locust.load.process import CpuMeter
+from vllm_locust.load.rows import Rows
+from vllm_locust.workloads.scenario import PlannedRequest
+
+_ROWS_EVERY_S = 1.0
+
+
+class Conductor(Protocol):
+    """Whom a generator asks for work, and tells when there is none left."""
+
+    def ask(self, phase: int, count: int) -> None:
+        """Please grant `count` indices of a closed-loop phase."""
+        ...
+
+    def ended(self, phase: int, next_i: int) -> None:
+        """Nothing more of an open-loop phase will be sent here: `next_i` is behind its last request."""
+        ...
+
+    def idle(self, phase: int) -> None:
+        """Nothing of a phase is in flight or to come here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a process must know of the run it takes part in."""
+
+    run_id: str
+    seed: int
+    began_s: float
+    """When the run began, on this process's clock."""
+    worker: int = 0
+
+
+class LoadGenerator:
+    """The sending and measuring part of one process in one run."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        prepared: Prepared,
+        *,
+        conductor: Conductor,
+        assignment: Assignment,
+        keep: Callable[[RequestRecord], None] | None = None,
+        stock_ahead: bool = False,
+    ) -> None:
+        """`keep` gets every record, to write it down.
+
+        `stock_ahead` keeps indices in stock, for a conductor that answers after a round trip.
+        """
+        self.settings = prepared.settings
+        self.began_s = assignment.began_s
+        self.load_is_over = False
+        self.phase = 0
+        """The phase that requests outside the plan belong to."""
+        self.clients: set[ChatClient] = set()
+        """Of the users there are now: what a user leaves open is closed at the end."""
+        self.transport = Transport(
+            prepared.target, prepared.request_options, assignment.run_id, assignment.worker
+        )
+        self.transport.pulse.widen()
+        self.recording = Recording(origin_s=self.began_s)
+        self._environment = environment
+        self._prepared = prepared
+        self._seed = assignment.seed
+        self._keep = keep
+        self._conductor = conductor
+        self.plan = Plan(
+            prepared.scenario.phases,
+            assignment.seed,
+            conductor.ask,
+            conductor.idle,
+            ahead=lambda: len(self.clients) if stock_ahead else 0,
+        )
+        self._lanes = Lanes(self._new_client, self._send_due, self._drop)
+        self._pacers: dict[int, Pacer] = {}
+        self._rows = Rows(environment)
+        self._backlog = Backlog(self._fold)
+        self._rows_flusher = gevent.spawn(self._flush_rows)
+        self._cpu = CpuMeter()
+        self._cpu_share: float | None = None
+        self._closed = False
+
+    @staticmethod
+    def of(environment: Environment) -> "LoadGenerator":
+        """The generator of the run that `environment` is in the middle of."""
+        generator: LoadGenerator | None = getattr(environment, "vllm_generator", None)
+        if generator is None:
+            raise RuntimeError("VllmUser works in runs started by Locust's command line or web UI.")
+        return generator
+
+    @property
+    def handed_out(self) -> int:
+        """Requests begun so far, those outside the plan included: each has a record, or will have one."""
+        open_loop = sum(pacer.handed_out for pacer in self._pacers.values())
+        return self.plan.handed_out + open_loop + self.transport.unplanned
+
+    @property
+    def unstamped(self) -> bool:
+        """Whether the platform gave no kernel stamp for some read."""
+        return bool(self.transport.pulse.unstamped_reads)
+
+    @property
+    def cpu_share(self) -> float:
+        """The share of a core that this process used during the load."""
+        return self._cpu.share() if self._cpu_share is None else self._cpu_share
+
+    # -- told by the conductor ----------------------------------------------------------------------------
+
+    def set_clock(self, began_s: float) -> None:
+        """The run began at `began_s` of this process's clock: to be known before the first phase begins."""
+        self.began_s = began_s
+        self.recording = Recording(origin_s=began_s)
+
+    def begin(self, phase: Phase, at_s: float, open_loop: Mapping[str, Any]) -> None:
+        """Begin a phase `at_s` seconds into the run.
+
+        `open_loop` says which part of an open loop is this process's: `position` of `of` processes, the index
+        `base` of the phase's first request, and the `scale` of its rate.
+        """
+        self.phase = phase.number
+        self.recording.begin_phase(phase.number, self.began_s + at_s, phase.warmup_s)
+        self.plan.begin(phase, self.began_s + at_s)
+        if phase.open_loop:
+            self._begin_open_loop(phase, at_s, **open_loop)
+
+    def grant(self, phase: int, first: int, count: int, last: bool) -> None:
+        """See `Plan.grant`."""
+        self.plan.grant(phase, first, count, last)
+
+    def amend(self, phase: int, at_s: float, *, scale: float, position: int | None, of: int) -> None:
+        """From `at_s` seconds into an open-loop phase: another rate, another part of it for this process."""
+        pacer = self._pacers.get(phase)
+        if pacer is not None:
+            pacer.schedule.scale_from(at_s, scale)
+            pacer.schedule.members_from(at_s, position, of)
+            self._lanes.cap = self._cap(position, of)
+            pacer.amend()
+
+    def end(self, phase: int) -> None:
+        """The load of a phase is over; what is in flight may finish."""
+        self.recording.close_phase(phase, perf_counter())
+        if pacer := self._pacers.get(phase):
+            pacer.end()
+            self._conductor.ended(phase, pacer.next_i)
+        else:
+            self.plan.end(phase)
+
+    # -- told by the run ----------------------------------------------------------------------------------
+
+    def stop_load(self) -> None:
+        """Send nothing more; what is in flight may finish."""
+        self.load_is_over = True
+        self.plan.stop()
+        for pacer in self._pacers.values():
+            pacer.end()
+        self.recording.close_phase(self.phase, perf_counter())
+        if self._cpu_share is None:
+            self._cpu_share = self._cpu.share()
+
+    def drain(self, limit_s: float) -> None:
+        """Wait for the open loop's requests in flight and cancel what is left; users are Locust's affair."""
+        self._lanes.drain(limit_s)
+
+    def cancel(self) -> None:
+        """End the open loop's requests in flight."""
+        self._lanes.cancel()
+
+    def settle(self) -> None:
+        """Fold all that has been measured so far."""
+        self._backlog.drain()
+
+    def take_recording(self) -> Recording:
+        """What was measured since it was last taken."""
+        recording, self.recording = self.recording, self.recording.successor()
+        return recording
+
+    def close(self) -> None:
+        """Fold what is left, and let go of sockets and greenlets."""
+        if self._closed:
+            return
+        self._closed = True
+        self._backlog.close()
+        self._rows_flusher.kill()
+        self._rows.flush()
+        self._lanes.close()
+        for client in self.clients:
+            client.close()
+        self.transport.close()
+
+    # -- used by users ------------------------------------------------------------------------------------
+
+    def send(
+        self, client: ChatClient, planned: PlannedRequest, phase: int, intended_s: float | None
+    ) -> Reply:
+        """Send a request of the plan and wait for its answer."""
+        origin = Origin(
+            index=planned.index,
+            scenario=planned.scenario,
+            profile=planned.profile,
+            phase=phase,
+            intended_s=intended_s,
+            prompt_tokens=planned.prompt_tokens,
+        )
+        body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
+        if self.settings.endpoint_type == "completions":
+            return client.request(COMPLETIONS_PATH, {"prompt": planned.prompt, **body}, origin)
+        messages = [{"role": "user", "content": planned.prompt}]
+        return client.request(CHAT_PATH, {"messages": messages, **body}, origin)
+
+    def take_in(self, record: RequestRecord) -> None:
+        """A request is finished: tell everybody who listens."""
+        stream_finished.fire(record=record, environment=self._environment, generator=self)
+
+    def add(self, record: RequestRecord) -> None:
+        """Write, fold and show a finished request, as soon as nobody waits for us."""
+        self._backlog.add(record)
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _begin_open_loop(
+        self, phase: Phase, at_s: float, *, base: int, scale: float, position: int | None, of: int
+    ) -> None:
+        member = self._prepared.scenario.phases[phase.member]
+        schedule = self._schedule(phase, scale)
+        schedule.members_from(0.0, position, of)
+        self._lanes.cap = self._cap(position, of)
+        self._pacers[phase.number] = Pacer(
+            phase.number,
+            schedule,
+            self.began_s + at_s,
+            lambda i: member.request(self._seed, base + i),
+            self._lanes,
+            self._conductor.idle,
+        )
+
+    def _schedule(self, phase: Phase, scale: float) -> Schedule:
+        seconds = float("inf") if phase.seconds is None else phase.seconds
+        if phase.rate == TRACE:
+            times_s = self._prepared.arrivals_s
+            return Schedule.of_trace(times_s, requests=phase.requests, seconds=seconds, scale=scale)
+        rate = parse_rate(phase.rate or "")
+        return Schedule(
+            rate,
+            self.settings.burstiness,
+            self._seed,
+            phase.number,
+            requests=phase.requests,
+            seconds=seconds,
+            scale=scale,
+        )
+
+    def _cap(self, position: int | None, of: int) -> int | None:
+        """This process's part of --max-concurrency: all parts together are exactly that."""
+        cap = self.settings.max_concurrency
+        if cap is None or position is None:
+            return cap
+        return cap // of + (position < cap % of)
+
+    def _new_client(self) -> ChatClient:
+        return ChatClient(self.transport, self.take_in)
+
+    def _send_due(self, client: ChatClient, due: Due) -> Reply:
+        return self.send(client, due.request, due.phase, due.intended_s)
+
+    def _drop(self, due: Due, why: str) -> None:
+        self.take_in(
+            RequestRecord(
+                index=due.request.index,
+                scenario=due.request.scenario,
+                profile=due.request.profile,
+                outcome=DROPPED,
+                intended_s=due.intended_s,
+                ended_s=perf_counter(),
+                error=why,
+                worker=self.transport.worker,
+                phase=due.phase,
+                model=self.transport.options.model,
+            )
+        )
+
+    def _fold(self, record: RequestRecord) -> None:
+        self.recording.add(record)
+        self._rows.add(record)
+        if self._keep is not None:
+            self._keep(record)
+
+    def _flush_rows(self) -> None:
+        while True:
+            gevent.sleep(_ROWS_EVERY_S)
+            self._rows.flush()

@@ -1,0 +1,24 @@
+"""What master and workers say to each other during a run, beside Locust's own messages.
+
+One kind of Locust message goes each way; `do` names what it is, `run` the run it belongs to (what comes late
+from another run is ignored), the rest are its fields:
+
+    worker -> master     hello      name asked_s           ready for orders; the moment on its own clock
+                         refused    problems               cannot take part, in sentences
+                         ask        phase count            see generator.Conductor
+                         ended      phase next_i
+                         idle       phase
+                         report     see `worker.WorkerLink.report`
+    master -> worker     welcome    elapsed_s asked_s      how long ago the run began
+                         begin      phase at_s part        see conductor.Crew
+                         grant      phase first count last
+                         amend      phase at_s part
+                         end        phase
+                         finish                            the load is over: finish what is in flight, report
+                         cancel                            end what is in flight
+
+All other times are seconds since the run began.
+"""
+
+TO_MASTER = "vllm_locust_to_master"
+TO_WORKER = "vllm_locust_to_worker"

@@ -1,0 +1,325 @@
+"""What the options mean once they are checked.
+
+All options arrive as text, from the command line or from the web UI's start form, and are converted here, in
+one place, so that everything that is wrong with a command line is said at once.
+"""
+
+import argparse
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from vllm_locust.core.rate import Rate, parse_levels, parse_rate
+from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
+from vllm_locust.errors import UsageError
+
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+DEFAULT_SCENARIO = "sharegpt"
+ENDPOINT_TYPES = ("chat", "completions")
+LEVEL_UNITS = ("users", "rate")
+DEFAULT_LADDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+# Fields that a request's body gets from elsewhere.
+_OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
+
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of one run, checked and converted."""
+
+    scenario: str = DEFAULT_SCENARIO
+    model: str | None = None
+    endpoint_type: str = "chat"
+    num_prompts: int | None = None
+    request_rate: Rate | None = None
+    burstiness: float = 1.0
+    max_concurrency: int | None = None
+    arrivals: Path | None = None
+    ladder: Sequence[float] = ()
+    levels: str = "users"
+    step_time_s: float | None = None
+    step_warmup_s: float | None = None
+    step_overlap: bool = False
+    capacity: bool = False
+    """Search for the largest load that meets the SLOs: asked for by a shape, not by an option."""
+    most_users: int | None = None
+    """The most that a search tries: Locust's own number of users, when it is more than one."""
+    max_tokens: int | None = None
+    input_len: int | None = None
+    tokenizer: str | None = None
+    ignore_eos: bool = True
+    temperature: float | None = None
+    dataset_path: Path | None = None
+    seed: int = 0
+    """Drawn anew for each run unless given: the server's prefix cache would hold prompts seen before."""
+    warmup_s: float = 0.0
+    results_dir: Path | None = None
+    slos: Sequence[Slo] = ()
+    goodput_ms: Mapping[str, float] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    continuous_usage_stats: bool = False
+    request_timeout_s: float = 600.0
+    insecure: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secrets among them: never to be written anywhere."""
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent when they are due rather than when a user is free."""
+        return self.request_rate is not None or self.arrivals is not None or self.levels == "rate"
+
+    def level(self, value: float) -> dict[str, Any]:
+        """What a level of a ladder or search means to a phase."""
+        return {"rate": f"{value:g}"} if self.levels == "rate" else {"users": round(value)}
+
+
+def read_settings(
+    options: argparse.Namespace | None, shape: str | None = None
+) -> tuple[Settings, Sequence[str]]:
+    """Check and convert all options: the settings, and one sentence per problem.
+
+    An option with a problem has its default, so that what else is wrong can be found before anybody is told.
+    `shape` is the kind of load shape of the locustfile: `ladder`, `capacity` or none of ours.
+    """
+    reader = _Reader(vars(options) if options is not None else {})
+    settings = Settings(
+        scenario=reader.text("scenario") or DEFAULT_SCENARIO,
+        model=reader.text("model"),
+        endpoint_type=reader.take("endpoint_type", _one_of(ENDPOINT_TYPES), "chat"),
+        num_prompts=reader.take("num_prompts", _whole(at_least=1), None),
+        max_tokens=reader.take("max_tokens", _whole(at_least=1), None),
+        input_len=reader.take("input_len", _whole(at_least=1), None),
+        tokenizer=reader.text("tokenizer"),
+        ignore_eos=reader.flag("ignore_eos", True),
+        temperature=reader.take("temperature", _number(at_least=0), None),
+        dataset_path=reader.take("dataset_path", Path, None),
+        seed=reader.take("seed", _whole(at_least=0), secrets.randbelow(1_000_000)),
+        warmup_s=reader.take("warmup", _time, 0.0),
+        results_dir=reader.take("results_dir", Path, None),
+        slos=reader.take_each("slo", parse_slo),
+        goodput_ms=reader.take("goodput", _goodput, {}),
+        extra_body=reader.take("extra_body", _json_object, {}),
+        continuous_usage_stats=reader.flag("continuous_usage_stats", False),
+        request_timeout_s=reader.take("request_timeout", _time, 600.0),
+        insecure=reader.flag("insecure", False),
+        headers=_headers(reader),
+        **_load_settings(reader, shape),
+        most_users=_most_users(options),
+    )
+    reader.problems.extend(_contradictions(settings, reader, shape, getattr(options, "run_time", None)))
+    return settings, reader.problems
+
+
+def _most_users(options: argparse.Namespace | None) -> int | None:
+    """One is what Locust's form has by default, and nothing to search."""
+    users = getattr(options, "num_users", None)
+    return users if users and users > 1 else None
+
+
+def _load_settings(reader: "_Reader", shape: str | None) -> dict[str, Any]:
+    levels = reader.take("levels", _one_of(LEVEL_UNITS), "users")
+    none: tuple[float, ...] = ()
+    ladder = reader.take("ladder", lambda text: parse_levels(str(text), whole=levels == "users"), none)
+    if shape == "ladder" and not ladder:
+        ladder = DEFAULT_LADDER
+    return {
+        "request_rate": reader.take("request_rate", lambda text: parse_rate(str(text)), None),
+        "burstiness": reader.take("burstiness", _burstiness, 1.0),
+        "max_concurrency": reader.take("max_concurrency", _whole(at_least=1), None),
+        "arrivals": reader.take("arrivals", Path, None),
+        "ladder": () if shape == "capacity" else ladder,
+        "levels": levels,
+        "step_time_s": reader.take("step_time", _time, None),
+        "step_warmup_s": reader.take("step_warmup", _time, None),
+        "step_overlap": reader.flag("step_overlap", False),
+        "capacity": shape == "capacity",
+    }
+
+
+def _contradictions(
+    settings: Settings, reader: "_Reader", shape: str | None, run_time_s: float | None
+) -> Iterator[str]:
+    """What is right by itself, and makes no sense together."""
+    stepped = bool(settings.ladder) or settings.capacity
+    if run_time_s and settings.warmup_s >= run_time_s:
+        yield f"--warmup leaves nothing of a --run-time of {run_time_s} s to measure."
+    if settings.request_timeout_s == 0:
+        yield "--request-timeout must be more than 0 s."
+    yield from _open_loop_contradictions(settings, reader)
+    if settings.levels == "rate" and not stepped:
+        yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
+    if shape == "capacity" and reader.text("ladder"):
+        yield "--ladder and a capacity search exclude each other: the search chooses its levels itself."
+    if settings.capacity and not settings.slos:
+        yield 'A capacity search needs at least one --slo to hold, such as --slo "p99_ttft_ms<500".'
+    if stepped and settings.warmup_s:
+        yield "--warmup is for runs of one load: a ladder or capacity search has --step-warmup."
+    if settings.step_time_s == 0:
+        yield "--step-time must be more than 0 s."
+    elif settings.step_time_s and (settings.step_warmup_s or 0) >= settings.step_time_s:
+        yield f"--step-warmup leaves nothing of a --step-time of {settings.step_time_s:g} s to measure."
+    if settings.step_overlap and (not settings.ladder or settings.step_warmup_s == 0):
+        yield "--step-overlap needs a --ladder whose steps have a --step-warmup to drain into."
+
+
+def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator[str]:
+    stepped = bool(settings.ladder) or settings.capacity
+    if not settings.open_loop:
+        for name in ("burstiness", "max_concurrency"):
+            if reader.text(name):
+                option = name.replace("_", "-")
+                yield f"--{option} is for open loops, with --request-rate: without, users wait for answers."
+    rate = settings.request_rate
+    if settings.levels == "users" and stepped and settings.open_loop:
+        yield "--request-rate and levels of users exclude each other: take --levels rate."
+    if settings.ladder and settings.levels == "rate" and (rate is not None or settings.arrivals is not None):
+        yield "--ladder gives the rates with --levels rate: leave --request-rate and --arrivals out."
+    if rate is not None and rate.is_infinite and settings.num_prompts is None:
+        yield "--request-rate inf sends all requests at once: say how many with --num-prompts."
+    single = rate is not None and len(rate.stages) == 1 and rate.duration_s == float("inf")
+    if (settings.arrivals is not None or settings.capacity) and rate is not None and not single:
+        yield f"--request-rate {rate} must be one number here, not stages."
+
+
+class _Reader:
+    """Takes options one by one and collects what is wrong with them."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        value = self._options.get(name)
+        return str(value).strip() or None if value is not None else None
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._options.get(name)
+        return default if value is None else str(value).lower() in ("true", "on", "1")
+
+    def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
+        value = self._options.get(name)
+        if value is None or value in ("", []):
+            return default
+        try:
+            return convert(value)
+        except UsageError as error:
+            self.problems.extend(error.problems)
+        except ValueError as error:
+            self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
+        return default
+
+    def take_each(self, name: str, convert: Callable[[str], T]) -> list[T]:
+        """Convert each value of a repeatable option; the web UI's form gives them in one field."""
+        values = self._options.get(name) or []
+        if isinstance(values, str):
+            values = [part for part in values.split(",") if part.strip()]
+        converted: list[T] = []
+        for value in values:
+            try:
+                converted.append(convert(value))
+            except UsageError as error:
+                self.problems.extend(error.problems)
+        return converted
+
+
+def _whole(at_least: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = at_least - 1
+        if number < at_least:
+            raise ValueError(f"is not a whole number of at least {at_least}")
+        return number
+
+    return convert
+
+
+def _number(at_least: float) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not at_least <= number < float("inf"):
+            raise ValueError(f"is not a number of at least {at_least:g}")
+        return number
+
+    return convert
+
+
+def _burstiness(value: Any) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise ValueError("is not a number greater than 0, or inf")
+    return number
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"is none of {', '.join(choices)}")
+        return str(value)
+
+    return convert
+
+
+_TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _time(value: Any) -> float:
+    """Seconds of `10`, `10s`, `1.5m`, `500ms` or `2h`."""
+    text = str(value).strip().lower()
+    digits = text.rstrip("mhs")
+    unit = text[len(digits) :] or "s"
+    try:
+        return _number(at_least=0)(digits) * _TIME_UNITS_S[unit]
+    except (ValueError, KeyError):
+        raise ValueError("is not a time like 10s, 500ms or 2m") from None
+
+
+def _goodput(value: Any) -> dict[str, float]:
+    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    return parse_goodput(parts)
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    try:
+        decoded = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error})") from None
+    if not isinstance(decoded, dict):
+        raise ValueError('is not a JSON object like {"top_p": 0.9}')
+    if taken := _OWN_BODY_FIELDS & decoded.keys():
+        raise ValueError(f"sets {', '.join(sorted(taken))}, which the suite sets itself")
+    return decoded
+
+
+def _headers(reader: _Reader) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for pair in reader._options.get("header") or []:
+        name, separator, value = pair.partition("=" if "=" in pair.partition(":")[0] else ":")
+        if separator and _HEADER_NAME.fullmatch(name.strip()) and _HEADER_VALUE.fullmatch(value.strip()):
+            headers[name.strip()] = value.strip()
+        else:
+            reader.problems.append(f"--header {name!r} is not of the form NAME=VALUE.")
+    if key := reader.text("api_key") or os.environ.get(API_KEY_VARIABLE):
+        if _HEADER_VALUE.fullmatch(key):
+            headers["Authorization"] = f"Bearer {key}"
+        else:
+            reader.problems.append("--api-key holds characters that no HTTP header can carry.")
+    return headers

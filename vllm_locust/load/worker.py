@@ -1,0 +1,165 @@
+"""A worker's end of a run: it takes orders from the master, and reports what it measured.
+
+What was measured travels as deltas, in messages of a bounded size: a report is cut once a second, and
+whenever so many requests are finished. The master has all of it but the last second when this process dies.
+"""
+
+import os
+import socket
+import zlib
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import gevent
+from gevent.lock import RLock
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from vllm_locust.core.record import RequestRecord, to_json_line
+from vllm_locust.errors import UsageError
+from vllm_locust.load.generator import Assignment, LoadGenerator
+from vllm_locust.load.messages import TO_MASTER
+from vllm_locust.load.phases import Phase
+from vllm_locust.load.prepare import Prepared
+
+_REPORT_EVERY_S = 1.0
+# So that a report stays below 64 KiB, see tests/load/test_worker.py.
+REQUESTS_PER_REPORT = 200
+# Lines of requests.jsonl are much alike: the fastest setting makes an eighth of them.
+_COMPRESSION = 1
+_UNTIL_NEXT_ROUND_S = 0.0001
+
+
+def refuse(runner: WorkerRunner, run: str, error: UsageError) -> None:
+    """Tell the master why this worker cannot take part."""
+    runner.send_message(TO_MASTER, {"do": "refused", "run": run, "problems": list(error.problems)})
+
+
+class WorkerLink:
+    """Connects this worker's generator with the master, for one run."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        runner: WorkerRunner,
+        prepared: Prepared,
+        run: Mapping[str, Any],
+    ) -> None:
+        """`run` is what the master says of the run: its `id` and its `seed`."""
+        self._runner = runner
+        self._run = str(run["id"])
+        self.finished = False
+        self._lines: list[bytes] = []
+        self.generator = LoadGenerator(
+            environment,
+            prepared,
+            conductor=self,
+            assignment=Assignment(self._run, run["seed"], perf_counter(), runner.worker_index),
+            keep=self._keep,
+            stock_ahead=True,
+        )
+        environment.vllm_generator = self.generator  # type: ignore[attr-defined]
+        # What comes behind a report must not overtake a part of it.
+        self._reporting = RLock()
+        self._reporter = gevent.spawn(self._report_regularly)
+        self._tell("hello", name=f"{socket.gethostname()}:{os.getpid()}", asked_s=perf_counter())
+
+    def obey(self, order: Mapping[str, Any]) -> None:
+        """Carry out an order of the master's."""
+        if order["run"] != self._run:
+            return
+        generator = self.generator
+        match order["do"]:
+            case "welcome":
+                # The answer was written about halfway between our question and its coming here.
+                now_s = perf_counter()
+                generator.set_clock(now_s - order["elapsed_s"] - (now_s - order["asked_s"]) / 2)
+            case "begin":
+                generator.begin(Phase.from_dict(order["phase"]), order["at_s"], order["part"])
+            case "grant":
+                generator.grant(order["phase"], order["first"], order["count"], order["last"])
+            case "amend":
+                part = order["part"]
+                generator.amend(
+                    order["phase"],
+                    order["at_s"],
+                    scale=part["scale"],
+                    position=part["position"],
+                    of=part["of"],
+                )
+            case "end":
+                generator.end(order["phase"])
+            case "finish":
+                gevent.spawn(self._runner.stop)
+            case "cancel":
+                self._runner.user_greenlets.kill(block=False)
+                generator.cancel()
+
+    def finish(self) -> None:
+        """All requests are done: the last report, once."""
+        if self.finished:
+            return
+        self.finished = True
+        self._reporter.kill()
+        self.generator.close()
+        self.report(last=True)
+
+    def report(self, last: bool = False) -> None:
+        """Send what was measured since the report before, one message for each phase and profile.
+
+        recording     `Recording.to_dict` of it
+        lines         its lines of requests.jsonl, by zlib; in the first message
+        handed_out    requests begun since the run began
+        last          nothing will follow
+        """
+        with self._reporting:
+            if self.finished and not last:
+                return
+            lines, self._lines = self._lines, []
+            parts = list(self.generator.take_recording().split())
+            for part in parts:
+                self._tell(
+                    "report",
+                    recording=part.to_dict(),
+                    lines=zlib.compress(b"".join(lines), _COMPRESSION),
+                    handed_out=self.generator.handed_out,
+                    in_flight=self.generator.transport.in_flight,
+                    cpu_share=self.generator.cpu_share,
+                    unstamped=self.generator.unstamped,
+                    last=last and part is parts[-1],
+                )
+                lines = []
+                if part is not parts[-1]:
+                    gevent.sleep(_UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
+
+    # -- answers of the generator -------------------------------------------------------------------------
+
+    def ask(self, phase: int, count: int) -> None:
+        self._tell("ask", phase=phase, count=count)
+
+    def ended(self, phase: int, next_i: int) -> None:
+        self._tell("ended", phase=phase, next_i=next_i)
+
+    def idle(self, phase: int) -> None:
+        if self.finished:
+            return
+        # The master may conclude from the phase at once: first all that was measured in it.
+        self.generator.settle()
+        self.report()
+        self._tell("idle", phase=phase)
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _keep(self, record: RequestRecord) -> None:
+        self._lines.append(to_json_line(record, self.generator.began_s))
+        if len(self._lines) >= REQUESTS_PER_REPORT:
+            self.report()
+
+    def _report_regularly(self) -> None:
+        while True:
+            gevent.sleep(_REPORT_EVERY_S)
+            self.report()
+
+    def _tell(self, do: str, **fields: Any) -> None:
+        self._runner.send_message(TO_MASTER, {"do": do, "run": self._run, **fields})
