@@ -98,10 +98,10 @@ def started(*options: str, folder: Path, locustfile: str = "chat.py") -> Iterato
         run.process.communicate()
 
 
-def run_locust(*options: str, folder: Path, locustfile: str = "chat.py") -> Outcome:
+def run_locust(*options: str, folder: Path, locustfile: str = "chat.py", limit_s: float = LIMIT_S) -> Outcome:
     """A run from start to end."""
     with started(*options, folder=folder, locustfile=locustfile) as run:
-        return run.wait()
+        return run.wait(limit_s)
 
 
 def environment() -> Mapping[str, str]:

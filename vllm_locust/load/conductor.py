@@ -182,8 +182,8 @@ class Conductor:
         if phase.open_loop:
             self._let_users_gather()
             return
-        if phase.users is None:
-            return
+        if phase.users is None or (self._overlap and self.begun):
+            return  # with overlap, users come and go while the step warms up
         while self._crew.users != phase.users:
             if self._now_s() > deadline_s:
                 logger.warning("%d users are there, not %d.", self._crew.users, phase.users)
