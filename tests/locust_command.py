@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,21 @@ LIMIT_S = 50.0
 """No run of a test takes longer."""
 
 HEADLESS = ("--headless", "-u", "4", "-r", "4")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def in_processes(count: int) -> Sequence[str]:
+    """Options for so many processes, whose master has a port that no other run has."""
+    if count == 1:
+        return ()
+    port = str(free_port())
+    return ("--processes", str(count), "--master-bind-port", port, "--master-port", port)
 
 
 @dataclass(frozen=True)

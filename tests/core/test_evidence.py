@@ -229,6 +229,9 @@ def test_a_count_of_failures_is_missed_when_it_has_grown_too_large():
         "median_e2el_ms==3",
         "max_ttft_ms>1",
         "max_connect_ms<5",
+        "mean_ttft_ms<5",
+        "std_e2el_ms<=5",
+        "max_concurrent_requests<=5",
         "error_rate>=0",
         "error_rate<=7",
         "failed>3",
@@ -272,7 +275,7 @@ def test_the_share_at_the_end_is_compared_without_rounding(inside, outside, q):
     for second in range(inside + outside):
         ttft_s = 0.1 if second < inside else 0.9
         group.add(an_ok(float(second), arrivals_s=[second + ttft_s, second + 2.0]), 0.0, True)
-    (finding,) = conclude([Slo("p_ttft_ms".replace("p", f"p{q:g}", 1), "<", 500.0, q)], group, {}).findings
+    (finding,) = conclude([parse_slo(f"p{q:g}_ttft_ms<500")], group, {}).findings
     tenths_of_percent = round(q * 10)
     exactly = inside * 1000 >= (inside + outside) * tenths_of_percent
     assert (finding.outcome == "met") == exactly
@@ -436,6 +439,21 @@ def test_what_requests_are_worth_goes_by_time_and_not_by_profile():
             recording.add(record)
     assert weighed("p99_ttft_ms<1500", calm).worth > 400
     assert weighed("p99_ttft_ms<1500", wild).worth < 150
+
+
+def test_what_requests_are_worth_goes_by_their_own_ends_however_many_others_failed():
+    """Of two profiles only one has failures, so that the ends of the others lie unevenly among all ends."""
+    alone, among = Recording(), Recording()
+    for profile in "ab":
+        for second, ttft_ms in enumerate(moody(400)):
+            first_s = second + ttft_ms / 1000
+            made = an_ok(float(second), arrivals_s=[first_s, first_s + 0.1], profile=profile)
+            alone.add(made)
+            among.add(made)
+            for i in range(5 if profile == "b" and second > 200 else 0):
+                among.add(an_error(second + 0.5 + i / 100, profile=profile))
+    finding = weighed("p50_ttft_ms<200", among)
+    assert finding.trials / finding.worth == pytest.approx(800 / weighed("p50_ttft_ms<200", alone).worth)
 
 
 @pytest.mark.parametrize("failed_every", [None, 9])

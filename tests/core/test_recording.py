@@ -401,6 +401,21 @@ def test_the_first_failure_of_a_kind_is_its_example():
     assert len(failure.example) == 300
 
 
+def test_the_columns_of_successful_requests_stand_in_line():
+    """Two requests a part, the second without a TPOT; the failed one between them has no place there."""
+    total = Recording(origin_s=100.0)
+    for profile, sent_s in (("a", 104.0), ("b", 102.0)):
+        part = Recording(origin_s=100.0)
+        part.add(an_ok(sent_s=sent_s, ended_s=sent_s + 4, tokens=5, profile=profile))
+        part.add(an_ok(outcome=CANCELLED, sent_s=sent_s, ended_s=sent_s + 5, profile=profile))
+        part.add(an_ok(sent_s=sent_s, ended_s=sent_s + 6, tokens=1, profile=profile))
+        total.merge(shipped(part))
+    group = total.total()
+    assert group.e2el_s.tolist() == [4.0, 6.0, 4.0, 6.0]
+    assert group.ok_ended_s.tolist() == [8.0, 10.0, 6.0, 8.0]
+    assert group.tpot_s() == pytest.approx([0.5, math.nan, 0.5, math.nan], nan_ok=True)
+
+
 def test_lags_and_lateness_are_taken_of_failed_requests_too_but_latencies_are_not():
     failed = an_ok(outcome=CANCELLED, sent_s=2.0, intended_s=1.5, lags_s=[0.25, 0.5])
     total = of([failed]).total()

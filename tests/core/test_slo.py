@@ -21,15 +21,15 @@ def of(ttfts_s, percentiles=()) -> dict:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("p99_ttft_ms<500", Slo("p99_ttft_ms", "<", 500.0, 99.0)),
-        (" p99.9_itl_ms <= 1e3 ", Slo("p99.9_itl_ms", "<=", 1000.0, 99.9)),
-        ("p50.0_e2el_ms>=1", Slo("p50_e2el_ms", ">=", 1.0, 50.0)),
-        ("p95_ttft_from_plan_ms<1", Slo("p95_ttft_from_plan_ms", "<", 1.0, 95.0)),
+        ("p99_ttft_ms<500", Slo("p99_ttft_ms", "<", 500.0, 99.0, "ttft")),
+        (" p99.9_itl_ms <= 1e3 ", Slo("p99.9_itl_ms", "<=", 1000.0, 99.9, "itl")),
+        ("p50.0_e2el_ms>=1", Slo("p50_e2el_ms", ">=", 1.0, 50.0, "e2el")),
+        ("p95_ttft_from_plan_ms<1", Slo("p95_ttft_from_plan_ms", "<", 1.0, 95.0, "ttft_from_plan")),
         ("failed==0", Slo("failed", "==", 0.0)),
         ("error_rate<.01", Slo("error_rate", "<", 0.01)),
-        ("median_tpot_ms>-1", Slo("median_tpot_ms", ">", -1.0)),
-        ("max_e2el_ms<20000", Slo("max_e2el_ms", "<", 20000.0)),
-        ("max_ttft_from_plan_ms<=1", Slo("max_ttft_from_plan_ms", "<=", 1.0)),
+        ("median_tpot_ms>-1", Slo("median_tpot_ms", ">", -1.0, family="tpot")),
+        ("max_e2el_ms<20000", Slo("max_e2el_ms", "<", 20000.0, family="e2el")),
+        ("max_ttft_from_plan_ms<=1", Slo("max_ttft_from_plan_ms", "<=", 1.0, family="ttft_from_plan")),
         ("requests.dropped==0", Slo("requests.dropped", "==", 0.0)),
     ],
 )
@@ -79,11 +79,27 @@ def test_percentiles_that_are_not_printed_can_be_asked_for():
     assert (judgement.outcome, judgement.value) == ("met", pytest.approx(500))
 
 
+@pytest.mark.parametrize(
+    ("text", "about_failures"),
+    [
+        ("failed==0", True),
+        ("error_rate<0.01", True),
+        ("requests.failed<5", True),
+        ("requests.dropped==0", False),
+        ("completed>5", False),
+        ("p99_ttft_ms<500", False),
+    ],
+)
+def test_which_objectives_are_about_failures(text, about_failures):
+    assert parse_slo(text).about_failures == about_failures
+
+
 @given(st.sampled_from(["<", "<=", ">", ">=", "=="]), st.integers(0, 4))
 def test_a_plain_number_is_compared_as_python_does(op, bound):
     value = 2  # completed
     slo = parse_slo(f"completed{op}{bound}")
-    assert (evaluate(slo, of([0.1] * value)).outcome == "met") == eval(f"{value}{op}{bound}")
+    assert slo.holds(value) == eval(f"{value}{op}{bound}")
+    assert (evaluate(slo, of([0.1] * value)).outcome == "met") == slo.holds(value)
 
 
 @pytest.mark.parametrize(

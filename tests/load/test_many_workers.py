@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from tests.load.test_open_loop import intended, scheduled
-from tests.load.test_web_ui import free_port
 from tests.locust_command import (
     ROOT,
     LocustProcess,
@@ -26,7 +25,9 @@ from tests.locust_command import (
     column,
     counters,
     environment,
+    free_port,
     growth,
+    in_processes,
     run_locust,
     simulator,
     started,
@@ -39,7 +40,7 @@ CHAT = str(ROOT / "locustfiles" / "chat.py")
 
 
 def many(processes: int, users: int) -> Sequence[str]:
-    return ("--headless", "-u", str(users), "-r", str(users), "--processes", str(processes), "--only-summary")
+    return ("--headless", "-u", str(users), "-r", str(users), *in_processes(processes), "--only-summary")
 
 
 @contextmanager
@@ -127,21 +128,14 @@ def test_512_streams_in_flight_at_the_end_of_the_run_time(tmp_path: Path, stop_t
         sent = served(server, outcome)
     assert_nothing_is_lost(outcome)
     counts, failures = outcome.summary["requests"], outcome.summary["failures"]
-    assert (
-        max(
-            sum(a["sent_s"] <= b["sent_s"] < a["ended_s"] for a in outcome.requests)
-            for b in outcome.requests[::50]
-        )
-        > 450
-    ), "all users had one in flight, or were about to"
     assert counts["planned"] == counts["ok"] + failures.get("cancelled", 0) == len(sent)
     assert {request["index"] for request in outcome.requests} == set(sent)
     assert not any("accounted" in reason for reason in outcome.summary["client"]["reasons"])
+    assert counts["planned"] >= 512
     if stop_timeout == "60":
-        assert counts["ok"] >= 512
         assert failures == {}
     else:
-        assert failures["cancelled"] > 0
+        assert failures["cancelled"] > 100
 
 
 def test_all_workers_together_keep_one_schedule(server: Simulator, tmp_path: Path) -> None:
@@ -268,9 +262,10 @@ def test_requests_of_all_workers_are_finished_when_the_run_is_interrupted(
 
 
 def test_a_worker_that_is_told_to_leave_finishes_and_reports_first(server: Simulator, tmp_path: Path) -> None:
-    options = ("--headless", "-u", "4", "-r", "4", "--host", server.url, "--scenario", "ss", "-t", "5s")
+    options = ("--headless", "-u", "4", "-r", "4", "--host", server.url, "--scenario", "ss")
+    rate = ("--request-rate", "40", "--burstiness", "inf", "--num-prompts", "160")
     with (
-        master(tmp_path / "results", *options, "--request-rate", "40", workers=2) as (run, port),
+        master(tmp_path / "results", *options, *rate, "--max-tokens", "200", workers=2) as (run, port),
         worker(port, tmp_path),
         worker(port, tmp_path) as leaving,
     ):
@@ -282,7 +277,8 @@ def test_a_worker_that_is_told_to_leave_finishes_and_reports_first(server: Simul
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
     assert [worker["lost_after_s"] for worker in outcome.summary["workers"]] == [None, None]
-    assert outcome.summary["requests"]["planned"] == outcome.summary["requests"]["ok"]
+    assert outcome.summary["requests"]["ok"] == 160
+    assert sorted(request["index"] for request in outcome.requests) == list(range(160))
 
 
 def test_phases_never_share_the_server_and_users_may_be_fewer_than_workers(

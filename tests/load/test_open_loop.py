@@ -15,6 +15,7 @@ from tests.locust_command import (
     assert_ended_with,
     assert_nothing_is_lost,
     column,
+    in_processes,
     run_locust,
     simulator,
     started,
@@ -144,9 +145,11 @@ def test_what_is_in_flight_at_the_end_is_finished_or_cancelled(tmp_path: Path) -
     assert outcome.summary["requests"]["planned"] > 5
 
 
-def test_a_ladder_of_rates(server: Simulator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_ladder_of_rates(server: Simulator, tmp_path: Path, processes: int) -> None:
     outcome = run_locust(
-        *ONE_SOURCE, "--host", server.url, "--ladder", "20,60", "--levels", "rate", "--step-time", "2s",
+        *ONE_SOURCE, *in_processes(processes), "--host", server.url,
+        "--ladder", "20,60", "--levels", "rate", "--step-time", "2s",
         "--step-warmup", "500ms", "--burstiness", "inf", "--step-overlap", folder=tmp_path / "results",
     )  # fmt: skip
     assert_ended_well(outcome)
@@ -156,5 +159,6 @@ def test_a_ladder_of_rates(server: Simulator, tmp_path: Path) -> None:
     for phase, rate in zip(phases, (20, 60), strict=True):
         assert phase["duration"] == pytest.approx(1.5, abs=0.1)
         assert phase["request_throughput"] == pytest.approx(rate, rel=0.1)
+        assert phase["requests"]["planned"] == 2 * rate, "of all processes together"
     begins = [min(r["intended_s"] for r in outcome.requests if r["phase"] == phase) for phase in (0, 1)]
-    assert begins[1] - begins[0] == pytest.approx(2.0, abs=0.1), "no waiting between the steps"
+    assert begins[1] - begins[0] == pytest.approx(2.0, abs=0.4), "no waiting between the steps"

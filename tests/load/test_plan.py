@@ -1,26 +1,13 @@
 """Each index is handed out once, in the phase it was granted for, and whoever waits is told of changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import gevent
-import pytest
 
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.plan import Plan, PlanEnded, Taken
 from vllm_locust.workloads.scenario import PlannedRequest
-
-
-@dataclass(frozen=True)
-class Counting:
-    name: str
-
-    @property
-    def phases(self) -> tuple["Counting", ...]:
-        return (self,)
-
-    def request(self, seed: int, index: int) -> PlannedRequest:
-        return PlannedRequest(index, self.name, self.name, f"{seed}-{index}", 1)
 
 
 @dataclass
@@ -29,7 +16,8 @@ class Dealer:
 
     at_once: bool = True
     asked: list[tuple[int, int]] = field(default_factory=list)
-    idle: list[int] = field(default_factory=list)
+    idles: list[int] = field(default_factory=list)
+    given_back: list[int] = field(default_factory=list)
     next: int = 0
     left: int | None = None
     plan: Plan = field(init=False)
@@ -44,11 +32,25 @@ class Dealer:
             count = min(count, self.left)
             self.left -= count
         first, self.next = self.next, self.next + count
-        self.plan.grant(phase, first, count, last=self.left == 0)
+        self.plan.grant(phase, range(first, first + count), last=self.left == 0)
+
+    def give_back(self, phase: int, indices: Sequence[int]) -> None:
+        self.given_back.extend(indices)
+
+    def idle(self, phase: int) -> None:
+        self.idles.append(phase)
 
 
-def planned(dealer: Dealer, ahead: Callable[[], int] = lambda: 0) -> Plan:
-    dealer.plan = Plan((Counting("a"), Counting("b")), 7, dealer.ask, dealer.idle.append, ahead)
+def make(phase: Phase, index: int) -> PlannedRequest | None:
+    return PlannedRequest(index, phase.name, phase.name, f"7-{index}", 1)
+
+
+def planned(
+    dealer: Dealer,
+    ahead: Callable[[], int] = lambda: 0,
+    make: Callable[[Phase, int], PlannedRequest | None] = make,
+) -> Plan:
+    dealer.plan = Plan(dealer, make, ahead)
     return dealer.plan
 
 
@@ -68,9 +70,9 @@ def test_requests_are_numbered_over_the_phases() -> None:
     assert second.request.index == 1
     assert plan.try_take() is None
     plan.finished(0)
-    assert dealer.idle == [], "one is in flight"
+    assert dealer.idles == [], "one is in flight"
     plan.finished(0)
-    assert dealer.idle == [0]
+    assert dealer.idles == [0]
     dealer.left = None
     plan.begin(Phase(1, 1, "b"), 123.0)
     third = taken(plan)
@@ -141,9 +143,9 @@ def test_the_end_of_a_phase_takes_back_what_is_in_stock() -> None:
     assert taken(plan).request.index == 0
     plan.end(0)
     assert plan.try_take() is None
-    assert dealer.idle == []
+    assert dealer.idles == []
     plan.finished(0)
-    assert dealer.idle == [0]
+    assert dealer.idles == [0]
     dealer.answer(0, 3)  # was under way
     assert plan.try_take() is None
     assert plan.handed_out == 1
@@ -157,39 +159,44 @@ def test_requests_of_an_earlier_phase_may_finish_in_a_later_one() -> None:
     plan.end(0)
     plan.begin(Phase(1, 1, "b"), 1.0)
     taken(plan)
-    assert dealer.idle == []
+    assert dealer.idles == []
     plan.finished(0)
-    assert dealer.idle == [0]
+    assert dealer.idles == [0]
 
 
 def test_a_plan_that_never_got_any_is_idle_when_there_are_no_more() -> None:
     dealer = Dealer()
     plan = planned(dealer)
     plan.begin(Phase(0, 0, "a", requests=5), 0.0)
-    plan.grant(0, 5, 0, last=True)  # others took them all
-    assert dealer.idle == [0]
+    plan.grant(0, (), last=True)  # others took them all
+    assert dealer.idles == [0]
 
 
-def test_a_request_that_cannot_be_made_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_cannot_be_made_is_passed_over_and_counted() -> None:
     dealer = Dealer(left=3)
-    plan = planned(dealer)
-    make = Counting.request
-
-    def broken(self: Counting, seed: int, index: int) -> PlannedRequest:
-        if index == 1:
-            raise ValueError("row 1 is broken")
-        return make(self, seed, index)
-
-    monkeypatch.setattr(Counting, "request", broken)
+    plan = planned(dealer, make=lambda phase, index: None if index == 1 else make(phase, index))
     plan.begin(Phase(0, 0, "a"), 0.0)
-    assert taken(plan).request.index == 0
-    with pytest.raises(ValueError, match="row 1"):
-        plan.try_take()
-    assert taken(plan).request.index == 2
+    assert [taken(plan).request.index for _ in range(2)] == [0, 2]
     plan.finished(0)
     plan.finished(0)
-    assert dealer.idle == [0]
+    assert dealer.idles == [0]
     assert plan.handed_out == 3
+
+
+def test_who_has_nobody_left_gives_its_stock_back() -> None:
+    dealer = Dealer(at_once=False)
+    plan = planned(dealer, ahead=lambda: 4)
+    plan.begin(Phase(0, 0, "a", requests=9), 0.0)
+    plan.try_take()
+    dealer.answer(0, 5)
+    taken(plan)
+    plan.abandon()
+    assert dealer.given_back == [1, 2, 3, 4]
+    plan.finished(0)
+    assert dealer.idles == [], "there may be more to ask for"
+    plan.stop()
+    plan.grant(0, (7, 8), last=True)
+    assert dealer.given_back == [1, 2, 3, 4, 7, 8]
 
 
 def test_in_an_open_loop_nobody_is_handed_anything() -> None:

@@ -10,6 +10,7 @@ from tests.locust_command import (
     assert_ended_well,
     assert_ended_with,
     assert_nothing_is_lost,
+    in_processes,
     run_locust,
     simulator,
 )
@@ -26,10 +27,11 @@ def four_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulat
         yield running
 
 
-@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
-def test_a_ladder_of_users(four_at_a_time: Simulator, tmp_path: Path, processes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_ladder_of_users(four_at_a_time: Simulator, tmp_path: Path, processes: int) -> None:
     outcome = run_locust(
-        *STEPS, *processes, "--host", four_at_a_time.url, "--ladder", "2,6,1", "--step-time", "1200ms",
+        *STEPS, *in_processes(processes), "--host", four_at_a_time.url,
+        "--ladder", "2,6,1", "--step-time", "1200ms",
         "--step-warmup", "400ms", "--max-tokens", "10", folder=tmp_path / "results",
     )  # fmt: skip
     assert_ended_well(outcome)
@@ -53,7 +55,7 @@ def test_with_overlap_a_step_drains_while_the_next_one_warms_up(
     four_at_a_time: Simulator, tmp_path: Path
 ) -> None:
     outcome = run_locust(
-        *STEPS, "--host", four_at_a_time.url, "--ladder", "3,1", "--step-time", "2s",
+        *STEPS, "--host", four_at_a_time.url, "--ladder", "1,3", "--step-time", "2s",
         "--step-warmup", "1200ms", "--step-overlap", "--max-tokens", "30", folder=tmp_path / "results",
     )  # fmt: skip
     assert_ended_well(outcome)

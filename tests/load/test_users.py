@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import gevent
 import pytest
+from gevent.event import Event
 from locust import constant
 from locust.env import Environment
 
@@ -21,6 +22,12 @@ from vllm_locust.load.plan import Taken
 from vllm_locust.workloads.scenario import PlannedRequest
 
 
+def begun() -> Event:
+    event = Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Stage:
     """What a user needs of a generator."""
@@ -32,6 +39,7 @@ class Stage:
     phase: int = 0
     phase_began_s: float = 0.0
     load_is_over: bool = False
+    started: Event = field(default_factory=begun)
 
     @property
     def plan(self) -> "Stage":

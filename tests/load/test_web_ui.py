@@ -2,13 +2,23 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from tests.locust_command import Outcome, assert_nothing_is_lost, simulator, started, wait_until
+from tests.locust_command import (
+    LocustProcess,
+    Outcome,
+    assert_nothing_is_lost,
+    read_json,
+    simulator,
+    started,
+    wait_until,
+)
 
 
 def free_port() -> int:
@@ -35,11 +45,37 @@ class Table:
     def __init__(self, ui: str) -> None:
         page = json.loads(get(f"{ui}/stats/requests"))
         self.state = page["state"]
+        self.user_count = page["user_count"]
         self.counts = {(row["method"], row["name"]): row["num_requests"] for row in page["stats"]}
 
     @property
     def methods(self) -> set[str]:
         return {method for method, _ in self.counts if method}
+
+
+@contextmanager
+def web_ui(tmp_path: Path, *options: str) -> Iterator[tuple[str, dict[str, object], LocustProcess]]:
+    """A web UI that waits for a start: its address, the fields of a start, and its process."""
+    ui = f"http://127.0.0.1:{free_port()}"
+    port = ui.rpartition(":")[2]
+    with (
+        simulator(tmp_path) as server,
+        started(
+            "--web-host", "127.0.0.1", "--web-port", port, "--host", server.url, *options,
+            folder=tmp_path / "results",
+        ) as run,
+    ):  # fmt: skip
+        wait_until(lambda: bool(get(ui)), "the web UI")
+        yield ui, {"user_count": 2, "spawn_rate": 20, "host": server.url, "scenario": "ss"}, run
+
+
+def end(run: LocustProcess) -> list[Outcome]:
+    """What the runs have left, in their order."""
+    run.process.terminate()
+    ended = run.wait()
+    return [
+        Outcome(ended.code, ended.stdout, ended.stderr, folder) for folder in sorted(run.folder.iterdir())
+    ]
 
 
 def test_a_run_is_started_watched_and_stopped_in_the_browser(tmp_path: Path) -> None:
@@ -89,3 +125,70 @@ def test_a_run_is_started_watched_and_stopped_in_the_browser(tmp_path: Path) -> 
     assert_nothing_is_lost(Outcome(ended.code, ended.stdout, ended.stderr, results))
     assert "Serving Benchmark Result" in ended.stdout
     assert "SECRET-1" not in ended.text
+
+
+def test_a_run_is_not_replaced_while_its_workers_stop(tmp_path: Path) -> None:
+    port = str(free_port())
+    two = ("--processes", "2", "--master-bind-port", port, "--master-port", port)
+    with web_ui(tmp_path, *two) as (ui, start, run), ThreadPoolExecutor() as pool:
+
+        def with_requests() -> int:  # the page's own numbers are up to two seconds old
+            return sum(file.stat().st_size > 0 for file in run.folder.glob("*/requests.jsonl"))
+
+        wait_until(lambda: json.loads(get(f"{ui}/worker-count"))["worker_count"] == 2, "the workers")
+        assert post(f"{ui}/swarm", start)["success"]
+        wait_until(lambda: with_requests() == 1, "requests")
+
+        stopped = pool.submit(post, f"{ui}/stop", {})
+        answers: list[Mapping[str, Any]] = []
+
+        def next_has_started() -> bool:
+            answers.append(post(f"{ui}/swarm", {**start, "max_tokens": 3}))
+            page = get(ui)
+            assert '"state": "' in page
+            assert '"state": "stopping"' not in page, "then the page would ask no more"
+            return bool(answers[-1]["success"])
+
+        wait_until(next_has_started, "the next run")
+        assert any("start again in a moment" in answer["message"] for answer in answers)
+        assert stopped.result(timeout=5)["success"]
+        wait_until(lambda: with_requests() == 2, "requests of the next run")
+        post(f"{ui}/stop", {})
+        runs = end(run)
+    for outcome, max_tokens in zip(runs, (None, 3), strict=True):
+        assert_nothing_is_lost(outcome)
+        assert outcome.summary["requests"]["ok"] > 0
+        assert read_json(outcome.folder / "run.json")["options"]["max_tokens"] == max_tokens
+
+
+def test_the_form_takes_a_run_time(tmp_path: Path) -> None:
+    with web_ui(tmp_path) as (ui, start, run):
+        refused = post(f"{ui}/swarm", {**start, "run_time": "soon"})
+        assert "Valid run_time formats" in refused["message"]
+        refused = post(f"{ui}/swarm", {**start, "run_time": "1s", "warmup": "2s"})
+        assert refused["message"] == "--warmup leaves nothing of a --run-time of 1 s to measure."
+        assert post(f"{ui}/swarm", {**start, "run_time": "1s", "warmup": "0"})["success"]
+        wait_until(lambda: bool(list(run.folder.glob("*/summary.json"))), "the end of the run")
+        (outcome,) = end(run)
+    assert_nothing_is_lost(outcome)
+
+
+def test_only_users_can_be_changed_in_mid_run(tmp_path: Path) -> None:
+    with web_ui(tmp_path) as (ui, start, run):
+        assert post(f"{ui}/swarm", {**start, "max_tokens": 3})["success"]
+        wait_until(lambda: Table(ui).user_count == 2, "two users")
+        assert '"default_value": "3"' in get(ui)  # the form to edit the run has what the run has
+        for change in (
+            {"scenario": "sl"},
+            {"host": "http://127.0.0.1:1"},
+            {"warmup": "soon"},
+            {"ladder": "1,2"},
+        ):
+            refused = post(f"{ui}/swarm", {**start, **change})
+            assert "Only the number of users" in refused["message"], change
+        for users in (4, 3):
+            assert post(f"{ui}/swarm", {**start, "user_count": users})["success"]
+            wait_until(lambda users=users: Table(ui).user_count == users, f"{users} users")  # type: ignore[misc]
+        post(f"{ui}/stop", {})
+        (outcome,) = end(run)
+    assert_nothing_is_lost(outcome)

@@ -11,6 +11,7 @@ from tests.locust_command import (
     column,
     counters,
     growth,
+    in_processes,
     run_locust,
     wait_until,
 )
@@ -21,7 +22,7 @@ SHORT = ("--headless", "--scenario", "ss", "--max-tokens", "16", "--only-summary
 def test_an_open_loop_of_two_processes_is_what_vllm_counted(vllm_url: str, tmp_path: Path) -> None:
     before = counters(vllm_url)
     run = run_locust(
-        *SHORT, "-u", "2", "-r", "2", "--processes", "2", "--host", vllm_url, "--request-rate", "20:6s",
+        *SHORT, "-u", "2", "-r", "2", *in_processes(2), "--host", vllm_url, "--request-rate", "20:6s",
         folder=tmp_path / "results",
     )  # fmt: skip
     counted = growth(before, counters(vllm_url))
@@ -39,7 +40,7 @@ def test_an_open_loop_of_two_processes_is_what_vllm_counted(vllm_url: str, tmp_p
 
 def test_requests_that_are_cancelled_at_the_end_leave_vllm_at_rest(vllm_url: str, tmp_path: Path) -> None:
     run = run_locust(
-        *SHORT[:3], "-u", "8", "-r", "8", "--processes", "2", "--host", vllm_url, "--max-tokens", "1500",
+        *SHORT[:3], "-u", "8", "-r", "8", *in_processes(2), "--host", vllm_url, "--max-tokens", "1500",
         "-t", "2s", "--stop-timeout", "1", folder=tmp_path / "results",
     )  # fmt: skip
     assert_nothing_is_lost(run)

@@ -18,10 +18,8 @@ decides by the value, as `core.slo` does, and what an interval left open by the 
 """
 
 import math
-import operator
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,19 +38,11 @@ Outcome = Literal["met", "missed", "open"]
 HANDFUL = 5
 """Fewer requests prove nothing about a maximum, and are no collapse however they failed."""
 
-_FAILURES = ("failed", "error_rate", "requests.failed")
 # The mixture of an objective that allows no exception: its interval is for the reader, not for the decision.
 _MOST_NEEDED = 0.99
 _FEW_ENDED = 10
-
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-}
-_LATENCY = re.compile(r"(?:p[\d.]+|median|max)_(?P<family>\w+)_ms")
+# Statistics that ask for a share of the requests without being called a percentile.
+_AS_PERCENTILE = {"median": 50.0, "max": 100.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +83,7 @@ class Finding:
     @property
     def excess(self) -> float:
         """How many times beyond the objective this is: 1 is just at it, more is worse."""
-        if self.value is not None and not _OPERATORS[self.slo.op](self.value, self.slo.bound):
+        if self.value is not None and not self.slo.holds(self.value):
             over, under = (self.slo.bound, self.value) if ">" in self.slo.op else (self.value, self.slo.bound)
             return over / under if under > 0 else math.inf
         if self.share is None or self.needed is None or self.needed >= 1.0:
@@ -105,7 +95,7 @@ class Finding:
         """`p99_ttft_ms<500: 612 ms, 95.2 % of requests inside, 99 % needed`."""
         if self.value is None and not self.trials:
             return f"{self.slo}: no request ended"
-        if self.slo.key in _FAILURES:
+        if self.slo.about_failures:
             return f"{self.slo}: {self.failed} of {self.trials} requests failed"
         unit = " ms" if self.slo.key.endswith("_ms") else ""
         parts = ["no value" if self.value is None else f"{self.value:.6g}{unit}"]
@@ -265,7 +255,7 @@ def _closed(finding: Finding, doubtful: bool) -> Finding:
     if finding.outcome != "open":
         return finding
     inside, trials, needed = finding.inside, finding.trials, finding.needed
-    value_holds = finding.value is not None and _OPERATORS[finding.slo.op](finding.value, finding.slo.bound)
+    value_holds = finding.value is not None and finding.slo.holds(finding.value)
     if inside is None or needed is None:
         return replace(finding, outcome="met" if value_holds else "missed", close=doubtful)
     if needed == 1.0:
@@ -305,11 +295,9 @@ def _pooled_value(findings: Sequence[Finding]) -> float | None:
 
 def _of_latencies(slo: Slo, group: Group, columns: Mapping[str, NDArray[np.float64]]) -> Finding | None:
     """Requests inside and outside the bound of a percentile or a maximum; None for any other objective."""
-    match = _LATENCY.fullmatch(slo.key)
-    if match is None or slo.op not in ("<", "<="):
+    family, q = slo.family, slo.percentile or _AS_PERCENTILE.get(slo.key.partition("_")[0])
+    if family is None or q is None or slo.op not in ("<", "<="):
         return None
-    family = match["family"]
-    q = slo.percentile or (100.0 if slo.key.startswith("max_") else 50.0)
     if family in columns:
         values = columns[family]
         holds = values < slo.bound if slo.op == "<" else values <= slo.bound
@@ -336,33 +324,18 @@ def _effect(values_ms: NDArray[np.float64], inside: NDArray[np.bool_]) -> float:
 
 def _columns_ms(group: Group) -> dict[str, NDArray[np.float64]]:
     """Latencies as `core.summary` defines them, of the successful requests that have them, by time of end."""
-    order = np.argsort(_ended_s(group), kind="stable")
-    ttft, e2el, late = (
-        np.array(column)[order] * 1000 for column in (group.ttft_s, group.e2el_s, group.late_s)
+    order = np.argsort(group.ok_ended_s, kind="stable")
+    ttft, e2el, late, tpot = (
+        np.array(column)[order] * 1000
+        for column in (group.ttft_s, group.e2el_s, group.late_s, group.tpot_s())
     )
-    tokens = np.array(group.output_tokens)[order]
-    several = tokens > 1
     return {
         "ttft": ttft,
         "e2el": e2el,
         "ttft_from_plan": ttft + late,
         "e2el_from_plan": e2el + late,
-        "tpot": (e2el[several] - ttft[several]) / (tokens[several] - 1),
+        "tpot": tpot[~np.isnan(tpot)],
     }
-
-
-def _ended_s(group: Group) -> NDArray[np.float64]:
-    """When the successful requests in the window ended, in the order of the group's columns.
-
-    A group keeps the ends of all requests that were sent, so these are the last so many up to the end of the
-    window. Exact while none failed; with failures among them, each is off by a few requests.
-    """
-    ended = np.array(group.ended_s)
-    ended = ended[ended <= group.last_ended_in_window_s]
-    count = min(group.completed + group.failed_in_window, len(ended))
-    if count:
-        ended = ended[ended >= np.partition(ended, -count)[-count]]
-    return ended[np.linspace(0, len(ended) - 1, group.completed).astype(np.intp)]
 
 
 def _share_inside(histogram: Histogram, slo: Slo) -> float:
@@ -378,7 +351,7 @@ def _of_failures(slo: Slo, group: Group) -> Finding | None:
     if slo.key == "requests.failed":
         failed = group.failed
         trials = group.ok + failed
-    elif slo.key not in _FAILURES:
+    elif not slo.about_failures:
         return None
     rate = failed / trials if trials else None
     value = rate if slo.key == "error_rate" else float(failed)
@@ -403,5 +376,5 @@ def _allows_none(slo: Slo) -> bool:
 def _of_a_count(slo: Slo, value: float | None, trials: int, failed: int) -> Finding:
     """An objective such as `failed<5`: missed once the count, which only grows, has reached its bound."""
     grows = slo.key != "error_rate" and slo.op in ("<", "<=")
-    broken = grows and value is not None and not _OPERATORS[slo.op](value, slo.bound)
+    broken = grows and value is not None and not slo.holds(value)
     return Finding(slo, "missed" if broken else "open", value, trials=trials, failed=failed)

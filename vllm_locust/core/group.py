@@ -1,6 +1,6 @@
 """What is kept of the requests of one phase and profile: columns of numbers and histograms.
 
-Rule: folding a record costs the same however many were folded before, what stays of it is some 70 bytes
+Rule: folding a record costs the same however many were folded before, what stays of it is some 80 bytes
 however many tokens it had, and only `ok` requests that ended in the window enter a latency.
 """
 
@@ -23,7 +23,7 @@ UNKNOWN = -1
 _EXAMPLE_LENGTH = 300
 
 _COUNTERS = ("planned", "ok", "dropped", "outside_window", "failed_in_window", "without_usage", "streams")
-_SECONDS = ("ttft_s", "e2el_s", "late_s", "connect_s", "sent_s", "ended_s")
+_SECONDS = ("ttft_s", "e2el_s", "late_s", "ok_ended_s", "connect_s", "sent_s", "ended_s")
 _TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = ("itl", "itl_per_token", "lag", "ttft_bound", "itl_bound", "lateness")
 
@@ -75,6 +75,7 @@ class Group:
         self.ttft_s = array("d")
         self.e2el_s = array("d")
         self.late_s = array("d")
+        self.ok_ended_s = array("d")
         self.output_tokens = array("q")
         self.prompt_tokens = array("q")
         self.cached_tokens = array("q")
@@ -106,6 +107,12 @@ class Group:
         """Failed requests, in the window or not."""
         return sum(failure.count for failure in self.failures.values())
 
+    def tpot_s(self) -> NDArray[np.float64]:
+        """Time per output token after the first of each request of `ttft_s`; NaN below two tokens."""
+        ttft, e2el, tokens = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.output_tokens))
+        tpot: NDArray[np.float64] = (e2el - ttft) / np.where(tokens > 1, tokens - 1, np.nan)
+        return tpot
+
     def add(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         """Fold one record; `inside` says that it ended in the window."""
         self.planned += 1
@@ -121,7 +128,7 @@ class Group:
             return
         self.ok += 1
         if inside:
-            self._add_latencies(record)
+            self._add_latencies(record, origin_s)
             self._add_gaps(record, arrivals)
 
     def _add_stamps(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
@@ -145,13 +152,14 @@ class Group:
         message = (record.error or "")[:_EXAMPLE_LENGTH]
         _join_failures(self.failures, {record.outcome: Failure(1, record.ended_s - origin_s, message)})
 
-    def _add_latencies(self, record: RequestRecord) -> None:
+    def _add_latencies(self, record: RequestRecord, origin_s: float) -> None:
         sent_s, first_s, last_s = record.sent_s, record.first_token_s, record.last_token_s
         if sent_s is None or first_s is None or last_s is None:
             raise ValueError(f"{record.id} is ok but lacks the time it was sent or a token")
         self.ttft_s.append(first_s - sent_s)
         self.e2el_s.append(last_s - sent_s)
         self.late_s.append(sent_s - record.intended_s)
+        self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
         self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
         self.cached_tokens.append(UNKNOWN if record.cached_tokens is None else record.cached_tokens)

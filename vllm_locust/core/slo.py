@@ -40,7 +40,10 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 _EXPRESSION = re.compile(r"\s*([a-z][\w.]*)\s*(<=|>=|==|<|>)\s*([-+.\deE]+)\s*")
-_LATENCY = re.compile(rf"(?:p(?P<q>\d+(?:\.\d+)?)|{'|'.join(STATISTICS)})_(?:{'|'.join(FAMILIES)})_ms")
+_LATENCY = re.compile(
+    rf"(?:p(?P<q>\d+(?:\.\d+)?)|{'|'.join(STATISTICS)})_(?P<family>{'|'.join(FAMILIES)})_ms"
+)
+_FAILURES = ("failed", "error_rate", "requests.failed")
 
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
@@ -54,6 +57,17 @@ class Slo:
     bound: float
     percentile: float | None = None
     """The percentile that the key asks for, if it asks for one."""
+    family: str | None = None
+    """The family of latencies that the key asks for a number of, if it asks for one."""
+
+    @property
+    def about_failures(self) -> bool:
+        """Whether this says how many failures are acceptable."""
+        return self.key in _FAILURES
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is within the bound."""
+        return _OPERATORS[self.op](value, self.bound)
 
     def __str__(self) -> str:
         return f"{self.key}{self.op}{self.bound:g}"
@@ -93,13 +107,13 @@ def parse_slo(text: str) -> Slo:
     if latency is None:
         raise UsageError(_unknown(key))
     if latency["q"] is None:
-        return Slo(key, op, bound)
+        return Slo(key, op, bound, family=latency["family"])
     q = float(latency["q"])
     if not 0 < q < 100:
         raise UsageError(
             f"--slo {text!r} asks for the percentile {latency['q']}, which must lie between 0 and 100"
         )
-    return Slo(key.replace(f"p{latency['q']}_", f"{percentile_word(q)}_", 1), op, bound, q)
+    return Slo(f"{percentile_word(q)}_{latency['family']}_ms", op, bound, q, latency["family"])
 
 
 def _number(text: str) -> float | None:
@@ -131,8 +145,7 @@ def evaluate(slo: Slo, summary: Mapping[str, Any]) -> Judgement:
     value = _value(slo.key, summary)
     if value is None:
         return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value")
-    holds = _OPERATORS[slo.op]
-    outcome: Outcome = "met" if holds(value, slo.bound) else "missed"
+    outcome: Outcome = "met" if slo.holds(value) else "missed"
     ends = summary["intervals"].get(slo.key.replace("median_", "p50_", 1))
     if ends and None in ends:
         outcome = _by_one_end(slo, *ends)
@@ -147,16 +160,15 @@ def evaluate(slo: Slo, summary: Mapping[str, Any]) -> Judgement:
 
 def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:
     """Decide only when all values that the half-open interval leaves possible agree."""
-    holds = _OPERATORS[slo.op]
     if slo.op in ("<", "<="):
-        if high is not None and holds(high, slo.bound):
+        if high is not None and slo.holds(high):
             return "met"
-        if low is not None and not holds(low, slo.bound):
+        if low is not None and not slo.holds(low):
             return "missed"
     if slo.op in (">", ">="):
-        if low is not None and holds(low, slo.bound):
+        if low is not None and slo.holds(low):
             return "met"
-        if high is not None and not holds(high, slo.bound):
+        if high is not None and not slo.holds(high):
             return "missed"
     return "undetermined"
 

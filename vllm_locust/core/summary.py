@@ -199,9 +199,10 @@ def _latencies(group: Group, percentiles: Sequence[float]) -> dict[str, Any]:
 
 def _samples(group: Group) -> dict[str, _Sample]:
     ttft, e2el, late = (np.asarray(column) for column in (group.ttft_s, group.e2el_s, group.late_s))
+    tpot = group.tpot_s()
     return {
         "ttft": _exact(ttft),
-        "tpot": _exact(_tpot_s(group)),
+        "tpot": _exact(tpot[~np.isnan(tpot)]),
         "itl": _binned(group.itl, group.streams),
         "e2el": _exact(e2el),
         "ttft_from_plan": _exact(ttft + late),
@@ -232,20 +233,11 @@ def _binned(histogram: Histogram, effective_count: int) -> _Sample:
     )
 
 
-def _tpot_s(group: Group) -> NDArray[np.float64]:
-    """Of each request with two tokens or more."""
-    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
-    several = tokens > 1
-    tpot: NDArray[np.float64] = (e2el[several] - ttft[several]) / (tokens[several] - 1)
-    return tpot
-
-
 def _good(group: Group, limits_ms: Mapping[str, float]) -> int:
     """How many requests hold all limits; an undefined TPOT counts as 0, as in vLLM."""
-    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
-    tpot = np.where(tokens > 1, (e2el - ttft) / np.maximum(tokens - 1, 1), 0.0)
-    values = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
-    good = np.ones(len(ttft), bool)
+    ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
+    values = {"ttft": ttft, "tpot": np.nan_to_num(group.tpot_s(), nan=0.0), "e2el": e2el}
+    good = np.ones(group.completed, bool)
     for family, limit_ms in limits_ms.items():
         good &= values[family] <= limit_ms / 1000
     return int(good.sum())

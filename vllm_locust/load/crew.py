@@ -8,19 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import gevent
 from locust.env import Environment
+from locust.runners import Runner
 
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.validity import Stamps
-from vllm_locust.load import conductor
-from vllm_locust.load.conductor import Conductor, Part
+from vllm_locust.load.conductor import Conductor, Ensemble, Part
 from vllm_locust.load.generator import Assignment, LoadGenerator
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.prepare import Prepared
 
+AT_LEAST_PER_S = 100
+"""Levels are reached at once: the users that Locust starts in one turn."""
 
-class Crew(conductor.Crew, Protocol):
+
+class Crew(Ensemble, Protocol):
     """What a run needs of those who generate its load, beside what the conductor does."""
 
     conductor: Conductor
@@ -76,11 +80,19 @@ class Crew(conductor.Crew, Protocol):
     def close(self) -> None: ...
 
 
+def set_users(runner: Runner, users: int) -> None:
+    """Go to this level of users at once; Locust's shape, which is asked once a second, says the same."""
+    change = (users, max(users, AT_LEAST_PER_S))
+    if runner.shape_last_tick != change:
+        runner.shape_last_tick = change
+        gevent.spawn(runner.start, *change)
+
+
 class LocalCrew:
     """A crew of one: this process."""
 
     lead_s = 0.0
-    members = ("local",)
+    present = members = ("local",)
 
     conductor: Conductor
 
@@ -92,9 +104,7 @@ class LocalCrew:
         keep: Callable[[RequestRecord], None],
     ) -> None:
         self._environment = environment
-        self._generator = LoadGenerator(
-            environment, prepared, conductor=self, assignment=assignment, keep=keep
-        )
+        self._generator = LoadGenerator(environment, prepared, leader=self, assignment=assignment, keep=keep)
         environment.vllm_generator = self._generator  # type: ignore[attr-defined]
 
     @property
@@ -107,13 +117,17 @@ class LocalCrew:
         assert self._environment.runner is not None
         return self._environment.runner.target_user_count
 
+    def set_users(self, users: int) -> None:
+        assert self._environment.runner is not None
+        set_users(self._environment.runner, users)
+
     # -- orders of the conductor --------------------------------------------------------------------------
 
     def begin(self, who: str, phase: Phase, at_s: float, part: Part) -> None:
         self._generator.begin(phase, at_s, asdict(part))
 
-    def grant(self, who: str, phase: int, first: int, count: int, last: bool) -> None:
-        self._generator.grant(phase, first, count, last)
+    def grant(self, who: str, phase: int, indices: Sequence[int], last: bool) -> None:
+        self._generator.grant(phase, indices, last)
 
     def amend(self, who: str, phase: int, at_s: float, part: Part) -> None:
         self._generator.amend(phase, at_s, scale=part.scale, position=part.position, of=part.of)
@@ -125,6 +139,9 @@ class LocalCrew:
 
     def ask(self, phase: int, count: int) -> None:
         self.conductor.ask("local", phase, count)
+
+    def give_back(self, phase: int, indices: Sequence[int]) -> None:
+        self.conductor.give_back("local", phase, indices)
 
     def ended(self, phase: int, next_i: int) -> None:
         self.conductor.ended("local", phase, next_i)

@@ -4,12 +4,14 @@ Rule: a `LoadGenerator` knows its own process only. What to send it is told by a
 this process or on another machine; what it has measured is taken from it.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
 import gevent
+from gevent.event import Event
 from locust.env import Environment
 
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply, Transport
@@ -19,30 +21,25 @@ from vllm_locust.core.record import DROPPED, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.load.backlog import Backlog
 from vllm_locust.load.hooks import stream_finished
-from vllm_locust.load.pacer import Due, Lanes, Pacer
+from vllm_locust.load.lanes import Due, Lanes
+from vllm_locust.load.pacer import Pacer
 from vllm_locust.load.phases import TRACE, Phase
-from vllm_locust.load.plan import Plan
+from vllm_locust.load.plan import Dealer, Plan
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.process import CpuMeter
 from vllm_locust.load.rows import Rows
 from vllm_locust.workloads.scenario import PlannedRequest
 
+logger = logging.getLogger(__name__)
+
 _ROWS_EVERY_S = 1.0
 
 
-class Conductor(Protocol):
+class Leader(Dealer, Protocol):
     """Whom a generator asks for work, and tells when there is none left."""
-
-    def ask(self, phase: int, count: int) -> None:
-        """Please grant `count` indices of a closed-loop phase."""
-        ...
 
     def ended(self, phase: int, next_i: int) -> None:
         """Nothing more of an open-loop phase will be sent here: `next_i` is behind its last request."""
-        ...
-
-    def idle(self, phase: int) -> None:
-        """Nothing of a phase is in flight or to come here."""
         ...
 
 
@@ -65,14 +62,14 @@ class LoadGenerator:
         environment: Environment,
         prepared: Prepared,
         *,
-        conductor: Conductor,
+        leader: Leader,
         assignment: Assignment,
         keep: Callable[[RequestRecord], None] | None = None,
         stock_ahead: bool = False,
     ) -> None:
         """`keep` gets every record, to write it down.
 
-        `stock_ahead` keeps indices in stock, for a conductor that answers after a round trip.
+        `stock_ahead` keeps indices in stock, for a leader who answers after a round trip.
         """
         self.settings = prepared.settings
         self.began_s = assignment.began_s
@@ -90,14 +87,10 @@ class LoadGenerator:
         self._prepared = prepared
         self._seed = assignment.seed
         self._keep = keep
-        self._conductor = conductor
-        self.plan = Plan(
-            prepared.scenario.phases,
-            assignment.seed,
-            conductor.ask,
-            conductor.idle,
-            ahead=lambda: len(self.clients) if stock_ahead else 0,
-        )
+        self._leader = leader
+        self.started = Event()
+        """Set when the first phase has begun: what is sent before belongs nowhere."""
+        self.plan = Plan(leader, self._make, ahead=lambda: len(self.clients) if stock_ahead else 0)
         self._lanes = Lanes(self._new_client, self._send_due, self._drop)
         self._pacers: dict[int, Pacer] = {}
         self._rows = Rows(environment)
@@ -149,10 +142,13 @@ class LoadGenerator:
         self.plan.begin(phase, self.began_s + at_s)
         if phase.open_loop:
             self._begin_open_loop(phase, at_s, **open_loop)
+        self.started.set()
 
-    def grant(self, phase: int, first: int, count: int, last: bool) -> None:
+    def grant(self, phase: int, indices: Sequence[int], last: bool) -> None:
         """See `Plan.grant`."""
-        self.plan.grant(phase, first, count, last)
+        self.plan.grant(phase, indices, last)
+        if not self.clients:
+            self.plan.abandon()
 
     def amend(self, phase: int, at_s: float, *, scale: float, position: int | None, of: int) -> None:
         """From `at_s` seconds into an open-loop phase: another rate, another part of it for this process."""
@@ -160,7 +156,7 @@ class LoadGenerator:
         if pacer is not None:
             pacer.schedule.scale_from(at_s, scale)
             pacer.schedule.members_from(at_s, position, of)
-            self._lanes.cap = self._cap(position, of)
+            self._lanes.set_cap(self._cap(position, of))
             pacer.amend()
 
     def end(self, phase: int) -> None:
@@ -168,7 +164,7 @@ class LoadGenerator:
         self.recording.close_phase(phase, perf_counter())
         if pacer := self._pacers.get(phase):
             pacer.end()
-            self._conductor.ended(phase, pacer.next_i)
+            self._leader.ended(phase, pacer.next_i)
         else:
             self.plan.end(phase)
 
@@ -247,17 +243,16 @@ class LoadGenerator:
     def _begin_open_loop(
         self, phase: Phase, at_s: float, *, base: int, scale: float, position: int | None, of: int
     ) -> None:
-        member = self._prepared.scenario.phases[phase.member]
         schedule = self._schedule(phase, scale)
         schedule.members_from(0.0, position, of)
-        self._lanes.cap = self._cap(position, of)
+        self._lanes.set_cap(self._cap(position, of))
         self._pacers[phase.number] = Pacer(
             phase.number,
             schedule,
             self.began_s + at_s,
-            lambda i: member.request(self._seed, base + i),
+            lambda i: self._make(phase, base + i),
             self._lanes,
-            self._conductor.idle,
+            self._leader.idle,
         )
 
     def _schedule(self, phase: Phase, scale: float) -> Schedule:
@@ -288,6 +283,17 @@ class LoadGenerator:
 
     def _send_due(self, client: ChatClient, due: Due) -> Reply:
         return self.send(client, due.request, due.phase, due.intended_s)
+
+    def _make(self, phase: Phase, index: int) -> PlannedRequest | None:
+        """Request `index` of the plan; one that cannot be made is dropped, and the run goes on."""
+        member = self._prepared.scenario.phases[phase.member]
+        try:
+            return member.request(self._seed, index)
+        except Exception as error:
+            logger.exception("Request %d of %s could not be made", index, member.name)
+            broken = PlannedRequest(index, member.name, member.name, prompt="", max_tokens=0)
+            self._drop(Due(broken, phase.number, perf_counter()), f"it could not be made: {error}")
+            return None
 
     def _drop(self, due: Due, why: str) -> None:
         self.take_in(

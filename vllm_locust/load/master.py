@@ -12,11 +12,12 @@ from time import perf_counter
 from typing import Any
 
 from gevent.event import Event
-from locust.runners import STATE_MISSING, MasterRunner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.validity import Stamps
 from vllm_locust.load.conductor import Conductor, Part
+from vllm_locust.load.crew import set_users
 from vllm_locust.load.messages import TO_WORKER
 from vllm_locust.load.phases import Phase
 
@@ -27,6 +28,9 @@ _LEAD_S = 0.2
 # For the last reports, once the last requests are over.
 _REPORT_LIMIT_S = 10.0
 _LOOK_EVERY_S = 0.25
+# For a worker that was started to be ready: it asks the server and reads the data set first.
+_HELLO_LIMIT_S = 60.0
+_STARTED = (STATE_SPAWNING, STATE_RUNNING)
 
 
 @dataclass(slots=True)
@@ -42,8 +46,12 @@ class _Worker:
     in_flight: int = 0
     cpu_share: float = 0.0
     unstamped: bool = False
+    leaving: bool = False
+    """It was told to end, and is finishing what it has begun."""
     done: bool = False
     """Its last report is here."""
+    was_missing: bool = False
+    """Locust missed its heartbeat for a while."""
 
 
 class Workers:
@@ -67,15 +75,29 @@ class Workers:
     # -- for the conductor --------------------------------------------------------------------------------
 
     @property
+    def present(self) -> Sequence[str]:
+        """Those who have said hello, and from whom more is to come."""
+        there: list[tuple[int, str]] = []
+        for client, worker in self._workers.items():
+            node = self._runner.clients.get(client)
+            if node is not None and node.state == STATE_MISSING:
+                worker.was_missing = True
+            elif node is not None and not worker.done:
+                there.append((worker.index, client))
+        return [client for _, client in sorted(there)]
+
+    @property
     def members(self) -> Sequence[str]:
-        """Those who can send, once all that Locust has started have said hello."""
-        there = [client for client, node in self._runner.clients.items() if node.state != STATE_MISSING]
-        if not all(client in self._workers for client in there):
-            there = [client for client in there if client in self._workers] if self.conductor.begun else []
-        return sorted(
-            (client for client in there if not self._workers[client].done),
-            key=lambda client: self._workers[client].index,
-        )
+        """Those of them who stay; at first nobody, until all whom Locust has started have said hello."""
+        if not self.conductor.begun and not self._all_said_hello:
+            return []
+        return [client for client in self.present if not self._workers[client].leaving]
+
+    @property
+    def _all_said_hello(self) -> bool:
+        started = (client for client, node in self._runner.clients.items() if node.state in _STARTED)
+        waited_s = perf_counter() - self._began_s
+        return waited_s > _HELLO_LIMIT_S or all(client in self._workers for client in started)
 
     @property
     def users(self) -> int:
@@ -85,11 +107,14 @@ class Workers:
     def target_users(self) -> int:
         return self._runner.target_user_count
 
+    def set_users(self, users: int) -> None:
+        set_users(self._runner, users)
+
     def begin(self, who: str, phase: Phase, at_s: float, part: Part) -> None:
         self._tell(who, "begin", phase=phase.to_dict(), at_s=at_s, part=asdict(part))
 
-    def grant(self, who: str, phase: int, first: int, count: int, last: bool) -> None:
-        self._tell(who, "grant", phase=phase, first=first, count=count, last=last)
+    def grant(self, who: str, phase: int, indices: Sequence[int], last: bool) -> None:
+        self._tell(who, "grant", phase=phase, indices=list(indices), last=last)
 
     def amend(self, who: str, phase: int, at_s: float, part: Part) -> None:
         self._tell(who, "amend", phase=phase, at_s=at_s, part=asdict(part))
@@ -111,8 +136,13 @@ class Workers:
             return
         elif message["do"] == "report":
             self._take_in(worker, message)
+        elif message["do"] == "leaving":
+            worker.leaving = True
+            self.conductor.changed()
         elif message["do"] == "ask":
             self.conductor.ask(who, message["phase"], message["count"])
+        elif message["do"] == "give_back":
+            self.conductor.give_back(who, message["phase"], message["indices"])
         elif message["do"] == "idle":
             self.conductor.idle(who, message["phase"])
         elif message["do"] == "ended":
@@ -162,6 +192,7 @@ class Workers:
                 "requests": worker.recorded,
                 "cpu_share": worker.cpu_share,
                 "lost_after_s": None if worker.done else worker.heard_s - self._began_s,
+                "was_missing": worker.was_missing and worker.done,
                 "unaccounted": 0 if worker.done else worker.handed_out - worker.recorded,
             }
             for worker in self._in_order()
@@ -176,7 +207,7 @@ class Workers:
     def drain(self, limit_s: float) -> None:
         """Wait for the last report of everybody who is still there."""
         deadline_s = perf_counter() + limit_s + _REPORT_LIMIT_S
-        while self.members and (left_s := deadline_s - perf_counter()) > 0:
+        while self.present and (left_s := deadline_s - perf_counter()) > 0:
             self._news.clear()
             self._news.wait(min(left_s, _LOOK_EVERY_S))
 
@@ -198,5 +229,5 @@ class Workers:
         self._runner.send_message(TO_WORKER, {"do": do, "run": self._run, **fields}, client_id=who)
 
     def _tell_all(self, do: str, **fields: Any) -> None:
-        for who in self.members:
+        for who in self.present:
             self._tell(who, do, **fields)

@@ -5,13 +5,15 @@ from another run is ignored), the rest are its fields:
 
     worker -> master     hello      name asked_s           ready for orders; the moment on its own clock
                          refused    problems               cannot take part, in sentences
-                         ask        phase count            see generator.Conductor
+                         leaving                           was told to end, and finishes what it has begun
+                         ask        phase count            see plan.Dealer, generator.Leader
+                         give_back  phase indices
                          ended      phase next_i
                          idle       phase
                          report     see `worker.WorkerLink.report`
     master -> worker     welcome    elapsed_s asked_s      how long ago the run began
-                         begin      phase at_s part        see conductor.Crew
-                         grant      phase first count last
+                         begin      phase at_s part        see conductor.Ensemble
+                         grant      phase indices last
                          amend      phase at_s part
                          end        phase
                          finish                            the load is over: finish what is in flight, report

@@ -4,6 +4,7 @@ What they mean is in `settings`. Where `vllm bench serve` has the option, its na
 """
 
 import argparse
+import sys
 from typing import Any
 
 from vllm_locust.load.settings import API_KEY_VARIABLE, DEFAULT_SCENARIO, ENDPOINT_TYPES, LEVEL_UNITS
@@ -15,6 +16,9 @@ DEFAULT_STOP_TIMEOUT = "60"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the suite's options to Locust's parser, under one heading and on the web UI's start form."""
     parser.set_defaults(stop_timeout=DEFAULT_STOP_TIMEOUT)
+    if any(argument.startswith("--processes") for argument in sys.argv):
+        # The master's workers are on this machine: nobody else has to reach it.
+        parser.set_defaults(master_bind_host="127.0.0.1")
     group = parser.add_argument_group(
         "vLLM options",
         "How language models are asked, and what is made of the answers. Names follow `vllm bench serve`.",

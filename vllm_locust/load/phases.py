@@ -31,6 +31,8 @@ class Phase:
     """The level of a closed loop; None leaves it to Locust."""
     rate: str | None = None
     """Open loop: the requests per second, as `core.rate` writes them, or `trace`."""
+    follows_users: bool = False
+    """Open loop: the rate is for all users, and scaled by the share of them that is there."""
     level: float | None = None
     """The level of a search, whichever of the two it is."""
     requests: int | None = None
@@ -54,7 +56,7 @@ class Phase:
 
     @property
     def title(self) -> str:
-        level = f"{self.users} users" if self.users is not None else ""
+        level = "" if self.users is None else "1 user" if self.users == 1 else f"{self.users} users"
         level = f"{self.rate} requests/s" if self.rate not in (None, TRACE) else level
         return ", ".join(part for part in (self.name, level) if part)
 
@@ -179,6 +181,7 @@ def course_of(settings: Settings, scenario: Scenario, run_time_s: float | None) 
             number,
             name,
             rate=rate,
+            follows_users=rate is not None,
             requests=settings.num_prompts,
             warmup_s=(settings.step_warmup_s or 0.0) if several else settings.warmup_s,
         )

@@ -7,11 +7,12 @@ no Locust.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gevent.event import Event
 
 from vllm_locust.load.phases import Phase
-from vllm_locust.workloads.scenario import PlannedRequest, Scenario
+from vllm_locust.workloads.scenario import PlannedRequest
 
 
 class PlanEnded(Exception):
@@ -27,34 +28,47 @@ class Taken:
     phase_began_s: float
 
 
+class Dealer(Protocol):
+    """Who deals out the indices."""
+
+    def ask(self, phase: int, count: int) -> None:
+        """Please grant `count` indices of a phase; the answer is `Plan.grant`, at once or later."""
+        ...
+
+    def give_back(self, phase: int, indices: Sequence[int]) -> None:
+        """These were granted and will not be sent here."""
+        ...
+
+    def idle(self, phase: int) -> None:
+        """Nothing of a phase is in flight or to come here."""
+        ...
+
+
 class Plan:
     """The stock of indices of one process.
 
-    `ask(phase, count)` asks the conductor for more, who answers with `grant`, at once or later. `ahead()`
-    says how many indices to keep in stock, so that nobody waits for an answer that takes a round trip.
-    `on_idle(phase)` is called when a phase is over and its last request finished.
+    `make(phase, index)` builds a request, or says None if it cannot be made. `ahead()` says how many indices
+    to keep in stock, so that nobody waits for an answer that takes a round trip.
     """
 
     def __init__(
         self,
-        members: Sequence[Scenario],
-        seed: int,
-        ask: Callable[[int, int], None],
-        on_idle: Callable[[int], None],
+        dealer: Dealer,
+        make: Callable[[Phase, int], PlannedRequest | None],
         ahead: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._members = members
-        self._seed = seed
-        self._ask = ask
-        self._on_idle = on_idle
+        self._dealer = dealer
+        self._make = make
         self._ahead = ahead
         self._phase: Phase | None = None
         self._began_s = 0.0
         self._stock: deque[int] = deque()
         self._asked = False
         self._used_up = True
+        self._over: set[int] = set()
+        """Phases of which the conductor wants nothing more."""
         self._unfinished: dict[int, int] = {}
-        self._ended = False
+        self._stopped = False
         self.handed_out = 0
         """Requests handed out so far, over all phases."""
         self.change = Event()
@@ -68,51 +82,52 @@ class Plan:
         self._unfinished.setdefault(phase.number, 0)
         self._notify()
 
-    def grant(self, number: int, first: int, count: int, last: bool) -> None:
-        """The conductor's answer: `count` indices from `first` on; `last`: the phase has no more."""
-        if self._phase is None or self._phase.number != number or self._used_up:
+    def grant(self, number: int, indices: Sequence[int], last: bool) -> None:
+        """The conductor's answer, or what others gave back; `last`: there are no more to ask for."""
+        if self._phase is None or self._phase.number != number or number in self._over or self._stopped:
+            self._return(number, indices)
             return
-        self._stock.extend(range(first, first + count))
+        self._stock.extend(indices)
         self._asked, self._used_up = False, last
         self._notify()
         self._idle_if_over(number)
 
-    def end(self, number: int) -> None:
-        """The phase is over: what is in stock stays unsent."""
-        if self._phase is not None and self._phase.number == number:
-            self._stock.clear()
-            self._used_up = True
-        self._idle_if_over(number)
-
     def abandon(self) -> None:
         """There is nobody left to send what is in stock."""
-        self._stock.clear()
         if self._phase is not None:
+            self._return(self._phase.number, [*self._stock])
+            self._stock.clear()
             self._idle_if_over(self._phase.number)
+
+    def end(self, number: int) -> None:
+        """The phase is over: what is in stock stays unsent."""
+        self._over.add(number)
+        if self._phase is not None and self._phase.number == number:
+            self._stock.clear()
+        self._idle_if_over(number)
 
     def stop(self) -> None:
         """Hand out nothing more; who waits gets PlanEnded."""
-        self._ended = True
+        if not self._stopped:
+            self.abandon()
+        self._stopped = True
         self.change.set()
 
     def try_take(self) -> Taken | None:
         """The next request, or None while there is none: see `change`. Raises PlanEnded."""
-        if self._ended:
-            raise PlanEnded
-        self._restock()
-        phase = self._phase
-        if phase is None or not self._stock:
-            return None
-        # Counted before it is made: a scenario that fails on one request goes on with the next.
-        index = self._stock.popleft()
-        self.handed_out += 1
-        self._unfinished[phase.number] += 1
-        try:
-            request = self._members[phase.member].request(self._seed, index)
-        except BaseException:
+        while not self._stopped:
+            self._restock()
+            phase = self._phase
+            if phase is None or not self._stock:
+                return None
+            # Counted before it is made: one that cannot be made is accounted for as well.
+            index = self._stock.popleft()
+            self.handed_out += 1
+            self._unfinished[phase.number] += 1
+            if (request := self._make(phase, index)) is not None:
+                return Taken(request, phase.number, self._began_s)
             self.finished(phase.number)
-            raise
-        return Taken(request, phase.number, self._began_s)
+        raise PlanEnded
 
     def finished(self, number: int) -> None:
         """A request that was taken is finished, one way or the other."""
@@ -121,17 +136,23 @@ class Plan:
 
     def _restock(self) -> None:
         ahead = self._ahead()
-        if self._phase is not None and not (self._used_up or self._asked) and len(self._stock) <= ahead // 2:
+        if self._phase is None or self._used_up or self._asked or self._phase.number in self._over:
+            return
+        if len(self._stock) <= ahead // 2:
             self._asked = True
-            self._ask(self._phase.number, ahead + 1 - len(self._stock))
+            self._dealer.ask(self._phase.number, ahead + 1 - len(self._stock))
+
+    def _return(self, number: int, indices: Sequence[int]) -> None:
+        if indices:
+            self._dealer.give_back(number, indices)
 
     def _idle_if_over(self, number: int) -> None:
-        if self._unfinished.get(number, 0) or self._ended:
+        if self._unfinished.get(number, 0) or self._stopped:
             return
-        current = self._phase is not None and self._phase.number == number
-        open_loop = self._phase is not None and self._phase.open_loop
-        if not current or (self._used_up and not self._stock and not open_loop):
-            self._on_idle(number)
+        phase = self._phase
+        current = phase is not None and phase.number == number
+        if number in self._over or (current and self._used_up and not self._stock):
+            self._dealer.idle(number)
 
     def _notify(self) -> None:
         waiting, self.change = self.change, Event()

@@ -151,21 +151,31 @@ def _contradictions(
     settings: Settings, reader: "_Reader", shape: str | None, run_time_s: float | None
 ) -> Iterator[str]:
     """What is right by itself, and makes no sense together."""
-    stepped = bool(settings.ladder) or settings.capacity
     if run_time_s and settings.warmup_s >= run_time_s:
         yield f"--warmup leaves nothing of a --run-time of {run_time_s} s to measure."
     if settings.request_timeout_s == 0:
         yield "--request-timeout must be more than 0 s."
     yield from _open_loop_contradictions(settings, reader)
-    if settings.levels == "rate" and not stepped:
-        yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
+    yield from _step_contradictions(settings)
     if shape == "capacity" and reader.text("ladder"):
         yield "--ladder and a capacity search exclude each other: the search chooses its levels itself."
+    if shape == "other" and settings.ladder:
+        yield "--ladder and the locustfile's own load shape exclude each other: both say how many users."
     if settings.capacity and not settings.slos:
         yield 'A capacity search needs at least one --slo to hold, such as --slo "p99_ttft_ms<500".'
+    if settings.capacity and settings.arrivals is not None:
+        yield "--arrivals and a capacity search exclude each other: the search chooses its rates itself."
+
+
+def _step_contradictions(settings: Settings) -> Iterator[str]:
+    stepped = bool(settings.ladder) or settings.capacity
+    if settings.levels == "rate" and not stepped:
+        yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
     if stepped and settings.warmup_s:
         yield "--warmup is for runs of one load: a ladder or capacity search has --step-warmup."
-    if settings.step_time_s == 0:
+    if settings.step_time_s is not None and not stepped:
+        yield "--step-time is for --ladder and capacity searches: a run has --run-time."
+    elif settings.step_time_s == 0:
         yield "--step-time must be more than 0 s."
     elif settings.step_time_s and (settings.step_warmup_s or 0) >= settings.step_time_s:
         yield f"--step-warmup leaves nothing of a --step-time of {settings.step_time_s:g} s to measure."
@@ -182,7 +192,7 @@ def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator
                 yield f"--{option} is for open loops, with --request-rate: without, users wait for answers."
     rate = settings.request_rate
     if settings.levels == "users" and stepped and settings.open_loop:
-        yield "--request-rate and levels of users exclude each other: take --levels rate."
+        yield "--request-rate and --arrivals exclude levels of users: take --levels rate."
     if settings.ladder and settings.levels == "rate" and (rate is not None or settings.arrivals is not None):
         yield "--ladder gives the rates with --levels rate: leave --request-rate and --arrivals out."
     if rate is not None and rate.is_infinite and settings.num_prompts is None:
@@ -225,7 +235,7 @@ class _Reader:
         if isinstance(values, str):
             values = [part for part in values.split(",") if part.strip()]
         converted: list[T] = []
-        for value in values:
+        for value in filter(str.strip, values):
             try:
                 converted.append(convert(value))
             except UsageError as error:

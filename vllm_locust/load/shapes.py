@@ -9,11 +9,9 @@ imports one of them runs it:
 from locust import LoadTestShape
 from locust.env import Environment
 
+from vllm_locust.load.crew import AT_LEAST_PER_S
 from vllm_locust.load.run import Run
 from vllm_locust.load.settings import Settings
-
-# Levels are reached at once; Locust's own number of users that one worker starts in a turn.
-_AT_LEAST_PER_S = 100
 
 
 class SteppedShape(LoadTestShape):
@@ -33,8 +31,8 @@ class SteppedShape(LoadTestShape):
         elif run.conductor.over:
             return None
         else:
-            users = run.conductor.users_wanted or max(len(run.crew.members), 1)
-        return users, max(users, _AT_LEAST_PER_S)
+            users = run.conductor.users_wanted or 1  # of whom an open loop needs none but to begin
+        return users, max(users, AT_LEAST_PER_S)
 
 
 class LadderShape(SteppedShape):
@@ -49,6 +47,11 @@ class CapacityShape(SteppedShape):
 
     abstract = False
     kind = "capacity"
+
+
+def kind_of(shape: LoadTestShape | None) -> str | None:
+    """What kind of shape the locustfile has: one of ours, `other`, or None."""
+    return shape.kind if isinstance(shape, SteppedShape) else None if shape is None else "other"
 
 
 def choose_shape(environment: Environment, settings: Settings) -> None:

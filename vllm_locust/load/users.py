@@ -114,6 +114,8 @@ class _Client(ChatClient):
         self._user = user
 
     def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
+        while not self._user.generator.started.is_set():
+            self._user._wait(self._user.generator.started)
         self._user._stop_if_load_is_over()
         if origin.index is None:  # of a task of the user's own: it belongs to the phase there is
             origin = replace(origin, phase=self._user.generator.phase)

@@ -4,7 +4,7 @@ Exit codes: 0 fine, 1 requests failed (Locust's own), 2 wrong usage, 3 an SLO wa
 invalid or the sample cannot tell whether an SLO was met.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,6 @@ from vllm_locust.report.text import render, render_phases
 EXIT_USAGE = 2
 EXIT_SLO_MISSED = 3
 EXIT_NOT_CONCLUSIVE = 4
-
-# An objective on one of these says how many failures are acceptable: Locust's own rule, none, steps back.
-_FAILURE_KEYS = ("failed", "error_rate", "requests.failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +63,7 @@ def conclude(
         generators.stamps,
         parts=_named_groups(recording),
         lost=generators.lost,
-        lost_workers=[
-            _sentence_on_lost(worker) for worker in generators.workers if worker["lost_after_s"] is not None
-        ],
+        lost_workers=list(_sentences_on_lost(generators.workers)),
         queued=settings.max_concurrency is not None,
     ).to_dict()
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
@@ -85,8 +80,13 @@ def conclude(
     return Verdict(summary, judgements, _text(summary, judgements))
 
 
-def _sentence_on_lost(worker: Mapping[str, Any]) -> str:
-    return f"worker {worker['worker']} ({worker['name']}) was lost after {worker['lost_after_s']:.1f} s"
+def _sentences_on_lost(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for worker in workers:
+        name = f"worker {worker['worker']} ({worker['name']})"
+        if worker["lost_after_s"] is not None:
+            yield f"{name} was lost after {worker['lost_after_s']:.1f} s"
+        elif worker["was_missing"]:
+            yield f"{name} was out of reach for a while: others may have sent the same requests meanwhile"
 
 
 def _named_groups(recording: Recording) -> dict[str, Group]:
@@ -102,9 +102,10 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
 
     A missed objective on failures stands however poor the measurement; one on latencies does not.
     """
-    missed = [judgement.slo.key for judgement in verdict.judgements if judgement.outcome == "missed"]
-    failures_judged = any(judgement.slo.key in _FAILURE_KEYS for judgement in verdict.judgements)
-    if any(key in _FAILURE_KEYS for key in missed):
+    missed = [judgement.slo for judgement in verdict.judgements if judgement.outcome == "missed"]
+    # Whoever says how many failures are acceptable makes Locust's own rule, none, step back.
+    failures_judged = any(judgement.slo.about_failures for judgement in verdict.judgements)
+    if any(slo.about_failures for slo in missed):
         return EXIT_SLO_MISSED
     if verdict.summary["requests"]["failed"] and not failures_judged and not missed:
         return None  # says more than that such a run makes a poor measurement

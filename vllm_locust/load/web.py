@@ -6,78 +6,169 @@ The start form tells what is wrong and keeps secrets, and the page follows a run
 import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import orjson
 from flask import Response, jsonify, request
 from locust.env import Environment
-from locust.runners import STATE_CLEANUP, STATE_RUNNING
+from locust.runners import (
+    STATE_CLEANUP,
+    STATE_INIT,
+    STATE_MISSING,
+    STATE_RUNNING,
+    STATE_SPAWNING,
+    STATE_STOPPED,
+    STATE_STOPPING,
+    MasterRunner,
+)
+from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
 from vllm_locust.errors import UsageError
 from vllm_locust.load.prepare import prepare
-from vllm_locust.load.settings import API_KEY_VARIABLE, read_settings
-from vllm_locust.load.shapes import choose_shape
+from vllm_locust.load.run import Run
+from vllm_locust.load.settings import API_KEY_VARIABLE, Settings, read_settings
+from vllm_locust.load.shapes import choose_shape, kind_of
+
+_STILL_ENDING = "The last requests of the run before are still being answered: start again in a moment."
+_ONLY_USERS = "Only the number of users can be changed during a run: stop it to change anything else."
+_SHAPED = "The load shape of this run chooses the number of users: it cannot be changed meanwhile."
 
 
 def dress(web_ui: WebUI) -> None:
     """Join our additions to the web UI, before it starts."""
-    _hide_secrets(web_ui)
+    _amend_page(web_ui)
     if web_ui.app is not None:
-        web_ui.app.before_request(partial(_refuse_wrong_start, web_ui))
-        web_ui.app.after_request(_show_draining_as_running)
+        web_ui.app.before_request(partial(_answer_for_locust, web_ui.environment))
+        web_ui.app.after_request(partial(_follow_to_the_end, web_ui.environment))
 
 
-def _hide_secrets(web_ui: WebUI) -> None:
-    """Keep secrets of the command line out of the start form's page, where Locust puts them as defaults.
+def _amend_page(web_ui: WebUI) -> None:
+    """What the page begins with: no secrets, the state as we tell it, and what the run that is on was given.
 
-    The form then has an empty field for the key: it means the environment's, so that is where the key goes.
+    Locust puts secrets of the command line into the start form as defaults. Without, the form has an empty
+    field for the key: it means the environment's, so that is where the key goes.
     """
-    if key := getattr(web_ui.environment.parsed_options, "api_key", None):
+    environment = web_ui.environment
+    if key := getattr(environment.parsed_options, "api_key", None):
         os.environ[API_KEY_VARIABLE] = key
     update: Callable[[], None] = web_ui.update_template_args
 
-    def update_and_hide() -> None:
+    def update_and_amend() -> None:
         update()
-        for option in web_ui.template_args["extra_options"].values():
+        page = web_ui.template_args
+        page["state"] = _state_to_show(environment, page["state"])
+        running = vars(environment.parsed_options or Namespace()) if _run_that_is_on(environment) else {}
+        for name, option in page["extra_options"].items():
             if option["is_secret"]:
                 option["default_value"] = None
+            elif name in running:  # a form to edit the run sends all of them
+                option["default_value"] = running[name]
 
-    web_ui.update_template_args = update_and_hide  # type: ignore[method-assign]
+    web_ui.update_template_args = update_and_amend  # type: ignore[method-assign]
 
 
-def _refuse_wrong_start(web_ui: WebUI) -> Response | None:
+def _answer_for_locust(environment: Environment) -> Response | None:
     """Answer a start that cannot work by saying so; Locust would say that the test has started."""
+    if request.endpoint == "locust.stop" and _is_ending(environment):
+        # Locust would begin to stop a second time, and may end up with stopping the next run.
+        return jsonify({"success": True, "message": "The last requests are being answered."})
     if request.endpoint != "locust.swarm":
         return None
-    environment = web_ui.environment
-    if environment.runner is not None and environment.runner.state == STATE_CLEANUP:
-        problems: Sequence[str] = [
-            "The last requests of the run before are still being answered: start again in a moment."
-        ]
+    if _is_ending(environment):
+        problems: Sequence[str] = [_STILL_ENDING]
+    elif (run := _run_that_is_on(environment)) is not None:
+        problems = _problems_of_edit(environment, run)
     else:
-        problems = _problems_of_form(environment)
+        problems = _problems_of_start(environment)
     if not problems:
         return None
     return jsonify({"success": False, "message": " ".join(problems), "host": environment.host})
 
 
-def _problems_of_form(environment: Environment) -> Sequence[str]:
-    given = {**vars(environment.parsed_options or Namespace())}
-    given.update({name: value for name, value in request.form.items() if name in given})
-    settings, problems = read_settings(Namespace(**given), getattr(environment.shape_class, "kind", None))
+def _problems_of_start(environment: Environment) -> Sequence[str]:
+    run_time = request.form.get("run_time")
+    settings, problems = _settings_of_form(environment, _seconds(run_time))
     choose_shape(environment, settings)
     try:
         prepare(settings, request.form.get("host") or environment.host or "", problems)
     except UsageError as error:
         return error.problems
+    if not run_time and environment.parsed_options is not None:
+        environment.parsed_options.run_time = None  # Locust leaves that of the run before
     return ()
 
 
-def _show_draining_as_running(response: Response) -> Response:
-    """Keep the page asking while the last requests are answered: at Locust's name for that it stops."""
+def _problems_of_edit(environment: Environment, run: Run) -> Sequence[str]:
+    """A run goes on: nothing is prepared anew, which would disturb what it measures."""
+    if environment.shape_class is not None:
+        return [_SHAPED]
+    settings, problems = _settings_of_form(environment)
+    host = request.form.get("host") or environment.host
+    same = _without_users(settings) == _without_users(run.settings) and host == environment.host
+    return () if same and not problems else [_ONLY_USERS]
+
+
+def _settings_of_form(
+    environment: Environment, run_time_s: int | None = None
+) -> tuple[Settings, Sequence[str]]:
+    given = {**vars(environment.parsed_options or Namespace())}
+    given.update({name: value for name, value in request.form.items() if name in given})
+    given["run_time"] = run_time_s
+    return read_settings(Namespace(**given), kind_of(environment.shape_class))
+
+
+def _seconds(run_time: str | None) -> int | None:
+    """What Locust takes it for; it refuses a wrong one itself."""
+    try:
+        return parse_timespan(run_time)
+    except ValueError:
+        return None
+
+
+def _without_users(settings: Settings) -> Settings:
+    """What must stay the same during a run. A seed that was not given is a new one each time."""
+    return replace(settings, seed=0, most_users=None)
+
+
+def _follow_to_the_end(environment: Environment, response: Response) -> Response:
+    """Keep the page asking while a run ends: at Locust's names for that it stops."""
     if request.endpoint == "locust.request_stats":
         page = response.get_json(silent=True)
-        if isinstance(page, dict) and page.get("state") == STATE_CLEANUP:
-            response.set_data(orjson.dumps({**page, "state": STATE_RUNNING}))
+        if isinstance(page, dict) and (state := page.get("state")):
+            shown = _state_to_show(environment, state)
+            if shown != state:
+                response.set_data(orjson.dumps({**page, "state": shown}))
     return response
+
+
+def _state_to_show(environment: Environment, state: str) -> str:
+    """What the page understands: it asks on while a test runs, and offers a new one when it has stopped."""
+    if _is_ending(environment):
+        return STATE_RUNNING
+    return STATE_STOPPED if state in (STATE_CLEANUP, STATE_STOPPING) else state
+
+
+def _is_ending(environment: Environment) -> bool:
+    """Whether a run's load is over, and the run is not. One that started now would take its place."""
+    runner, run = environment.runner, _run(environment)
+    if run is not None and run.load_is_over and run.verdict is None:
+        return True
+    if runner is None or runner.state not in (STATE_CLEANUP, STATE_STOPPING):
+        return False
+    if runner.state == STATE_STOPPING and isinstance(runner, MasterRunner):
+        # For a worker that it misses, Locust's master stays in this state for a minute more.
+        return any(worker.state not in (STATE_INIT, STATE_MISSING) for worker in runner.clients.all)
+    return True
+
+
+def _run_that_is_on(environment: Environment) -> Run | None:
+    runner, run = environment.runner, _run(environment)
+    if run is None or run.load_is_over or runner is None:
+        return None
+    return run if runner.state in (STATE_SPAWNING, STATE_RUNNING) else None
+
+
+def _run(environment: Environment) -> Run | None:
+    return getattr(environment, "vllm_run", None)

@@ -14,6 +14,7 @@ lonely one lead, the workers and the lonely one send.
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -42,11 +43,13 @@ from vllm_locust.load.process import tune_process
 from vllm_locust.load.rows import use_fine_buckets
 from vllm_locust.load.run import Run
 from vllm_locust.load.settings import Settings, read_settings
-from vllm_locust.load.shapes import choose_shape
-from vllm_locust.load.verdict import EXIT_USAGE, exit_code
+from vllm_locust.load.shapes import choose_shape, kind_of
+from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code
 from vllm_locust.load.web import dress
 
 logger = logging.getLogger(__name__)
+
+_SOON_S = 0.01
 
 
 @events.init_command_line_parser.add_listener
@@ -58,12 +61,15 @@ def _on_parser(parser: argparse.ArgumentParser, **_: Any) -> None:
 def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     """Check what can be checked now; a command line that cannot work ends here, with exit code 2."""
     use_fine_buckets()
+    environment.vllm_initialised = True  # type: ignore[attr-defined]
     if isinstance(runner, WorkerRunner):
         runner.register_message(TO_WORKER, _on_order)
     else:
         _prepare_to_lead(environment)
     if isinstance(runner, MasterRunner):
         runner.register_message(TO_MASTER, _on_word_of_worker)
+        # When a worker leaves, Locust waits so long for reports that it cannot read meanwhile, nor we ours.
+        os.environ.setdefault("LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP", "0.1")
         options = environment.parsed_options
         if options is not None and options.expect_workers_max_wait and _is_headless(environment):
             gevent.spawn_later(options.expect_workers_max_wait, _give_up_on_workers, environment, runner)
@@ -109,8 +115,8 @@ def _on_interrupt(environment: Environment, *_: Any) -> None:
 
 @events.test_start.add_listener
 def _on_test_start(environment: Environment, **_: Any) -> None:
-    if isinstance(environment.runner, WorkerRunner):
-        _join(environment, environment.runner)
+    if environment.parsed_options is not None and environment.parsed_options.worker:
+        _join(environment)
         return
     try:
         prepared = _prepared(environment)
@@ -125,8 +131,12 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         environment.parsed_options.vllm_run = dict(environment.vllm_run.for_workers)  # type: ignore[attr-defined]
 
 
-def _join(environment: Environment, runner: WorkerRunner) -> None:
-    """Take part in the master's run."""
+def _join(environment: Environment) -> None:
+    """Take part in the master's run, which may be on before Locust has made this worker's runner known."""
+    while not getattr(environment, "vllm_initialised", False):
+        gevent.sleep(_SOON_S)
+    runner = environment.runner
+    assert isinstance(runner, WorkerRunner)
     run: Mapping[str, Any] = environment.parsed_options.vllm_run  # type: ignore[union-attr]
     try:
         settings, problems = _settings(environment)
@@ -167,9 +177,7 @@ def _give_up(environment: Environment, problems: list[str]) -> None:
 
 
 def _settings(environment: Environment) -> tuple[Settings, list[str]]:
-    settings, problems = read_settings(
-        environment.parsed_options, getattr(environment.shape_class, "kind", None)
-    )
+    settings, problems = read_settings(environment.parsed_options, kind_of(environment.shape_class))
     return settings, list(problems)
 
 
@@ -214,6 +222,8 @@ def _on_test_stop(environment: Environment, **_: Any) -> None:
         run.finish()
         if not _is_headless(environment):
             print(run.verdict.text if run.verdict else "")
+        elif isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
+            gevent.spawn(environment.runner.quit)  # Locust goes on without workers, for ever
     elif (link := _link(environment)) is not None:
         link.finish()
         environment.stop_timeout = 0.0  # Locust's worker sleeps so long before it is ready again
@@ -223,7 +233,10 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
     runner, run = environment.runner, _run(environment)
     if isinstance(runner, WorkerRunner):
         if (link := _link(environment)) is not None and not link.finished:
+            link.leave()
             runner.stop()
+        if link is not None:  # a stop that came from the master may still be at it
+            link.finish()
         return
     if run is None or runner is None:
         return
@@ -232,6 +245,8 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
         run.finish()
     assert run.verdict is not None
     code = exit_code(run.verdict, user_errors=bool(runner.exceptions))
+    if run.conductor.failed:
+        code = EXIT_NOT_CONCLUSIVE
     environment.process_exit_code = EXIT_USAGE if run.refused else code
 
 
@@ -261,7 +276,8 @@ def _give_up_on_workers(environment: Environment, runner: MasterRunner) -> None:
     """What Locust does then says nothing of how many there are."""
     options = environment.parsed_options
     assert options is not None
-    if (there := len(runner.clients.ready)) < options.expect_workers:
+    there = runner.worker_count
+    if _run(environment) is None and there < options.expect_workers:
         runner.quit()
         _refuse(
             UsageError(

@@ -4,24 +4,30 @@ What was measured travels as deltas, in messages of a bounded size: a report is 
 whenever so many requests are finished. The master has all of it but the last second when this process dies.
 """
 
+import logging
 import os
 import socket
 import zlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from gevent.lock import RLock
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from vllm_locust.core.record import RequestRecord, to_json_line
+from vllm_locust.core.recording import Recording
 from vllm_locust.errors import UsageError
 from vllm_locust.load.generator import Assignment, LoadGenerator
 from vllm_locust.load.messages import TO_MASTER
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.prepare import Prepared
+
+logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 1.0
 # So that a report stays below 64 KiB, see tests/load/test_worker.py.
@@ -29,6 +35,8 @@ REQUESTS_PER_REPORT = 200
 # Lines of requests.jsonl are much alike: the fastest setting makes an eighth of them.
 _COMPRESSION = 1
 _UNTIL_NEXT_ROUND_S = 0.0001
+# A look of the conductor's, the lead of its orders, and some time on the way.
+_HANDOVER_S = 1.0
 
 
 def refuse(runner: WorkerRunner, run: str, error: UsageError) -> None:
@@ -50,11 +58,13 @@ class WorkerLink:
         self._runner = runner
         self._run = str(run["id"])
         self.finished = False
+        self._reported = Event()
         self._lines: list[bytes] = []
+        self._outbox: deque[Recording] = deque()
         self.generator = LoadGenerator(
             environment,
             prepared,
-            conductor=self,
+            leader=self,
             assignment=Assignment(self._run, run["seed"], perf_counter(), runner.worker_index),
             keep=self._keep,
             stock_ahead=True,
@@ -66,9 +76,16 @@ class WorkerLink:
         self._tell("hello", name=f"{socket.gethostname()}:{os.getpid()}", asked_s=perf_counter())
 
     def obey(self, order: Mapping[str, Any]) -> None:
-        """Carry out an order of the master's."""
+        """Carry out an order of the master's; tell it when that is impossible."""
         if order["run"] != self._run:
             return
+        try:
+            self._carry_out(order)
+        except Exception as error:
+            logger.exception("Could not carry out %r", order["do"])
+            self._tell("refused", problems=[f"{order['do']} failed: {error!r}"])
+
+    def _carry_out(self, order: Mapping[str, Any]) -> None:
         generator = self.generator
         match order["do"]:
             case "welcome":
@@ -78,7 +95,7 @@ class WorkerLink:
             case "begin":
                 generator.begin(Phase.from_dict(order["phase"]), order["at_s"], order["part"])
             case "grant":
-                generator.grant(order["phase"], order["first"], order["count"], order["last"])
+                generator.grant(order["phase"], order["indices"], order["last"])
             case "amend":
                 part = order["part"]
                 generator.amend(
@@ -96,14 +113,22 @@ class WorkerLink:
                 self._runner.user_greenlets.kill(block=False)
                 generator.cancel()
 
+    def leave(self) -> None:
+        """Tell the master that this worker ends, and do its part until others can take it over."""
+        self._tell("leaving")
+        if not self.generator.load_is_over:
+            gevent.sleep(_HANDOVER_S)
+
     def finish(self) -> None:
-        """All requests are done: the last report, once."""
+        """All requests are done: the last report. Who calls second waits until it is sent."""
         if self.finished:
+            self._reported.wait()
             return
         self.finished = True
         self._reporter.kill()
         self.generator.close()
         self.report(last=True)
+        self._reported.set()
 
     def report(self, last: bool = False) -> None:
         """Send what was measured since the report before, one message for each phase and profile.
@@ -117,26 +142,30 @@ class WorkerLink:
             if self.finished and not last:
                 return
             lines, self._lines = self._lines, []
-            parts = list(self.generator.take_recording().split())
-            for part in parts:
+            # One who is ended while it sends leaves the rest here, for the next report.
+            self._outbox.extend(self.generator.take_recording().split())
+            while self._outbox:
                 self._tell(
                     "report",
-                    recording=part.to_dict(),
+                    recording=self._outbox.popleft().to_dict(),
                     lines=zlib.compress(b"".join(lines), _COMPRESSION),
                     handed_out=self.generator.handed_out,
                     in_flight=self.generator.transport.in_flight,
                     cpu_share=self.generator.cpu_share,
                     unstamped=self.generator.unstamped,
-                    last=last and part is parts[-1],
+                    last=last and not self._outbox,
                 )
                 lines = []
-                if part is not parts[-1]:
+                if self._outbox:
                     gevent.sleep(_UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
 
     # -- answers of the generator -------------------------------------------------------------------------
 
     def ask(self, phase: int, count: int) -> None:
         self._tell("ask", phase=phase, count=count)
+
+    def give_back(self, phase: int, indices: Sequence[int]) -> None:
+        self._tell("give_back", phase=phase, indices=list(indices))
 
     def ended(self, phase: int, next_i: int) -> None:
         self._tell("ended", phase=phase, next_i=next_i)
