@@ -37,16 +37,16 @@ def main() -> None:
 
 
 def lateness(options: argparse.Namespace) -> None:
-    for name, burstiness in (("constant", "inf"), ("Poisson", "1")):
+    for name, burstiness, tokens in (("constant", "inf", "1"), ("Poisson", "1", "1"), ("Poisson", "1", "4")):
         open_loop = ("--request-rate", str(options.rate), "--burstiness", burstiness)
-        _, requests, probe = run(options.seconds, *open_loop)
+        _, requests, probe = run(options.seconds, *open_loop, tokens=tokens)
         requests = requests[requests.sent_s.notna()]
         late_ms = (requests.sent_s - requests.intended_s) * 1000
         span_s = requests.intended_s.max() - requests.intended_s.min()
         sent_rate = (len(requests) - 1) / (requests.sent_s.max() - requests.sent_s.min())
         planned_rate = (len(requests) - 1) / span_s
         print(
-            f"lateness   {name} {options.rate}/s: {len(requests)} requests, sent late by mean "
+            f"lateness   {name} {options.rate}/s, answers of {tokens}: {len(requests)} requests, late by mean "
             f"{late_ms.mean():.2f}, p50 {late_ms.quantile(0.5):.2f}, p99 {late_ms.quantile(0.99):.2f}, "
             f"max {late_ms.max():.1f} ms; rate sent / planned {sent_rate / planned_rate - 1:+.3%}, "
             f"planned / asked {planned_rate / options.rate - 1:+.2%}; "
@@ -87,7 +87,7 @@ PARTS = {"lateness": lateness, "processes": processes, "master": master}
 
 
 def run(
-    seconds: int, *options: str, users: str = "1", tokens: str = "4"
+    seconds: int, *options: str, users: str = "1", tokens: str
 ) -> tuple[Mapping[str, Any], pd.DataFrame, Mapping[str, Any]]:
     """One run against a simulator of its own: summary, requests, and what the leading process used."""
     with tempfile.TemporaryDirectory() as name:
