@@ -46,8 +46,8 @@ def lateness(options: argparse.Namespace) -> None:
         sent_rate = (len(requests) - 1) / (requests.sent_s.max() - requests.sent_s.min())
         planned_rate = (len(requests) - 1) / span_s
         print(
-            f"lateness   {name} {options.rate}/s, answers of {tokens}: {len(requests)} requests, late by mean "
-            f"{late_ms.mean():.2f}, p50 {late_ms.quantile(0.5):.2f}, p99 {late_ms.quantile(0.99):.2f}, "
+            f"lateness   {name} {options.rate}/s, answers of {tokens}: {len(requests)} requests, late by "
+            f"mean {late_ms.mean():.2f}, p50 {late_ms.quantile(0.5):.2f}, p99 {late_ms.quantile(0.99):.2f}, "
             f"max {late_ms.max():.1f} ms; rate sent / planned {sent_rate / planned_rate - 1:+.3%}, "
             f"planned / asked {planned_rate / options.rate - 1:+.2%}; "
             f"{probe['cpu_s'] / options.seconds:.0%} of a core",
