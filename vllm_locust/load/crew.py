@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import gevent
 from locust.env import Environment
-from locust.runners import Runner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, Runner
 
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
@@ -83,9 +83,14 @@ class Crew(Ensemble, Protocol):
 def set_users(runner: Runner, users: int) -> None:
     """Go to this level of users at once; Locust's shape, which is asked once a second, says the same."""
     change = (users, max(users, AT_LEAST_PER_S))
+
+    def go() -> None:
+        if runner.state in (STATE_SPAWNING, STATE_RUNNING):  # else it would begin another run
+            runner.start(*change)
+
     if runner.shape_last_tick != change:
         runner.shape_last_tick = change
-        gevent.spawn(runner.start, *change)
+        gevent.spawn(go)
 
 
 class LocalCrew:

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from gevent.event import Event
-from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
+from locust.runners import STATE_MISSING, MasterRunner
 
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.validity import Stamps
@@ -30,7 +30,6 @@ _REPORT_LIMIT_S = 10.0
 _LOOK_EVERY_S = 0.25
 # For a worker that was started to be ready: it asks the server and reads the data set first.
 _HELLO_LIMIT_S = 60.0
-_STARTED = (STATE_SPAWNING, STATE_RUNNING)
 
 
 @dataclass(slots=True)
@@ -95,7 +94,7 @@ class Workers:
 
     @property
     def _all_said_hello(self) -> bool:
-        started = (client for client, node in self._runner.clients.items() if node.state in _STARTED)
+        started = (client for client, node in self._runner.clients.items() if node.state != STATE_MISSING)
         waited_s = perf_counter() - self._began_s
         return waited_s > _HELLO_LIMIT_S or all(client in self._workers for client in started)
 
@@ -129,9 +128,7 @@ class Workers:
         if message["run"] != self._run:
             return
         if message["do"] == "hello":
-            now_s = perf_counter()
-            self._workers[who] = _Worker(self._runner.get_worker_index(who), message["name"], now_s)
-            self._tell(who, "welcome", elapsed_s=now_s - self._began_s, asked_s=message["asked_s"])
+            self._welcome(who, message)
         elif (worker := self._workers.get(who)) is None:
             return
         elif message["do"] == "report":
@@ -139,14 +136,27 @@ class Workers:
         elif message["do"] == "leaving":
             worker.leaving = True
             self.conductor.changed()
-        elif message["do"] == "ask":
-            self.conductor.ask(who, message["phase"], message["count"])
-        elif message["do"] == "give_back":
-            self.conductor.give_back(who, message["phase"], message["indices"])
-        elif message["do"] == "idle":
-            self.conductor.idle(who, message["phase"])
-        elif message["do"] == "ended":
-            self.conductor.ended(who, message["phase"], message["next_i"])
+        else:
+            self._pass_on(who, message)
+
+    def _welcome(self, who: str, message: Mapping[str, Any]) -> None:
+        now_s = perf_counter()
+        self._workers[who] = _Worker(self._runner.get_worker_index(who), message["name"], now_s)
+        self._tell(who, "welcome", elapsed_s=now_s - self._began_s, asked_s=message["asked_s"])
+        if self.conductor.over:
+            self._tell(who, "finish")
+
+    def _pass_on(self, who: str, message: Mapping[str, Any]) -> None:
+        phase = message["phase"]
+        match message["do"]:
+            case "ask":
+                self.conductor.ask(who, phase, message["count"])
+            case "give_back":
+                self.conductor.give_back(who, phase, message["indices"])
+            case "ended":
+                self.conductor.ended(who, phase, message["next_i"])
+            case "idle":
+                self.conductor.idle(who, phase)
 
     def _take_in(self, worker: _Worker, report: Mapping[str, Any]) -> None:
         delta = Recording.from_dict(report["recording"])

@@ -27,7 +27,7 @@ from gevent import get_hub
 from locust import events
 from locust.env import Environment
 from locust.exception import StopTest
-from locust.runners import STATE_CLEANUP, MasterRunner, Runner, WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
@@ -145,6 +145,7 @@ def _join(environment: Environment) -> None:
         worker.refuse(runner, run["id"], error)
         _refuse(error)
     environment.vllm_link = worker.WorkerLink(environment, runner, prepared, run)  # type: ignore[attr-defined]
+    runner.update_state(STATE_SPAWNING)  # Locust's own comes later, and would not stop what comes before
 
 
 def _on_order(environment: Environment, msg: Any, **_: Any) -> None:
