@@ -136,6 +136,7 @@ def test_512_streams_in_flight_at_the_end_of_the_run_time(tmp_path: Path, stop_t
         assert failures == {}
     else:
         assert failures["cancelled"] > 100
+        assert_ended_with(1, outcome)
 
 
 def test_all_workers_together_keep_one_schedule(server: Simulator, tmp_path: Path) -> None:

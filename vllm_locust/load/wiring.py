@@ -246,6 +246,9 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
         run.finish()
     assert run.verdict is not None
     code = exit_code(run.verdict, user_errors=bool(runner.exceptions))
+    if code is None and run.verdict.summary["requests"]["failed"] and environment.parsed_options is not None:
+        # Locust's own rule, which on a master goes by what workers had told of failures some seconds ago.
+        code = environment.parsed_options.exit_code_on_error
     if run.conductor.failed:
         code = EXIT_NOT_CONCLUSIVE
     environment.process_exit_code = EXIT_USAGE if run.refused else code
