@@ -5,6 +5,8 @@ import inspect
 import sys
 import time
 
+import numpy as np
+
 # gevent runs ready greenlets for at most this long before it looks at sockets again.
 _SWITCH_INTERVAL_S = 0.002
 # Collections are rare: requests leave no cycles behind, and a full collection stops everything for long.
@@ -16,6 +18,7 @@ def tune_process() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # Locust asks for it when a run ends, amid the last requests: 25 ms the first time, 0.3 ms from then on.
     inspect.stack()
+    np.random.default_rng(0).gamma(1.0)  # numpy loads its generators when they are first asked: 10 ms
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
