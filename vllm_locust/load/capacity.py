@@ -5,6 +5,7 @@ against the run's recording, and shows every probe when it is done.
 """
 
 import logging
+import math
 from typing import Any
 
 from vllm_locust.core.evidence import collapsed, conclude, weigh
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 # No probe is decided before this part of its time: a queue takes time to build up.
 _LEAST_SHARE = 0.25
+# A Poisson process of so many on average has none once in 22 000 times.
+_LEAST_REQUESTS = 10
 # Where neither -u nor --request-rate says how far to go.
 _MOST = 4096.0
 
@@ -38,12 +41,14 @@ class SearchCourse:
         if settings.levels == "rate" and settings.request_rate is not None:
             most = settings.request_rate.rate_at(0.0)
         self.patience_s = patience_s
-        self._search = CapacitySearch(limit=max(most or _MOST, 1.0), whole=settings.levels == "users")
+        self._step_s, self._warmup_s = step_times(settings)
+        limit = most or _MOST
+        start = min(self._start(users=settings.levels == "users"), limit)
+        self._search = CapacitySearch(start, limit, whole=settings.levels == "users")
         self._settings = settings
         self._name = name
         self._crew = crew
         self._probes = 0
-        self._step_s, self._warmup_s = step_times(settings)
         self._looked_s = 0.0
 
     @property
@@ -87,6 +92,12 @@ class SearchCourse:
     def to_dict(self) -> dict[str, Any]:
         """The block `capacity` of the summary."""
         return {"unit": self.unit, **self._search.answer.to_dict()}
+
+    def _start(self, users: bool) -> float:
+        """One user, or a rate at which a probe cannot be empty by chance."""
+        if users or self._step_s is None:
+            return 1.0
+        return max(1.0, math.ceil(_LEAST_REQUESTS / (self._step_s - self._warmup_s)))
 
     def _probe(self, phase: Phase, elapsed_s: float) -> Probe:
         slos, recording = self._settings.slos, self._crew.recording
