@@ -11,7 +11,7 @@ from typing import TypeVar
 from vllm_locust.client.ask import ServerModel, find_model, token_counter
 from vllm_locust.client.chat import RequestOptions
 from vllm_locust.client.target import Target
-from vllm_locust.core.arrival import read_trace, rescale
+from vllm_locust.core.trace import read_trace, rescale
 from vllm_locust.errors import UsageError
 from vllm_locust.load.results import check_free
 from vllm_locust.load.settings import Settings

@@ -1,0 +1,123 @@
+"""Every format of a trace gives its times, and what is wrong with one is said in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_locust.core.trace import read_trace, rescale
+from vllm_locust.errors import UsageError
+
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:17:03.9799600,4808,10
+2023-11-16 18:17:04.0319600,3180,8
+2023-11-17 18:17:04.0781490,110,27
+"""
+AZURE_S = (0.0, 0.052, 86400.098189)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("0\n0.5\n\n0.5\n1e1\n", (0, 0.5, 0.5, 10)),
+        ("  100 \r\n101.5", (0, 1.5)),
+        ("\n\n7\n", (0,)),
+        ("-3\n-1\n", (0, 2)),
+        ("2024-05-10T00:00:00Z\n2024-05-10 02:00:01+02:00\n2024-05-10 00:00:02", (0, 1, 2)),
+        (AZURE, AZURE_S),
+        (AZURE.replace("\n", "\r\n").rstrip(), AZURE_S),
+        ("\ufeff" + AZURE, AZURE_S),
+        ("Timestamp,Model,Log Type\n5,ChatGPT,API log\n45,GPT-4,\n", (0, 40)),
+        ('id, arrival_time \n"a,b",1\n"c\nd",2.5\n', (0, 1.5)),
+        ("time,Arrived_At\n9,1\n8,2\n", (0, 1)),
+        ("\n\ntime\n1\n\n2\n", (0, 1)),
+        ('{"timestamp": 1}\n\n{"x": [{}], "timestamp": 3.5}\n', (0, 2.5)),
+        ('{"Time": "2024-05-10 00:00:00.25"}\n{"Time": "2024-05-10 00:00:01"}', (0, 0.75)),
+        (' {"arrived_at": "1.5"}\n{"arrived_at": 2}', (0, 0.5)),
+    ],
+)
+def test_traces(tmp_path, content, expected):
+    path = tmp_path / "trace"
+    path.write_text(content, encoding="utf-8", newline="")
+    assert read_trace(path) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).map(sorted))
+def test_a_trace_that_was_written_reads_back(tmp_path_factory, trace):
+    path = tmp_path_factory.mktemp("traces") / "trace"
+    for content in (
+        "\n".join(map(repr, trace)),
+        "n,timestamp\n" + "\n".join(f"{n},{t!r}" for n, t in enumerate(trace)),
+        "\n".join(f'{{"timestamp": {t!r}}}' for t in trace),
+    ):
+        path.write_text(content, encoding="utf-8")
+        assert read_trace(path) == tuple(t - trace[0] for t in trace)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            b"",
+            "holds no arrivals: expected is one time per line, or CSV or JSON lines with one of timestamp,",
+        ),
+        (b"\n  \n", "holds no arrivals"),
+        (b"timestamp\n", "holds no arrivals"),
+        (b"start,end\n1,2\n", "begins with 'start,end': expected is"),
+        (b"1.0,5\n2.0,6\n", "begins with '1.0,5': expected is"),
+        (b"[1, 2]", "begins with '[1, 2]': expected is"),
+        (b"1\ntwo\n", "has 'two' in line 2, where a number of seconds is expected"),
+        (b"1\n\nnan\n", "has 'nan' in line 3, where a number of seconds is expected"),
+        (b"1\ninf\n", "has 'inf' in line 2"),
+        (b"1\n2024-05-10\n", "has '2024-05-10' in line 2, where a number of seconds is expected"),
+        (b"2024-05-10\n1\n", "has '1' in line 2, where a date-time is expected"),
+        (b"a,time\n1,x\n", "has 'x' in line 2, where a number of seconds or an ISO date-time is expected"),
+        (b'a,time\n"1\n1",2\n3\n', "has '' in line 4, where a number of seconds is expected"),
+        (b"\n\ntime\n1\n\nx\n", "has 'x' in line 6"),
+        (b'{"timestamp": 1}\n{"timestamp": true}\n', "has True in line 2, where a number of seconds"),
+        (b'{"timestamp": null}\n', "has None in line 1, where a number of seconds or an ISO date-time"),
+        (b'{"timestamp": 1}\n\n{"timestamp": 1\n', "has no JSON object in line 3 ("),
+        (
+            b'{"timestamp": 1}\n5\n',
+            "has none of the keys timestamp, arrival_time, arrived_at, time in line 2",
+        ),
+        (b'{"start": 1}\n', "has none of the keys timestamp, arrival_time, arrived_at, time in line 1"),
+        (b"1\n3\n2\n", "goes back in time in line 3, with '2': it must be sorted"),
+        (b'{"timestamp": 2}\n{"timestamp": 1}\n', "goes back in time in line 2, with 1: it must be sorted"),
+        (b"\xff\xfe1\x00", "cannot be read as text or CSV ("),
+        (b"time\n" + b"1" * 200_000, "cannot be read as text or CSV ("),
+    ],
+)
+def test_what_is_wrong_with_a_trace_is_said_in_one_sentence(tmp_path, content, why):
+    path = tmp_path / "trace.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_trace(path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"--arrivals '{path}' {why}")
+
+
+def test_a_trace_that_cannot_be_read(tmp_path):
+    with pytest.raises(UsageError, match=r"^--arrivals '.*missing' cannot be read \(No such file"):
+        read_trace(tmp_path / "missing")
+    with pytest.raises(UsageError, match=r"^scenario x '.*' cannot be read \(Is a directory\)"):
+        read_trace(Path(tmp_path), "scenario x")
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=2, max_size=50).map(sorted), st.floats(0.01, 1e4))
+def test_a_rescaled_trace_has_the_rate(trace, rate):
+    if trace[-1] - trace[0] < 1e-3:
+        trace = [*trace, trace[-1] + 1]
+    rescaled = rescale(trace, rate)
+    assert rescaled[0] == 0
+    assert (len(rescaled) - 1) / rescaled[-1] == pytest.approx(rate)
+    shape, was = np.array(rescaled) / rescaled[-1], np.array(trace) - trace[0]
+    assert shape == pytest.approx(was / was[-1])
+
+
+@pytest.mark.parametrize("trace", [(0.0,), (0.0, 0.0)])
+def test_a_trace_without_length_cannot_be_rescaled(trace):
+    with pytest.raises(UsageError, match="--request-rate cannot stretch a trace"):
+        rescale(trace, 5.0)
