@@ -1,5 +1,6 @@
 """Which exit code a run ends with, case by case."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,3 +44,21 @@ def test_exit_codes(client: str, failed: int, slos: dict[str, str], code: int | 
 def test_tasks_that_raise_are_not_excused_by_an_error_budget() -> None:
     verdict = verdict_of("valid", 3, slos={"error_rate<0.5": "met"})
     assert exit_code(verdict, user_errors=True) is None
+
+
+@pytest.mark.parametrize(
+    ("level", "ended", "code"),
+    [
+        (13, "narrowed", 0),
+        (13, "collapsed", 0),  # what failed above is what was looked for
+        (13, "client", 0),
+        (13, "running", 4),  # it was interrupted
+        (None, "none", 3),
+        (None, "collapsed", 3),
+        (None, "client", 4),
+    ],
+)
+def test_exit_codes_of_a_search(level: float | None, ended: str, code: int) -> None:
+    verdict = verdict_of("valid", 3, slos={})
+    searched = replace(verdict, summary={**verdict.summary, "capacity": {"level": level, "ended": ended}})
+    assert exit_code(searched, user_errors=False) == code

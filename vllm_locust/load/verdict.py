@@ -102,6 +102,8 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
 
     A missed objective on failures stands however poor the measurement; one on latencies does not.
     """
+    if "capacity" in verdict.summary:
+        return _exit_code_of_search(verdict.summary["capacity"], user_errors)
     missed = [judgement.slo for judgement in verdict.judgements if judgement.outcome == "missed"]
     # Whoever says how many failures are acceptable makes Locust's own rule, none, step back.
     failures_judged = any(judgement.slo.about_failures for judgement in verdict.judgements)
@@ -116,6 +118,15 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
     if any(judgement.outcome == "undetermined" for judgement in verdict.judgements):
         return EXIT_NOT_CONCLUSIVE
     return 0 if failures_judged and not user_errors else None
+
+
+def _exit_code_of_search(capacity: Mapping[str, Any], user_errors: bool) -> int | None:
+    """A search goes on until something breaks: what failed on the way is no fault of the level it found."""
+    if capacity["ended"] == "running" or (capacity["ended"] == "client" and capacity["level"] is None):
+        return EXIT_NOT_CONCLUSIVE
+    if capacity["level"] is None:
+        return EXIT_SLO_MISSED
+    return None if user_errors else 0
 
 
 def _text(summary: Mapping[str, Any], judgements: Sequence[Judgement]) -> str:
