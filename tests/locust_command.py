@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[1]
 LIMIT_S = 50.0
 """No run of a test takes longer."""
 
+SEEDED = ("--seed", "1")
+"""The same requests and arrivals every time, unless a test says otherwise: chance fails no test."""
+
 HEADLESS = ("--headless", "-u", "4", "-r", "4")
 
 
@@ -75,9 +78,9 @@ class LocustProcess:
 
     def __init__(self, *options: str, folder: Path, locustfile: str = "chat.py") -> None:
         self.folder = folder
-        where = ROOT / "locustfiles" / locustfile
+        locust = (sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / locustfile))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "locust", "-f", str(where), *options, "--results-dir", str(folder)],
+            [*locust, *SEEDED, *options, "--results-dir", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
