@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 LIMIT_S = 50.0
 """No run of a test takes longer."""
 
-SEEDED = ("--seed", "1")
-"""The same requests and arrivals every time, unless a test says otherwise: chance fails no test."""
+USUAL = ("--seed", "1", "--exporter-port", "off", "--server-metrics-url", "off")
+"""Unless a test says otherwise: the same requests and arrivals every time, and no observer to be started."""
 
 HEADLESS = ("--headless", "-u", "4", "-r", "4")
 
@@ -80,7 +80,7 @@ class LocustProcess:
         self.folder = folder
         locust = (sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / locustfile))
         self.process = subprocess.Popen(
-            [*locust, *SEEDED, *options, "--results-dir", str(folder)],
+            [*locust, *USUAL, *options, "--results-dir", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -17,7 +17,9 @@ print("loaded:", *sorted({"gevent", "locust"} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("arguments", ["--version", "--help", "options", "simulate --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "options", "simulate --help", "exporter --help"]
+)
 def test_locust_is_not_loaded(arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASK, *arguments.split()],

@@ -166,8 +166,8 @@ def test_master_and_workers_agree_on_port_and_name() -> None:
     service, policy = resource("Service", "master"), resource("NetworkPolicy", "master")
     worker = parse(container("worker")["args"])
     assert worker.master_host == service["metadata"]["name"]
-    (service_port,), (rule,) = service["spec"]["ports"], policy["spec"]["ingress"]
-    (container_port,), (policy_port,) = container("master")["ports"], rule["ports"]
+    (service_port,), (rule, _) = service["spec"]["ports"], policy["spec"]["ingress"]
+    (container_port, _), (policy_port,) = container("master")["ports"], rule["ports"]
     assert service_port["port"] == service_port["targetPort"] == worker.master_port
     assert container_port["containerPort"] == policy_port["port"] == worker.master_port
     labels = resource("Job", "master")["spec"]["template"]["metadata"]["labels"]
@@ -175,6 +175,17 @@ def test_master_and_workers_agree_on_port_and_name() -> None:
     (peer,) = rule["from"]
     worker_labels = resource("Job", "worker")["spec"]["template"]["metadata"]["labels"]
     assert peer["podSelector"]["matchLabels"] == worker_labels
+
+
+def test_prometheus_finds_the_master() -> None:
+    host, _, port = parse(container("master")["args"]).exporter_port.partition(":")
+    assert host == "0.0.0.0"
+    _, rule = resource("NetworkPolicy", "master")["spec"]["ingress"]
+    annotations = resource("Job", "master")["spec"]["template"]["metadata"]["annotations"]
+    _, container_port = container("master")["ports"]
+    (policy_port,) = rule["ports"]
+    assert policy_port["port"] == container_port["containerPort"] == int(port)
+    assert annotations["prometheus.io/port"] == port
 
 
 # -- what is safe -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Imports point down only: this file knows the floors of the house and reads the imports, running none.
 
     cli
-    load        the only one that knows Locust, with observe
+    load        the only one that knows Locust
     observe     client     report     simulator
     workloads
     core
@@ -51,7 +51,7 @@ HOUSE = {
     "simulator": floor("core", "workloads", never=ENGINE),
     "report": floor("core", never=ENGINE),
     "client": floor("core", never=frozenset({"locust"})),
-    "observe": floor("core", "client"),
+    "observe": floor("core", never=ENGINE),
     "load": floor("core", "workloads", "simulator", "report", "client", "observe"),
     # What a user types must answer at once, and must work without Locust where Locust is not needed.
     "cli": floor("core", "workloads", "simulator", "report", never=ENGINE, lazily_anything=True),

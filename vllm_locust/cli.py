@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vllm-locust {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_simulate(commands)
+    _add_exporter(commands)
     _add_options(commands)
     return parser
 
@@ -51,6 +52,26 @@ def _simulate(args: argparse.Namespace) -> int:
     from vllm_locust.simulator import options
 
     return options.run(args)
+
+
+def _add_exporter(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from vllm_locust.observe import standalone
+
+    parser = commands.add_parser(
+        "exporter",
+        help="show a vLLM server's metrics to Prometheus without a test",
+        description=standalone.DESCRIPTION,
+        epilog=standalone.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    standalone.add_arguments(parser)
+    parser.set_defaults(run=_exporter)
+
+
+def _exporter(args: argparse.Namespace) -> int:
+    from vllm_locust.observe import standalone
+
+    return standalone.run(args)
 
 
 def _add_options(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

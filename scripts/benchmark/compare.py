@@ -2,6 +2,10 @@
 
 Truth: the simulator's kernel stamped the request's arrival, and the simulator noted the time just before each
 token's send. Claim: what the client's own summary says. Error = claim - truth, over the same requests.
+
+ours       this suite's client by itself
+observed   the same, with the server's metrics scraped and the exporter fetched once a second
+usual      Locust's HttpUser with requests and sseclient-py
 """
 
 import argparse
@@ -9,14 +13,18 @@ import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -39,6 +47,8 @@ class Cell:
     true: Mapping[str, float]
     cpu_s: float
     growth_mb: float
+    observer_cpu: float
+    """The share of a core that the process beside the client used."""
 
 
 def main() -> None:
@@ -69,13 +79,24 @@ def measure(client: str, streams: int, seconds: int, tokens: int) -> Cell:
                 "PROBE_FILE": str(folder / "probe.json"),
                 "CLAIMS_FILE": str(folder / "claims.json"),
             }
-            command = [sys.executable, "-m", "locust", "-f", f"{HERE / client}.py,{HERE / 'probe.py'}"]
+            command = [
+                sys.executable,
+                "-m",
+                "locust",
+                "-f",
+                f"{HERE / LOCUSTFILES[client]},{HERE / 'probe.py'}",
+            ]
             command += ["--headless", "-u", str(streams), "-r", str(streams)]
             command += ["-t", f"{seconds}s", "--host", url]
             command += ["--only-summary", "--loglevel", "ERROR", "--stop-timeout", "60"]
-            if client == "ours":
-                command += ["--results-dir", str(folder / "results")]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            port = free_port()
+            command += OPTIONS[client]
+            if client != "usual":
+                command += ["--results-dir", str(folder / "results"), "--exporter-port", "off"]
+            if client == "observed":
+                command += ["--exporter-port", str(port)]
+            with Fetcher(port) as fetcher:
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if not (folder / "probe.json").exists():
                 raise SystemExit(done.stderr or done.stdout)
         sent = pd.read_json(folder / "sent.jsonl", lines=True, dtype={"request_id": str})
@@ -92,6 +113,7 @@ def measure(client: str, streams: int, seconds: int, tokens: int) -> Cell:
             true=truth(served),
             cpu_s=used["cpu_s"],
             growth_mb=used["late_mb"] - used.get("early_mb", used["late_mb"]),
+            observer_cpu=fetcher.observer_cpu,
         )
 
 
@@ -132,7 +154,9 @@ def statistics(ttft_s: Any, e2el_s: Any, gaps_s: Any) -> dict[str, float]:
     }
 
 
-CLIENTS = {"ours": claims_of_ours, "usual": claims_of_usual}
+CLIENTS = {"ours": claims_of_ours, "observed": claims_of_ours, "usual": claims_of_usual}
+LOCUSTFILES = {"ours": "ours.py", "observed": "ours.py", "usual": "usual.py"}
+OPTIONS = {"ours": ["--server-metrics-url", "off"], "observed": [], "usual": []}
 
 
 @contextmanager
@@ -151,11 +175,60 @@ def simulator(send_log: Path) -> Iterator[str]:
             process.wait()
 
 
+class Fetcher:
+    """Fetches the exporter's page once a second, as Prometheus does, and looks at what its process uses."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/metrics"
+        self._over = Event()
+        self._thread = Thread(target=self._fetch)
+        self._seen: list[tuple[float, float]] = []
+
+    @property
+    def observer_cpu(self) -> float:
+        """CPU seconds per second between the first fetch and the last one, without its start."""
+        if len(self._seen) < 2:
+            return 0.0
+        (began_s, before_s), *_, (ended_s, after_s) = self._seen
+        return (after_s - before_s) / (ended_s - began_s)
+
+    def __enter__(self) -> "Fetcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _fetch(self) -> None:
+        while not self._over.wait(1.0):
+            with suppress(OSError):
+                urlopen(self._url, timeout=5).read()
+                cpu_s = cpu_seconds_of(b"vllm_locust.observe")
+                self._seen.append((time.perf_counter(), cpu_s))
+
+
+def cpu_seconds_of(module: bytes) -> float:
+    """CPU seconds of the process that runs a module."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if module in (folder / "cmdline").read_bytes().split(b"\0"):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    raise ProcessLookupError(module)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 HEADER = (
     "| client | streams (tok/s) | "
     + " | ".join(f"{metric.replace('_', ' ')}: truth, claim, error" for metric in METRICS)
-    + " | CPU us per token | CPU us per request | memory growth after 10 s |\n"
-    + f"|{'---|' * (len(METRICS) + 5)}"
+    + " | CPU us per token | CPU us per request | memory growth after 10 s | CPU beside |\n"
+    + f"|{'---|' * (len(METRICS) + 6)}"
 )
 
 
@@ -167,7 +240,7 @@ def row(cell: Cell) -> str:
         f"| {cell.client} | {cell.streams} ({rate:.0f}) | "
         + " | ".join(cells)
         + f" | {cell.cpu_s / cell.tokens * 1e6:.1f} | {cell.cpu_s / cell.requests * 1e6:.0f}"
-        + f" | {cell.growth_mb:+.0f} MB |"
+        + f" | {cell.growth_mb:+.0f} MB | {cell.observer_cpu:.1%} |"
     )
 
 

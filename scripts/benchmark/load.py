@@ -96,6 +96,7 @@ def run(
             command = [sys.executable, "-m", "locust", "-f", f"{CHAT},{HERE / 'probe.py'}", "--headless"]
             command += ["-u", users, "-r", users, "-t", f"{seconds}s", "--host", url, "--scenario", "ss"]
             command += ["--max-tokens", tokens, "--only-summary", "--loglevel", "ERROR", *options]
+            command += ["--exporter-port", "off", "--server-metrics-url", "off"]
             command += ["--results-dir", str(folder / "results")]
             environment = {**os.environ, "PROBE_FILE": str(folder / "probe.json")}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

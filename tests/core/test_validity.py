@@ -5,27 +5,26 @@ import json
 import pytest
 
 from tests.core.made_records import an_ok
-from vllm_locust.core.group import Group
 from vllm_locust.core.record import DROPPED, TIMEOUT, RequestRecord
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.validity import judge
+from vllm_locust.core.validity import Measured, judge, named_parts
 
 
-def of(made: list[RequestRecord]) -> Group:
+def of(made: list[RequestRecord]) -> Measured:
     recording = Recording()
     for record in made:
         recording.add(record)
-    return recording.total()
+    return Measured.of(recording.total())
 
 
-def measured(ttft_s=0.02, gap_s=0.02, **fields) -> Group:
+def measured(ttft_s=0.02, gap_s=0.02, **fields) -> Measured:
     """100 equal requests of 3 tokens."""
     arrivals_s = [ttft_s, ttft_s + gap_s, ttft_s + 2 * gap_s]
     return of([an_ok(arrivals_s=arrivals_s, **fields)] * 100)
 
 
-def verdict(group: Group, **more) -> str:
-    return judge(group, **({"cpu_shares": {}, "stamps": "kernel"} | more)).verdict
+def verdict(what: Measured, **more) -> str:
+    return judge(what, **({"cpu_shares": {}, "stamps": "kernel"} | more)).verdict
 
 
 def test_a_good_measurement_is_valid_and_needs_no_reasons():
@@ -138,9 +137,9 @@ def test_each_part_must_hold_for_itself():
         parts.add(
             an_ok(sent_s=float(i), arrivals_s=[i + 2.0], tokens=1, bounds_s=[0.0], phase=1, profile="ll")
         )
-    named = {profile: group for (_, profile), group in parts.groups.items()}
-    assert judge(parts.total(), {}, "kernel").verdict != "invalid"
-    validity = judge(parts.total(), {}, "kernel", parts=named)
+    named = {profile: Measured.of(group) for (_, profile), group in parts.groups.items()}
+    assert judge(Measured.of(parts.total()), {}, "kernel").verdict != "invalid"
+    validity = judge(Measured.of(parts.total()), {}, "kernel", parts=named)
     assert validity.verdict == "invalid"
     assert all(reason.startswith("ss: ") for reason in validity.reasons)
 
@@ -149,8 +148,8 @@ def test_a_queue_on_purpose_excuses_nothing_else_of_any_part():
     parts = Recording()
     parts.add(an_ok(profile="a", intended_s=-9.0, lags_s=[0.2]))
     parts.add(an_ok(profile="b", intended_s=-9.0))
-    named = {profile: group for (_, profile), group in parts.groups.items()}
-    validity = judge(parts.total(), {}, "kernel", parts=named, queued=True)
+    named = {profile: Measured.of(group) for (_, profile), group in parts.groups.items()}
+    validity = judge(Measured.of(parts.total()), {}, "kernel", parts=named, queued=True)
     assert validity.verdict == "invalid"
     assert [reason.partition(" is ")[0] for reason in validity.reasons] == [
         "a: the p99 of the lag between arrival and reading"
@@ -167,8 +166,31 @@ def test_a_lost_process_makes_the_verdict_degraded_and_is_told():
 
 
 def test_what_was_lost_spoils_the_verdict():
-    validity = judge(Recording().total(), {}, "kernel", lost=2)
+    validity = judge(of([]), {}, "kernel", lost=2)
     assert (validity.verdict, validity.reasons) == (
         "invalid",
         ("2 requests were handed out and not accounted for",),
     )
+
+
+def test_parts_are_named_as_a_reader_knows_them():
+    """By the profile alone while there is only one phase; phases are counted from 1 and stand in order."""
+    one, two, three = measured(), measured(ttft_s=1.0), measured(ttft_s=2.0)
+    assert named_parts({(0, "b"): one, (0, "a"): two}) == {"a": two, "b": one}
+    named = named_parts({(10, "a"): one, (2, "b"): two, (2, "a"): three})
+    assert list(named.items()) == [("phase 3, a", three), ("phase 3, b", two), ("phase 11, a", one)]
+
+
+def test_what_is_judged_by_hand():
+    """Two requests with TTFT 1 s and 3 s, two gaps of 1 s; one dropped."""
+    one = an_ok(arrivals_s=[1.0, 2.0], bounds_s=[0.25, 0.0], lags_s=[0.5])
+    two = an_ok(arrivals_s=[3.0, 4.0], bounds_s=[0.75, 0.0], intended_s=-2.0)
+    what = of([one, two, RequestRecord(0, "s", "p", DROPPED, 0.0)])
+    assert (what.ttft_mean_s, what.ttft_p99_s, what.e2el_mean_s) == pytest.approx((2.0, 2.98, 3.0))
+    assert (what.itl_mean_s, what.itl_p99_s) == pytest.approx((1.0, 1.0))
+    assert (what.ttft_bound_mean_s, what.itl_bound_mean_s) == pytest.approx((0.5, 0.5))
+    assert (what.ttft_bound_p99_s, what.itl_bound_p99_s) == pytest.approx((0.745, 0.745), rel=1e-3)
+    assert (what.lag_p99_s, what.lateness_p99_s) == pytest.approx((0.5, 1.98), rel=1e-3)
+    assert (what.planned, what.dropped) == (3, 1)
+    nothing = of([])
+    assert (nothing.ttft_mean_s, nothing.lag_p99_s, nothing.planned) == (None, None, 0)

@@ -75,3 +75,28 @@ def test_a_full_disk_is_said_once_and_does_not_end_the_run(
         f"Results in {tmp_path} are incomplete: No space left on device."
     ]
     assert (tmp_path / "summary.json").exists()
+
+
+def test_what_the_server_says_has_a_table_only_when_it_says_something(tmp_path: Path) -> None:
+    results = ResultsFolder(tmp_path, {"run": "x"})
+    results.flush()
+    assert not (tmp_path / "server_metrics.csv").exists()
+    results.add_server_metrics(b"time_s,source\n")
+    results.add_server_metrics(b"0.1,a\n")
+    results.flush()
+    results.add_server_metrics(b"1.1,a\n")
+    results.finish({})
+    assert (tmp_path / "server_metrics.csv").read_bytes() == b"time_s,source\n0.1,a\n1.1,a\n"
+
+
+def test_no_more_requests_are_kept_than_there_is_room_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = ResultsFolder(tmp_path, {"run": "x"}, most_bytes=10)
+    for line in (b"12345\n", b"6789\n", b"0\n"):
+        results.add(line)
+        results.flush()
+    results.finish({"completed": 3})
+    assert (tmp_path / "requests.jsonl").read_bytes() == b"12345\n"
+    assert caplog.text.count("--results-dir keeps all") == 1
+    assert (tmp_path / "summary.json").exists()

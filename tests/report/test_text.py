@@ -9,7 +9,7 @@ from tests.core.made_records import an_ok
 from vllm_locust.core.record import DROPPED, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import summarize
-from vllm_locust.core.validity import judge
+from vllm_locust.core.validity import Measured, judge
 from vllm_locust.report.text import render, render_phases
 
 # Printed by vllm 0.32; the values are in SEEN_VALUES.
@@ -174,7 +174,7 @@ def test_processes_are_counted_and_lost_ones_are_told():
 def test_the_verdict_on_the_client_is_in_words():
     recording = Recording()
     recording.add(an_ok(bounds_s=[0.0, 0.0]))
-    client = judge(recording.total(), {"client": 0.97}, "kernel").to_dict()
+    client = judge(Measured.of(recording.total()), {"client": 0.97}, "kernel").to_dict()
     text = render(summarize(recording) | {"client": client})
     assert value_of("Client measurement", text) == "invalid"
     assert value_of("CPU of client (% of a core)", text) == "97.00"

@@ -172,7 +172,9 @@ class Histogram:
     def buckets(self) -> list[tuple[float, int]]:
         """Each bucket that holds something, in order: (its upper edge in seconds, how many it holds)."""
         self._fold()
-        return [(_upper_edge_s(int(i)), int(self._counts[i])) for i in np.flatnonzero(self._counts)]
+        used = np.flatnonzero(self._counts)
+        upper_edges_s = ((used + _BELOW + 1) << _DROPPED_BITS).view(np.float64)
+        return list(zip(upper_edges_s.tolist(), self._counts[used].tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Small, exact and fit for MessagePack; `from_dict` gives the same histogram back."""
@@ -205,10 +207,6 @@ class Histogram:
 
 def _edge_s(bits: int) -> float:
     return float(np.array([bits << _DROPPED_BITS]).view(np.float64)[0])
-
-
-def _upper_edge_s(bucket: int) -> float:
-    return _edge_s(bucket + _BELOW + 1)
 
 
 def _value_s(bucket: int) -> float:

@@ -175,7 +175,7 @@ def _rates(group: Group, window: Window | None, goodput_ms: Mapping[str, float] 
     both = None if prompts is None or outputs is None else prompts + outputs
     return {
         "request_throughput": _ratio(group.completed, duration_s),
-        "request_goodput": _ratio(_good(group, goodput_ms), duration_s) if goodput_ms else None,
+        "request_goodput": _ratio(count_good(group, goodput_ms), duration_s) if goodput_ms else None,
         "output_throughput": _ratio(outputs, duration_s),
         "total_token_throughput": _ratio(both, duration_s),
     }
@@ -233,8 +233,11 @@ def _binned(histogram: Histogram, effective_count: int) -> _Sample:
     )
 
 
-def _good(group: Group, limits_ms: Mapping[str, float]) -> int:
-    """How many requests hold all limits; an undefined TPOT counts as 0, as in vLLM."""
+def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
+    """How many requests hold all limits, by `ttft`, `tpot` and `e2el`.
+
+    An undefined TPOT counts as 0, as in vLLM.
+    """
     ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
     values = {"ttft": ttft, "tpot": np.nan_to_num(group.tpot_s(), nan=0.0), "e2el": e2el}
     good = np.ones(group.completed, bool)

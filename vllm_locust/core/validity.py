@@ -27,7 +27,9 @@ Without kernel stamps the lag cannot be known and the verdict is `degraded` at b
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import numpy as np
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import percentile
@@ -45,6 +47,53 @@ _DEGRADED_SHARE = 0.10
 _VALID_CPU = 0.80
 _DEGRADED_CPU = 0.95
 _DEGRADED_DROPPED = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is judged of some requests, None where there was nothing to measure: numbers, and no requests."""
+
+    ttft_mean_s: float | None
+    ttft_p99_s: float | None
+    itl_mean_s: float | None
+    itl_p99_s: float | None
+    e2el_mean_s: float | None
+    ttft_bound_mean_s: float | None
+    ttft_bound_p99_s: float | None
+    itl_bound_mean_s: float | None
+    itl_bound_p99_s: float | None
+    lag_p99_s: float | None
+    lateness_p99_s: float | None
+    planned: int
+    dropped: int
+
+    @classmethod
+    def of(cls, group: Group) -> Self:
+        """Of the requests of a group."""
+        return cls(
+            ttft_mean_s=_mean(group.ttft_s),
+            ttft_p99_s=percentile(group.ttft_s, 99),
+            itl_mean_s=group.itl.mean_s,
+            itl_p99_s=group.itl.percentile(99),
+            e2el_mean_s=_mean(group.e2el_s),
+            ttft_bound_mean_s=group.ttft_bound.mean_s,
+            ttft_bound_p99_s=group.ttft_bound.percentile(99),
+            itl_bound_mean_s=group.itl_bound.mean_s,
+            itl_bound_p99_s=group.itl_bound.percentile(99),
+            lag_p99_s=group.lag.percentile(99),
+            lateness_p99_s=group.lateness.percentile(99),
+            planned=group.planned,
+            dropped=group.dropped,
+        )
+
+
+def named_parts(parts: Mapping[tuple[int, str], Measured]) -> dict[str, Measured]:
+    """What was measured by (phase, profile), in order, by the name that a reader knows it by."""
+    several = len({phase for phase, _ in parts}) > 1
+    return {
+        f"phase {phase + 1}, {profile}" if several else profile: part
+        for (phase, profile), part in sorted(parts.items(), key=lambda item: item[0])
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +151,19 @@ def _held_against(value: float, valid: float, degraded: float) -> Verdict:
 
 
 def judge(
-    group: Group,
+    measured: Measured,
     cpu_shares: Mapping[str, float],
     stamps: Stamps,
     *,
-    parts: Mapping[str, Group] | None = None,
+    parts: Mapping[str, Measured] | None = None,
     lost: int = 0,
     lost_workers: Sequence[str] = (),
     queued: bool = False,
 ) -> Validity:
-    """Judge the client of a recording (`recording.total()`).
+    """Judge the client by all that was `measured`.
 
-    `parts` are the groups that are reported by themselves, by name: each must hold for itself, since an error
-    that is nothing to long answers may be all there is to short ones. `lost` requests were handed out and not
+    `parts` are what is reported by itself, see `named_parts`: each must hold for itself, since an error that
+    is nothing to long answers may be all there is to short ones. `lost` requests were handed out and not
     accounted for. `lost_workers` are sentences, one per process that was lost before it had told all; what is
     missing of theirs is no part of `lost`.
 
@@ -122,14 +171,14 @@ def judge(
     one core that a process used during the load. `queued` says that requests waited on purpose (an open loop
     with a cap on concurrency), so that sending late, or not at all, is no fault.
     """
-    durations = _durations(group)
+    durations = _durations(measured)
     last = -1 if queued else None
     findings = chain(
-        *(check.judged() for part in _named(group, parts) for check in part[:last]),
+        *(check.judged() for part in _checks(measured, parts) for check in part[:last]),
         _judge_cpu(cpu_shares),
         _judge_lost(lost),
         ((DEGRADED, sentence) for sentence in lost_workers),
-        () if queued else _judge_dropped(group),
+        () if queued else _judge_dropped(measured),
         _judge_stamps(stamps),
     )
     faults = [(verdict, reason) for verdict, reason in findings if verdict != VALID]
@@ -145,14 +194,14 @@ def judge(
         lag_p99_ms=lag_p99,
         send_lateness_p99_ms=late_p99,
         cpu_shares=cpu_shares,
-        dropped=group.dropped,
+        dropped=measured.dropped,
     )
 
 
-def _named(group: Group, parts: Mapping[str, Group] | None) -> Iterator[list[_Duration]]:
+def _checks(measured: Measured, parts: Mapping[str, Measured] | None) -> Iterator[list[_Duration]]:
     """The durations to be judged: of every part with the part's name, or of the whole if it is one."""
     if parts is None or len(parts) < 2:
-        yield _durations(group)
+        yield _durations(measured)
         return
     for name, part in parts.items():
         yield [replace(check, name=f"{name}: {check.name}") for check in _durations(part)]
@@ -163,24 +212,24 @@ def _judge_lost(lost: int) -> Iterator[tuple[Verdict, str]]:
         yield INVALID, f"{lost} requests were handed out and not accounted for"
 
 
-def _durations(group: Group) -> list[_Duration]:
+def _durations(measured: Measured) -> list[_Duration]:
     """In the order of `Validity`; the lateness of sending is the last."""
-    ttft_mean, ttft_p99 = _mean_ms(group.ttft_s), _ms(percentile(group.ttft_s, 99))
-    itl_mean, itl_p99 = _ms(group.itl.mean_s), _ms(group.itl.percentile(99))
-    e2el_mean = _mean_ms(group.e2el_s)
-    ttft_bound, itl_bound = group.ttft_bound, group.itl_bound
-    lag_p99, late_p99 = _ms(group.lag.percentile(99)), _ms(group.lateness.percentile(99))
     ttft, itl = (
         "the possible error of the time to first token",
         "the possible error of the inter-token latency",
     )
+    lag, lateness = "the p99 of the lag between arrival and reading", "the p99 of how late requests were sent"
+    checks = [
+        (f"the mean of {ttft}", measured.ttft_bound_mean_s, 1, 5, measured.ttft_mean_s),
+        (f"the p99 of {ttft}", measured.ttft_bound_p99_s, 2, 10, measured.ttft_p99_s),
+        (f"the mean of {itl}", measured.itl_bound_mean_s, 1, 5, measured.itl_mean_s),
+        (f"the p99 of {itl}", measured.itl_bound_p99_s, 1, 5, measured.itl_p99_s),
+        (lag, measured.lag_p99_s, 10, 100, measured.e2el_mean_s),
+        (lateness, measured.lateness_p99_s, 10, 100, measured.e2el_mean_s),
+    ]
     return [
-        _Duration(f"the mean of {ttft}", _ms(ttft_bound.mean_s), 1, 5, ttft_mean),
-        _Duration(f"the p99 of {ttft}", _ms(ttft_bound.percentile(99)), 2, 10, ttft_p99),
-        _Duration(f"the mean of {itl}", _ms(itl_bound.mean_s), 1, 5, itl_mean),
-        _Duration(f"the p99 of {itl}", _ms(itl_bound.percentile(99)), 1, 5, itl_p99),
-        _Duration("the p99 of the lag between arrival and reading", lag_p99, 10, 100, e2el_mean),
-        _Duration("the p99 of how late requests were sent", late_p99, 10, 100, e2el_mean),
+        _Duration(name, _ms(value_s), valid_ms, degraded_ms, _ms(reference_s))
+        for name, value_s, valid_ms, degraded_ms, reference_s in checks
     ]
 
 
@@ -192,9 +241,10 @@ def _judge_cpu(shares: Mapping[str, float]) -> Iterator[tuple[Verdict, str]]:
         )
 
 
-def _judge_dropped(group: Group) -> Iterator[tuple[Verdict, str]]:
-    verdict = _held_against(group.dropped, 0, _DEGRADED_DROPPED * group.planned)
-    yield verdict, f"{group.dropped} of {group.planned} planned requests could not be sent"
+def _judge_dropped(measured: Measured) -> Iterator[tuple[Verdict, str]]:
+    dropped, planned = measured.dropped, measured.planned
+    verdict = _held_against(dropped, 0, _DEGRADED_DROPPED * planned)
+    yield verdict, f"{dropped} of {planned} planned requests could not be sent"
 
 
 def _judge_stamps(stamps: Stamps) -> Iterator[tuple[Verdict, str]]:
@@ -202,8 +252,8 @@ def _judge_stamps(stamps: Stamps) -> Iterator[tuple[Verdict, str]]:
         yield DEGRADED, "arrival times are the moments of reading: this platform gave no kernel time stamps"
 
 
-def _mean_ms(column_s: Any) -> float | None:
-    return sum(column_s) / len(column_s) * 1000 if len(column_s) else None
+def _mean(column_s: Sequence[float]) -> float | None:
+    return float(np.mean(column_s)) if len(column_s) else None
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -18,8 +18,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+UNTIL_NEXT_ROUND_S = 0.0001
+"""Lets the event loop look at its sockets: sleep(0) would be a next turn in the same round."""
+
 _TURN_S = 0.001
-_UNTIL_NEXT_ROUND_S = 0.0001
 # At least this part of the backlog per turn, so that it cannot grow without end on a busy machine.
 _LEAST_SHARE = 20
 
@@ -57,8 +59,7 @@ class Backlog(Generic[T]):
                 least -= 1
             if not self._waiting:
                 self._some.clear()
-            # Not sleep(0): that would be a next turn in the same round, before any socket is looked at.
-            gevent.sleep(_UNTIL_NEXT_ROUND_S)
+            gevent.sleep(UNTIL_NEXT_ROUND_S)
 
     def _do_next(self) -> None:
         thing = self._waiting.popleft()

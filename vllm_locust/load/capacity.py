@@ -13,7 +13,7 @@ from vllm_locust.core.group import Group
 from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import percentiles_of
 from vllm_locust.core.summary import summarize_phase
-from vllm_locust.core.validity import Validity, judge
+from vllm_locust.core.validity import Measured, Validity, judge
 from vllm_locust.load.crew import Crew
 from vllm_locust.load.phases import Phase, step_times
 from vllm_locust.load.settings import Settings
@@ -121,4 +121,4 @@ class SearchCourse:
     def _validity(self, group: Group) -> Validity:
         """Of this probe alone: a client that was busy before is none of its business."""
         queued = self._settings.max_concurrency is not None
-        return judge(group, self._crew.cpu_shares, self._crew.stamps, queued=queued)
+        return judge(Measured.of(group), self._crew.cpu_shares, self._crew.stamps, queued=queued)

@@ -77,6 +77,18 @@ class Ensemble(Protocol):
     def end(self, phase: int) -> None: ...
 
 
+class Watcher(Protocol):
+    """Who wants to know where the run is."""
+
+    def phase_began(self, phase: Phase, at_s: float, of: int | None) -> None:
+        """A phase's load begins `at_s` seconds into the run; there are `of`, if that is known."""
+        ...
+
+    def phase_ended(self, phase: Phase) -> None:
+        """Its load is over, its last requests may not be."""
+        ...
+
+
 class Conductor:
     """The state of one run's course. All times are seconds since the run began, at `began_s` of this clock.
 
@@ -90,6 +102,7 @@ class Conductor:
         began_s: float,
         on_end: Callable[[], None],
         *,
+        watcher: Watcher | None = None,
         overlap: bool = False,
         most_members: int | None = None,
     ) -> None:
@@ -105,6 +118,7 @@ class Conductor:
         self._ensemble = ensemble
         self._began_s = began_s
         self._on_end = on_end
+        self._watcher = watcher
         self._overlap = overlap
         self._most_members = most_members
         self._next_index = 0
@@ -194,6 +208,8 @@ class Conductor:
             self._watch(phase)
             elapsed_s = self._now_s() - self._phase_began_s
             self._ensemble.end(phase.number)
+            if self._watcher is not None:
+                self._watcher.phase_ended(phase)
             if phase.open_loop:
                 self._await(self._all_ended, phase)
                 self._next_index += self._dealt
@@ -239,6 +255,8 @@ class Conductor:
         self._dealt, self._used_up, self._ended = 0, False, set()
         self._returned.clear()
         self._phase_began_s = self._now_s() + (self._ensemble.lead_s if phase.open_loop else 0.0)
+        if self._watcher is not None:
+            self._watcher.phase_began(phase, self._phase_began_s, self._course.length)
         self._parts = {}
         for who, part in self._share_out(phase).items():
             self._admit(who, phase, part)

@@ -4,6 +4,7 @@ Rule: a crew carries the conductor's orders to the generators and their answers 
 them: everything that a run concludes from comes through here.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING, Runner
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.validity import Stamps
+from vllm_locust.load.backlog import UNTIL_NEXT_ROUND_S
 from vllm_locust.load.conductor import Conductor, Ensemble, Part
 from vllm_locust.load.generator import Assignment, LoadGenerator
 from vllm_locust.load.phases import Phase
@@ -59,6 +61,10 @@ class Crew(Ensemble, Protocol):
     @property
     def workers(self) -> Sequence[Mapping[str, Any]]:
         """The summary's `workers`; empty when all is done in this process."""
+        ...
+
+    def tell(self) -> None:
+        """Tell whoever follows the run what was measured since the last time."""
         ...
 
     def settle(self) -> None:
@@ -107,8 +113,13 @@ class LocalCrew:
         prepared: Prepared,
         assignment: Assignment,
         keep: Callable[[RequestRecord], None],
+        on_delta: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
+        """`keep` gets every record, `on_delta` what was measured, in parts, as `Recording.to_dict`."""
         self._environment = environment
+        self._on_delta = on_delta
+        self._recording = Recording(assignment.began_s)
+        self._untold: deque[Recording] = deque()
         self._generator = LoadGenerator(environment, prepared, leader=self, assignment=assignment, keep=keep)
         environment.vllm_generator = self._generator  # type: ignore[attr-defined]
 
@@ -158,7 +169,21 @@ class LocalCrew:
 
     @property
     def recording(self) -> Recording:
-        return self._generator.recording
+        """All that has been folded so far."""
+        self._gather()
+        return self._recording
+
+    def _gather(self) -> None:
+        part = self._generator.take_recording()
+        self._recording.merge(part)
+        if self._on_delta is not None and part.groups:
+            self._untold.extend(part.split())
+
+    def tell(self) -> None:
+        self._gather()
+        while self._on_delta is not None and self._untold:
+            self._on_delta(self._untold.popleft().to_dict())
+            gevent.sleep(UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
 
     @property
     def in_flight(self) -> int:

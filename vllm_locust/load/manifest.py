@@ -74,7 +74,7 @@ def redact(arguments: list[str]) -> list[str]:
         elif separator and secret:
             shown.append(f"{name}={_HIDDEN}")
         else:
-            shown.append(_URL_PASSWORD.sub(f"//{_HIDDEN}@", argument))
+            shown.append(_without_password(argument))
         hide = not hide and secret and not separator
     return shown
 
@@ -89,7 +89,11 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
-    return value
+    return _without_password(value) if isinstance(value, str) else value
+
+
+def _without_password(text: str) -> str:
+    return _URL_PASSWORD.sub(f"//{_HIDDEN}@", text)
 
 
 def _platform() -> str:

@@ -54,15 +54,24 @@ class _Worker:
 
 
 class Workers:
-    """A crew of other processes. `keep_lines` gets their lines of requests.jsonl."""
+    """A crew of other processes.
+
+    `keep_lines` gets their lines of requests.jsonl, `on_delta` what they measured, as `Recording.to_dict`.
+    """
 
     lead_s = _LEAD_S
 
     conductor: Conductor
 
     def __init__(
-        self, runner: MasterRunner, run_id: str, began_s: float, keep_lines: Callable[[bytes], None]
+        self,
+        runner: MasterRunner,
+        run_id: str,
+        began_s: float,
+        keep_lines: Callable[[bytes], None],
+        on_delta: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
+        self._on_delta = on_delta
         self.recording = Recording()
         self._runner = runner
         self._run = run_id
@@ -161,6 +170,8 @@ class Workers:
     def _take_in(self, worker: _Worker, report: Mapping[str, Any]) -> None:
         delta = Recording.from_dict(report["recording"])
         self.recording.merge(delta)
+        if self._on_delta is not None:
+            self._on_delta(report["recording"])
         self._keep_lines(zlib.decompress(report["lines"]))
         worker.heard_s = perf_counter()
         worker.recorded += sum(group.planned for group in delta.groups.values())
@@ -207,6 +218,9 @@ class Workers:
             }
             for worker in self._in_order()
         ]
+
+    def tell(self) -> None:
+        """It is told as it comes."""
 
     def settle(self) -> None:
         """Workers report before they say that they are idle."""

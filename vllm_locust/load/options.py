@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from vllm_locust.load.settings import API_KEY_VARIABLE, DEFAULT_SCENARIO, ENDPOINT_TYPES, LEVEL_UNITS
+from vllm_locust.observe.addresses import DEFAULT_PORT
 from vllm_locust.workloads import catalogue
 
 DEFAULT_STOP_TIMEOUT = "60"
@@ -150,6 +151,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY:MS",
         nargs="+",
         help="Limits that make a request a good one, in ms: ttft:500 tpot:50 e2el:5000",
+    )
+    add(
+        "--server-metrics-url",
+        metavar="URL",
+        action="append",
+        help="Where the server tells its metrics (vLLM, or a dcgm-exporter for its GPUs); may be repeated; "
+        "off for none. Default: /metrics of --host",
+    )
+    add("--server-log", metavar="FILE", help="vLLM's log, for servers whose /metrics cannot be reached")
+    add(
+        "--server-metrics-interval",
+        metavar="TIME",
+        default="1",
+        help="How often the server's metrics are fetched. Default: 1",
+    )
+    add(
+        "--exporter-port",
+        metavar="[HOST:]PORT",
+        default=str(DEFAULT_PORT),
+        in_web_ui=False,
+        help="Prometheus finds client and server metrics at /metrics on this port, of this machine only "
+        f"unless a host such as 0.0.0.0 is given; 0 for a free port, off for none. Default: {DEFAULT_PORT}",
     )
     add("--extra-body", metavar="JSON", help='More fields for every request, for example {"top_p": 0.9}')
     add(

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `run.json`, `requests.jsonl` (written while running) and `summary.json`.
+"""What a run leaves behind: run.json, summary.json, and while it runs requests.jsonl and server_metrics.csv.
 
 The folder's files are the recording of a run; anything shown later can be made from them again.
 """
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 RUN = "run.json"
 REQUESTS = "requests.jsonl"
 SUMMARY = "summary.json"
+SERVER_METRICS = "server_metrics.csv"
 
 _LINES_AT_ONCE = 200
 
@@ -28,7 +29,7 @@ def check_free(folder: Path) -> None:
     """Raise UsageError unless `folder` can take the results of a new run."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--results-dir {folder} is a file, not a folder.")
-    for name in (RUN, REQUESTS, SUMMARY):
+    for name in (RUN, REQUESTS, SUMMARY, SERVER_METRICS):
         if (folder / name).exists():
             raise UsageError(f"--results-dir {folder} holds another run ({name}): choose a new folder.")
 
@@ -36,12 +37,17 @@ def check_free(folder: Path) -> None:
 class ResultsFolder:
     """Writes one run's files into a folder that `check_free` has approved."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
-        """Create the folder and write `run.json`; UsageError when that is impossible."""
+    def __init__(self, folder: Path, run: Mapping[str, Any], most_bytes: int | None = None) -> None:
+        """Create the folder and write `run.json`; UsageError when that is impossible.
+
+        `most_bytes` is how much of requests.jsonl is kept, None for all.
+        """
         check_free(folder)
+        self._left_bytes = most_bytes
         self.folder = folder
         self._complained = False
         self._lines: list[bytes] = []
+        self._server_lines: list[bytes] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / RUN).write_bytes(orjson.dumps(run, option=_JSON))
@@ -55,13 +61,22 @@ class ResultsFolder:
         if len(self._lines) >= _LINES_AT_ONCE:
             self.flush()
 
+    def add_server_metrics(self, lines: bytes) -> None:
+        """Take whole lines of server_metrics.csv, which there is only when the server tells something."""
+        self._server_lines.append(lines)
+
     def flush(self) -> None:
         """Put what was added so far, in whole lines, where a killed process cannot lose it."""
-        lines = b"".join(self._lines)
+        lines, server_lines = b"".join(self._lines), b"".join(self._server_lines)
         self._lines.clear()
+        self._server_lines.clear()
         with self._going_on_without():
-            if lines:
+            if lines and self._has_room(len(lines)):
                 self._requests.write(lines)
+        with self._going_on_without():
+            if server_lines:
+                with (self.folder / SERVER_METRICS).open("ab") as table:
+                    table.write(server_lines)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self.flush()
@@ -69,6 +84,17 @@ class ResultsFolder:
             self._requests.close()
         with self._going_on_without():
             (self.folder / SUMMARY).write_bytes(orjson.dumps(summary, option=_JSON))
+
+    def _has_room(self, size: int) -> bool:
+        if self._left_bytes is None:
+            return True
+        if size > self._left_bytes:
+            if self._left_bytes:
+                logger.warning("Of this run's requests only the first are kept: --results-dir keeps all.")
+            self._left_bytes = 0
+            return False
+        self._left_bytes -= size
+        return True
 
     @contextmanager
     def _going_on_without(self) -> Iterator[None]:

@@ -8,6 +8,8 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -22,20 +24,31 @@ from vllm_locust.load.crew import Crew, LocalCrew
 from vllm_locust.load.generator import Assignment
 from vllm_locust.load.manifest import describe_run, identity_of
 from vllm_locust.load.master import Workers
+from vllm_locust.load.observation import Observation, ServerSide
+from vllm_locust.load.observer import Observer
 from vllm_locust.load.phases import Course, FixedCourse, course_of
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.results import ResultsFolder
-from vllm_locust.load.verdict import Generators, Verdict, conclude
+from vllm_locust.load.verdict import Generators, Verdict, conclude, sentences_on_lost
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_EVERY_S = 1.0
+_TICK_S = 1.0
+# Of requests.jsonl for those who may ask for it on the web UI, and have given no --results-dir.
+_MOST_KEPT_BYTES = 2 << 30
 
 
 class Run:
-    """The state of one test. `on_plan_end` is called when all that was planned is done."""
+    """The state of one test."""
 
-    def __init__(self, environment: Environment, prepared: Prepared, on_plan_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        prepared: Prepared,
+        on_plan_end: Callable[[], None],
+        observer: Observer | None = None,
+    ) -> None:
+        """`on_plan_end` is called when all that was planned is done; `observer` is told of the run."""
         self.settings = prepared.settings
         self.load_is_over = False
         self.refused = False
@@ -45,7 +58,12 @@ class Run:
         self.id = uuid.uuid4().hex[:8]
         started = datetime.now(UTC)
         self._manifest = describe_run(prepared, self.id, started)
-        self._results = self._results_folder(started, several=environment.web_ui is not None)
+        self._temporary: TemporaryDirectory[str] | None = None
+        self.results = self._results_folder(started, several=environment.web_ui is not None)
+        self._observation: Observation | None = None
+        if observer is not None:
+            identity = identity_of(self._manifest)
+            self._observation = Observation(observer, prepared, identity, self.began_s, self.results)
         self.crew: Crew = self._new_crew(environment, prepared)
         self.course: Course = self._new_course(environment, prepared)
         self.conductor = self.crew.conductor = Conductor(
@@ -53,10 +71,11 @@ class Run:
             self.crew,
             self.began_s,
             on_plan_end,
+            watcher=self._observation,
             overlap=self.settings.step_overlap,
             most_members=self.settings.max_concurrency,
         )
-        self._flusher = gevent.spawn(self._flush_regularly)
+        self._ticker = gevent.spawn(self._tick_regularly)
 
     @property
     def for_workers(self) -> Mapping[str, Any]:
@@ -70,6 +89,8 @@ class Run:
         self.load_is_over = True
         self.conductor.stop()
         self.crew.stop_load()
+        if self._observation is not None and (phase := self.conductor.phase) is not None:
+            self._observation.phase_ended(phase)
         if in_flight := self.crew.in_flight:
             logger.info("Waiting for %d requests in flight. Ctrl-C (again) cancels them.", in_flight)
 
@@ -78,13 +99,24 @@ class Run:
         if self.verdict is not None:
             return
         self.crew.settle()
-        self.verdict = self._conclude()
+        self._ticker.kill()
+        server = None
+        if self._observation is not None:
+            self._tell(self._observation, lost=self.crew.handed_out - self.crew.recorded)
+            server = self._observation.settle()
+        self.verdict = self._conclude(server)
         self.crew.close()
-        self._flusher.kill()
-        if self._results is not None:
-            self._results.finish(self.verdict.summary)
+        if self._observation is not None:
+            self._observation.end()
+        if self.results is not None:
+            self.results.finish(self.verdict.summary)
 
-    def _conclude(self) -> Verdict:
+    def discard(self) -> None:
+        """Nobody will ask for this run any more."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _conclude(self, server: ServerSide | None) -> Verdict:
         if isinstance(self.course, FixedCourse) and self.conductor.begun and self.course.to_come:
             names = ", ".join(phase.title for phase in self.course.to_come)
             logger.warning("The time was over before these had their turn: %s.", names)
@@ -99,6 +131,7 @@ class Run:
                 workers=self.crew.workers,
             ),
             {phase.number: phase.description for phase in self.conductor.begun},
+            server=server,
             capacity=self.course.to_dict() if isinstance(self.course, SearchCourse) else None,
         )
 
@@ -113,27 +146,45 @@ class Run:
     def _new_crew(self, environment: Environment, prepared: Prepared) -> Crew:
         runner = environment.runner
         if isinstance(runner, MasterRunner):
-            return Workers(runner, self.id, self.began_s, self._keep_lines)
+            return Workers(runner, self.id, self.began_s, self._keep_lines, self._on_delta)
         assignment = Assignment(self.id, self.settings.seed, self.began_s)
-        return LocalCrew(environment, prepared, assignment, self._keep)
+        return LocalCrew(environment, prepared, assignment, self._keep, self._on_delta)
+
+    @property
+    def _on_delta(self) -> Callable[[Mapping[str, Any]], None] | None:
+        return None if self._observation is None else self._observation.delta
 
     def _keep(self, record: RequestRecord) -> None:
         self._keep_lines(to_json_line(record, self.began_s))
 
     def _keep_lines(self, lines: bytes) -> None:
-        if self._results is not None:
-            self._results.add(lines)
+        if self.results is not None:
+            self.results.add(lines)
 
     def _results_folder(self, started: datetime, several: bool) -> ResultsFolder | None:
         folder = self.settings.results_dir
-        if folder is None:
+        if folder is not None:
+            if several:  # from the web UI many runs may follow from one command
+                folder = folder / started.strftime("%Y%m%d-%H%M%S")
+            return ResultsFolder(folder, self._manifest)
+        if not several:
             return None
-        if several:  # from the web UI many runs may follow from one command
-            folder = folder / started.strftime("%Y%m%d-%H%M%S")
-        return ResultsFolder(folder, self._manifest)
+        self._temporary = TemporaryDirectory(prefix="vllm-locust-")
+        return ResultsFolder(Path(self._temporary.name) / "results", self._manifest, _MOST_KEPT_BYTES)
 
-    def _flush_regularly(self) -> None:
+    def _tick_regularly(self) -> None:
         while True:
-            gevent.sleep(_FLUSH_EVERY_S)
-            if self._results is not None:
-                self._results.flush()
+            gevent.sleep(_TICK_S)
+            if self.results is not None:
+                self.results.flush()
+            if self._observation is not None:
+                self._tell(self._observation)
+
+    def _tell(self, observation: Observation, lost: int = 0) -> None:
+        self.crew.tell()
+        observation.tick(
+            self.crew,
+            "ending" if self.load_is_over else "running",
+            lost=lost,
+            lost_workers=list(sentences_on_lost(self.crew.workers)) if self.load_is_over else [],
+        )

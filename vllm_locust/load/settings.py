@@ -18,6 +18,7 @@ import orjson
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
 from vllm_locust.errors import UsageError
+from vllm_locust.observe.addresses import parse_bind, parse_metrics_url
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_SCENARIO = "sharegpt"
@@ -25,6 +26,11 @@ ENDPOINT_TYPES = ("chat", "completions")
 LEVEL_UNITS = ("users", "rate")
 DEFAULT_LADDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
+OFF = "off"
+"""In place of a value: do without."""
+
+# Servers take milliseconds to write their metrics down.
+_SHORTEST_INTERVAL_S = 0.2
 # Fields that a request's body gets from elsewhere.
 _OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
 
@@ -73,6 +79,17 @@ class Settings:
     insecure: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secrets among them: never to be written anywhere."""
+    server_metrics_urls: Sequence[str] | None = None
+    """None: `/metrics` of the target; empty: none."""
+    server_log: Path | None = None
+    server_metrics_interval_s: float = 1.0
+    exporter: tuple[str, int] | None = None
+    """Host and port to listen at."""
+
+    @property
+    def watches_server(self) -> bool:
+        """Whether the server is asked how it is."""
+        return self.server_metrics_urls is None or bool(self.server_metrics_urls or self.server_log)
 
     @property
     def open_loop(self) -> bool:
@@ -114,6 +131,7 @@ def read_settings(
         request_timeout_s=reader.take("request_timeout", _time, 600.0),
         insecure=reader.flag("insecure", False),
         headers=_headers(reader),
+        **_observer_settings(reader),
         **_load_settings(reader, shape),
         most_users=_most_users(options),
     )
@@ -144,6 +162,22 @@ def _load_settings(reader: "_Reader", shape: str | None) -> dict[str, Any]:
         "step_warmup_s": reader.take("step_warmup", _time, None),
         "step_overlap": reader.flag("step_overlap", False),
         "capacity": shape == "capacity",
+    }
+
+
+def _observer_settings(reader: "_Reader") -> dict[str, Any]:
+    given = reader.take_each("server_metrics_url", _metrics_url_or_off)
+    urls: Sequence[str] | None = given or None
+    if OFF in given:  # for those before it; what comes behind counts
+        urls = given[len(given) - given[::-1].index(OFF) :]
+    exporter = None
+    if reader.text("exporter_port") != OFF:
+        exporter = reader.take("exporter_port", lambda text: parse_bind(str(text)), None)
+    return {
+        "server_metrics_urls": urls,
+        "server_log": reader.take("server_log", Path, None),
+        "server_metrics_interval_s": reader.take("server_metrics_interval", _interval, 1.0),
+        "exporter": exporter,
     }
 
 
@@ -229,17 +263,23 @@ class _Reader:
             self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
         return default
 
-    def take_each(self, name: str, convert: Callable[[str], T]) -> list[T]:
-        """Convert each value of a repeatable option; the web UI's form gives them in one field."""
+    def each(self, name: str) -> list[str]:
+        """The values of a repeatable option; the web UI's form gives them in one field."""
         values = self._options.get(name) or []
         if isinstance(values, str):
-            values = [part for part in values.split(",") if part.strip()]
+            values = values.split(",")
+        return [value.strip() for value in values if value.strip()]
+
+    def take_each(self, name: str, convert: Callable[[str], T]) -> list[T]:
+        """Convert each value of a repeatable option."""
         converted: list[T] = []
-        for value in filter(str.strip, values):
+        for value in self.each(name):
             try:
                 converted.append(convert(value))
             except UsageError as error:
                 self.problems.extend(error.problems)
+            except ValueError as error:
+                self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
         return converted
 
 
@@ -300,6 +340,17 @@ def _time(value: Any) -> float:
         return _number(at_least=0)(digits) * _TIME_UNITS_S[unit]
     except (ValueError, KeyError):
         raise ValueError("is not a time like 10s, 500ms or 2m") from None
+
+
+def _metrics_url_or_off(text: str) -> str:
+    return OFF if text == OFF else parse_metrics_url(text)
+
+
+def _interval(value: Any) -> float:
+    seconds = _time(value)
+    if seconds < _SHORTEST_INTERVAL_S:
+        raise ValueError(f"is shorter than {_SHORTEST_INTERVAL_S:g} s")
+    return seconds
 
 
 def _goodput(value: Any) -> dict[str, float]:

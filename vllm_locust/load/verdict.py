@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_locust.core.group import Group
+from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, evaluate, percentiles_of
 from vllm_locust.core.summary import summarize
-from vllm_locust.core.validity import INVALID, Stamps, judge
+from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, judge, named_parts
+from vllm_locust.load.observation import ServerSide
 from vllm_locust.load.settings import Settings
 from vllm_locust.report.capacity import render_answer
 from vllm_locust.report.text import render, render_phases
@@ -50,20 +51,23 @@ def conclude(
     identity: Mapping[str, Any],
     generators: Generators,
     phases: Mapping[int, Mapping[str, Any]],
+    *,
+    server: ServerSide | None = None,
     capacity: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Sum up a recording. `identity` says what was measured and leads the summary.
 
-    `phases` describes each phase by its number; `capacity` is what a search found.
+    `phases` describes each phase by its number; `server` is what is known of the other side, if it was asked;
+    `capacity` is what a search found.
     """
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
     client = judge(
-        recording.total(),
+        Measured.of(recording.total()),
         generators.cpu_shares,
         generators.stamps,
-        parts=_named_groups(recording),
+        parts=named_parts({key: Measured.of(group) for key, group in recording.groups.items()}),
         lost=generators.lost,
-        lost_workers=list(_sentences_on_lost(generators.workers)),
+        lost_workers=list(sentences_on_lost(generators.workers)),
         queued=settings.max_concurrency is not None,
     ).to_dict()
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
@@ -72,6 +76,7 @@ def conclude(
         **identity,
         **numbers,
         "client": client,
+        "server": _server(server, numbers, client["verdict"]) if settings.watches_server and server else None,
         "workers": list(generators.workers),
         "slo": [judgement.to_dict() for judgement in judgements],
     }
@@ -80,21 +85,27 @@ def conclude(
     return Verdict(summary, judgements, _text(summary, judgements))
 
 
-def _sentences_on_lost(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _server(side: ServerSide, numbers: Mapping[str, Any], client_verdict: str) -> Mapping[str, Any]:
+    """The block `server` of the summary; every phase gets one of its own."""
+    for phase in numbers["phases"]:
+        window = side.recording.phase(phase["phase"])
+        phase["server"] = None if window is None else window.to_dict()
+    total = side.recording.total()
+    block: dict[str, Any] = {"sources": list(side.sources)}
+    if total is not None:
+        reconciliation = reconcile(total, numbers, client_valid=client_verdict == VALID)
+        block |= {**total.to_dict(), "reconciliation": reconciliation}
+    return block
+
+
+def sentences_on_lost(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Why the verdict suffers from workers that were lost on the way."""
     for worker in workers:
         name = f"worker {worker['worker']} ({worker['name']})"
         if worker["lost_after_s"] is not None:
             yield f"{name} was lost after {worker['lost_after_s']:.1f} s"
         elif worker["was_missing"]:
             yield f"{name} was out of reach for a while: others may have sent the same requests meanwhile"
-
-
-def _named_groups(recording: Recording) -> dict[str, Group]:
-    several = len({phase for phase, _ in recording.groups}) > 1
-    return {
-        f"phase {phase + 1}, {profile}" if several else profile: group
-        for (phase, profile), group in sorted(recording.groups.items())
-    }
 
 
 def exit_code(verdict: Verdict, user_errors: bool) -> int | None:

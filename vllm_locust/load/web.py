@@ -1,6 +1,7 @@
 """What the suite changes in Locust's web UI.
 
-The start form tells what is wrong and keeps secrets, and the page follows a run to its very end.
+The start form tells what is wrong and keeps secrets, the page follows a run to its very end, and there is a
+tab for language models (`web_tab`).
 """
 
 import os
@@ -26,10 +27,13 @@ from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
 from vllm_locust.errors import UsageError
+from vllm_locust.load.observer import Observer
 from vllm_locust.load.prepare import prepare
+from vllm_locust.load.results import REQUESTS
 from vllm_locust.load.run import Run
 from vllm_locust.load.settings import API_KEY_VARIABLE, Settings, read_settings
 from vllm_locust.load.shapes import choose_shape, kind_of
+from vllm_locust.load.web_tab import Results, add_tab
 
 _STILL_ENDING = "The last requests of the run before are still being answered: start again in a moment."
 _ONLY_USERS = "Only the number of users can be changed during a run: stop it to change anything else."
@@ -39,9 +43,27 @@ _SHAPED = "The load shape of this run chooses the number of users: it cannot be 
 def dress(web_ui: WebUI) -> None:
     """Join our additions to the web UI, before it starts."""
     _amend_page(web_ui)
+    environment = web_ui.environment
+    add_tab(web_ui, view=partial(_view, environment), results=partial(_results, environment))
     if web_ui.app is not None:
-        web_ui.app.before_request(partial(_answer_for_locust, web_ui.environment))
-        web_ui.app.after_request(partial(_follow_to_the_end, web_ui.environment))
+        web_ui.app.before_request(partial(_answer_for_locust, environment))
+        web_ui.app.after_request(partial(_follow_to_the_end, environment))
+
+
+def _view(environment: Environment) -> bytes | None:
+    observer: Observer | None = getattr(environment, "vllm_observer", None)
+    return observer.view if observer is not None else None
+
+
+def _results(environment: Environment) -> Results | None:
+    run = _run(environment)
+    if run is None:
+        return None
+    return Results(
+        run.id,
+        run.verdict.summary if run.verdict is not None else None,
+        run.results.folder / REQUESTS if run.results is not None else None,
+    )
 
 
 def _amend_page(web_ui: WebUI) -> None:

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
@@ -37,6 +38,8 @@ from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.master import Workers
 from vllm_locust.load.messages import TO_MASTER, TO_WORKER
+from vllm_locust.load.observation import what_to_watch
+from vllm_locust.load.observer import Observer
 from vllm_locust.load.options import add_options
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import tune_process
@@ -46,6 +49,7 @@ from vllm_locust.load.settings import Settings, read_settings
 from vllm_locust.load.shapes import choose_shape, kind_of
 from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code
 from vllm_locust.load.web import dress
+from vllm_locust.observe.addresses import DEFAULT_PORT, LOOPBACK
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,7 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     environment.events.quitting.add_listener(_on_quitting)
     # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
     environment.events.quit.add_listener(partial(_print_result, environment))
+    environment.events.quit.add_listener(partial(_clean_up, environment))
     signal.signal(signal.SIGINT, partial(_on_interrupt, environment))
     tune_process()
 
@@ -88,7 +93,11 @@ def _prepare_to_lead(environment: Environment) -> None:
         simulated = host is None
         if host is None:
             host = environment.host = start_simulator()
-        environment.vllm_prepared = prepare(settings, host, problems)  # type: ignore[attr-defined]
+        observer = None if problems else _start_observer(environment, settings)
+        prepared = environment.vllm_prepared = prepare(settings, host, problems)  # type: ignore[attr-defined]
+        if observer is not None:
+            observer.watch(what_to_watch(prepared))
+            _await_observer(observer, settings)
     except UsageError as error:
         _refuse(error)
     choose_shape(environment, settings)
@@ -96,6 +105,25 @@ def _prepare_to_lead(environment: Environment) -> None:
         logger.info("No --host given: measuring the built-in simulator at %s.", host)
     if environment.web_ui is not None:
         dress(environment.web_ui)
+
+
+def _start_observer(environment: Environment, settings: Settings) -> Observer | None:
+    """The process that looks at the server and shows both sides to others, unless nobody wants either."""
+    if not settings.watches_server and settings.exporter is None and environment.web_ui is None:
+        return None
+    observer = environment.vllm_observer = Observer(settings.exporter)  # type: ignore[attr-defined]
+    return observer
+
+
+def _await_observer(observer: Observer, settings: Settings) -> None:
+    """Until it is ready. That others have the port is a fault only where it was chosen."""
+    problem = observer.await_ready()
+    if problem is not None and settings.exporter != (LOOPBACK, DEFAULT_PORT):
+        raise UsageError(problem)
+    if problem is not None:
+        logger.warning("%s There are no metrics for Prometheus from this process.", problem)
+    elif observer.exporter is not None:
+        logger.info("Metrics for Prometheus: %s", observer.exporter)
 
 
 def _on_interrupt(environment: Environment, *_: Any) -> None:
@@ -120,8 +148,10 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         return
     try:
         prepared = _prepared(environment)
+        if (before := _run(environment)) is not None:
+            before.discard()
         environment.vllm_run = Run(  # type: ignore[attr-defined]
-            environment, prepared, partial(_on_plan_end, environment)
+            environment, prepared, partial(_on_plan_end, environment), _observer(environment)
         )
     except UsageError as error:
         if _is_headless(environment):
@@ -276,6 +306,18 @@ def _print_result(environment: Environment, **_: Any) -> None:
     print(run.verdict.text, flush=True, file=sys.stderr if stdout_is_json else sys.stdout)
 
 
+def _clean_up(environment: Environment, **_: Any) -> None:
+    if (run := _run(environment)) is not None:
+        run.discard()
+    observer = _observer(environment)
+    if observer is None:
+        return
+    if _is_headless(environment) and _run(environment) is not None:
+        with suppress(KeyboardInterrupt):
+            observer.await_fetch()
+    observer.close()
+
+
 def _give_up_on_workers(environment: Environment, runner: MasterRunner) -> None:
     """What Locust does then says nothing of how many there are."""
     options = environment.parsed_options
@@ -300,6 +342,10 @@ def _refuse(error: UsageError) -> NoReturn:
 def _run(environment: Environment) -> Run | None:
     """The run that this process leads."""
     return getattr(environment, "vllm_run", None)
+
+
+def _observer(environment: Environment) -> Observer | None:
+    return getattr(environment, "vllm_observer", None)
 
 
 def _link(environment: Environment) -> worker.WorkerLink | None:

@@ -22,6 +22,7 @@ from locust.runners import WorkerRunner
 from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.core.recording import Recording
 from vllm_locust.errors import UsageError
+from vllm_locust.load.backlog import UNTIL_NEXT_ROUND_S
 from vllm_locust.load.generator import Assignment, LoadGenerator
 from vllm_locust.load.messages import TO_MASTER
 from vllm_locust.load.phases import Phase
@@ -34,7 +35,6 @@ _REPORT_EVERY_S = 1.0
 REQUESTS_PER_REPORT = 200
 # Lines of requests.jsonl are much alike: the fastest setting makes an eighth of them.
 _COMPRESSION = 1
-_UNTIL_NEXT_ROUND_S = 0.0001
 # A look of the conductor's, the lead of its orders, and some time on the way.
 _HANDOVER_S = 1.0
 
@@ -157,7 +157,7 @@ class WorkerLink:
                 )
                 lines = []
                 if self._outbox:
-                    gevent.sleep(_UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
+                    gevent.sleep(UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
 
     # -- answers of the generator -------------------------------------------------------------------------
 

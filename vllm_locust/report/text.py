@@ -22,8 +22,8 @@ def render(summary: Mapping[str, Any]) -> str:
     """The result block of one run, 50 columns wide apart from intervals and sentences; ends with a newline.
 
     `max_concurrency` and `request_rate` are printed when the summary has them, as vLLM does; a rate that is
-    words, such as `1-64:120s`, as it is. The blocks `workers` and `client` (see `core.validity`) become
-    sections in words.
+    words, such as `1-64:120s`, as it is. The blocks `workers`, `server` (see `core.server_recording`) and
+    `client` (see `core.validity`) become sections in words.
     """
     lines = [_title(" Serving Benchmark Result ", "=")]
     lines += _totals(summary)
@@ -33,6 +33,8 @@ def render(summary: Mapping[str, Any]) -> str:
         lines += [_title("From the Intended Start", "-"), *_from_plan(summary)]
     if summary.get("workers"):
         lines += [_title("Load-generating Processes", "-"), *_workers(summary["workers"])]
+    if summary.get("server"):
+        lines += [_title("The Server's Side", "-"), *_server(summary["server"])]
     if "client" in summary:
         lines += [_title("Validity of the Measurement", "-"), *_client(summary["client"])]
     lines.append("=" * _WIDTH)
@@ -87,7 +89,7 @@ def _failures(summary: Mapping[str, Any]) -> Iterator[str]:
     if requests["outside_window"]:
         yield _line("Requests outside the window", requests["outside_window"])
     rate = summary["error_rate"]
-    yield _line("Error rate (%)", None if rate is None else rate * 100)
+    yield _line("Error rate (%)", _percent(rate))
 
 
 def _latency(family: str, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -137,6 +139,44 @@ def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"{worker['requests']} requests it had finished are counted, "
                 f"up to {worker['unaccounted']} are not accounted for"
             )
+
+
+def _server(server: Mapping[str, Any]) -> Iterator[str]:
+    for source in server["sources"]:
+        if source["problem"]:
+            yield f"  - {source['source']}: {source['problem']}"
+    if "samples" not in server:
+        return
+    yield _line("KV cache usage, peak (%)", _percent(server["kv_cache_usage_peak"]))
+    yield _line("KV cache usage, mean (%)", _percent(server["kv_cache_usage_mean"]))
+    yield _line("Running requests, peak", server["requests_running_peak"])
+    yield _line("Waiting requests, peak", server["requests_waiting_peak"])
+    yield _line("Preemptions", server["preemptions"])
+    yield _line("Prefix cache hit rate (%)", _percent(server["prefix_cache_hit_rate"]))
+    yield from _both_sides(server["reconciliation"])
+
+
+def _both_sides(reconciliation: Mapping[str, Any]) -> Iterator[str]:
+    """What client and server say of the same, and sentences where they differ."""
+    for family in ("ttft", "itl", "e2el"):
+        means = reconciliation[family]
+        both = _pair(means["client_mean_ms"], means["server_mean_ms"], "{:.2f}")
+        yield _line(f"Mean {family.upper()}, client / server (ms)", both)
+    yield _line("Mean time in the server's queue (ms)", reconciliation["queue"]["server_mean_ms"])
+    for kind, tokens in reconciliation["tokens"].items():
+        yield _line(f"{kind.capitalize()} tokens, client / server", _pair(tokens["client"], tokens["server"]))
+    for sentence in reconciliation["sentences"]:
+        yield f"  - {sentence}"
+
+
+def _pair(client: float | None, server: float | None, form: str = "{:.0f}") -> str | None:
+    if server is None:
+        return None
+    return " / ".join(_NOT_KNOWN if value is None else form.format(value) for value in (client, server))
+
+
+def _percent(ratio: float | None) -> float | None:
+    return None if ratio is None else ratio * 100
 
 
 def _client(client: Mapping[str, Any]) -> Iterator[str]:

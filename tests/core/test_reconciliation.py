@@ -1,0 +1,214 @@
+"""Client and server side by side: the numbers, and when which sentence is said."""
+
+import json
+
+import pytest
+
+from vllm_locust.core.reconciliation import reconcile
+from vllm_locust.core.server import HistogramState
+from vllm_locust.core.server_window import ServerWindow
+
+
+def histogram(mean_ms, count=200):
+    """All of them in one bucket, up to twice the mean."""
+    return HistogramState((mean_ms / 2000, mean_ms / 500), (0, count, 0), mean_ms / 1000 * count)
+
+
+def server(*, ttft=169.0, itl=2.74, e2e=342.0, queue=1.0, count=200, finished=200, **more):
+    means = {"ttft": ttft, "itl": itl, "e2e": e2e, "queue": queue}
+    histograms = {name: histogram(mean, count) for name, mean in means.items() if mean is not None}
+    counters = {"prompt_tokens": 25600.0, "generation_tokens": 12800.0}
+    if finished is not None:
+        counters["requests_finished"] = float(finished)
+    values = {"samples": 20, "covered_s": 20.0, "restarts": 0, "engines": {}, "gauges": {}, "gpus": {}}
+    return ServerWindow(**(values | {"counters": counters, "histograms": histograms} | more))
+
+
+def client(**more):
+    values = {
+        "mean_ttft_ms": 170.0,
+        "mean_itl_ms": 2.76,
+        "mean_e2el_ms": 345.0,
+        "mean_connect_ms": 0.3,
+        "completed": 200,
+        "failed": 0,
+        "duration": 20.0,
+        "request_throughput": 10.0,
+        "total_input_tokens": 25600,
+        "total_output_tokens": 12800,
+    }
+    return values | more
+
+
+def sentences(server_side, client_side, client_valid=True):
+    return reconcile(server_side, client_side, client_valid=client_valid)["sentences"]
+
+
+def only(server_side, client_side, client_valid=True):
+    (sentence,) = sentences(server_side, client_side, client_valid)
+    return sentence
+
+
+# -- numbers ----------------------------------------------------------------------------------------------
+
+
+def test_the_numbers():
+    ttft = HistogramState((0.1, 0.2, 0.5), (1, 150, 48, 1), 33.8)
+    window = server(histograms={"ttft": ttft, "e2e": histogram(342.0)})
+    result = reconcile(window, client(mean_ttft_ms=191.0), client_valid=True)
+    assert json.loads(json.dumps(result)) == result
+    assert result["ttft"] == {
+        "client_mean_ms": 191.0,
+        "server_mean_ms": pytest.approx(169.0),
+        "gap_ms": pytest.approx(22.0),
+        "client_count": 200,
+        "server_count": 200,
+        "server_p50_between_ms": [100, 200],
+        "server_p99_between_ms": [200, 500],
+    }
+    assert result["itl"]["server_mean_ms"] is None
+    assert result["itl"]["gap_ms"] is None
+    assert result["itl"]["server_p99_between_ms"] is None
+    assert result["e2el"]["gap_ms"] == pytest.approx(3.0)
+    assert result["queue"] == {"server_mean_ms": None, "server_count": None, "server_p99_between_ms": None}
+    assert result["tokens"] == {
+        "prompt": {"client": 25600, "server": 25600},
+        "generation": {"client": 12800, "server": 12800},
+    }
+    assert result["requests"] == {"client": 200, "server": 200}
+
+
+def test_of_the_last_bucket_the_upper_border_is_not_known():
+    window = server(histograms={"ttft": HistogramState((0.1,), (0, 9), 4.5)})
+    assert reconcile(window, client(), client_valid=True)["ttft"]["server_p99_between_ms"] == [100, None]
+
+
+def test_what_nobody_knows_is_null_and_no_sentence():
+    window = server(counters={}, histograms={})
+    result = reconcile(window, {"completed": 0, "mean_ttft_ms": None}, client_valid=True)
+    assert result["sentences"] == []
+    assert result["tokens"]["prompt"] == {"client": None, "server": None}
+
+
+# -- nothing to say ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server_side", "client_side"),
+    [
+        (server(), client()),
+        # 5 ms, and a tenth, are usual
+        (server(ttft=28.8, e2e=150.7), client(mean_ttft_ms=33.0, mean_e2el_ms=154.7)),
+        (server(ttft=1000.0, e2e=2000.0), client(mean_ttft_ms=1090.0, mean_e2el_ms=2090.0)),
+        # few requests
+        (server(count=4, finished=4), client(completed=4, mean_ttft_ms=900.0)),
+        (server(count=4, finished=None), client(mean_ttft_ms=900.0)),
+        # a queue, but a short one
+        (server(ttft=5.0, queue=4.0), client(mean_ttft_ms=6.0)),
+    ],
+)
+def test_nothing_is_said_where_nothing_is_worth_it(server_side, client_side):
+    assert sentences(server_side, client_side) == []
+
+
+# -- gaps -------------------------------------------------------------------------------------------------
+
+
+def test_a_gap_of_ttft_is_told_once_and_not_again_for_e2el():
+    sentence = only(server(), client(mean_ttft_ms=191.0, mean_e2el_ms=365.0))
+    assert sentence == (
+        "Mean TTFT is 22.0 ms (12 %) more than the server's own. The client vouches for its own figures: the "
+        "time passes in the network, in a gateway in between, or in vLLM's API server when it has more to do "
+        "than its CPU can."
+    )
+
+
+def test_a_gap_that_comes_after_the_first_token_is_one_of_e2el():
+    sentence = only(server(), client(mean_e2el_ms=500.0))
+    assert sentence.startswith("Mean E2EL is 158.0 ms (32 %) more than the server's own.")
+
+
+def test_a_client_that_could_not_measure_blames_itself():
+    sentence = only(server(), client(mean_ttft_ms=300.0), client_valid=False)
+    assert "the gap may be its own" in sentence
+    assert "network" not in sentence
+
+
+def test_connecting_explains_a_gap_when_it_takes_half_of_it():
+    assert "Opening a connection took 40.0 ms" in only(
+        server(), client(mean_ttft_ms=230.0, mean_connect_ms=40.0)
+    )
+    assert "Opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=40.0))
+    assert "Opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=None))
+
+
+def test_a_client_below_the_server_means_others_histograms():
+    sentence = only(server(), client(mean_ttft_ms=100.0, mean_e2el_ms=200.0))
+    assert sentence.startswith("Mean TTFT and E2EL of the client are below the server's")
+    assert "Mean TTFT of the client is" in only(server(), client(mean_ttft_ms=100.0))
+
+
+def test_tokens_that_travel_together():
+    sentence = only(server(itl=2.74), client(mean_itl_ms=22.0))
+    assert sentence.startswith("Mean ITL is 22.00 ms here, 2.74 ms there though E2EL agrees")
+    assert "--stream-interval" in sentence
+
+
+def test_tokens_that_were_held_back():
+    """As with an API server that gets no CPU time: whole answers come at once."""
+    sentence = only(server(), client(mean_ttft_ms=330.0, mean_itl_ms=0.1, mean_e2el_ms=345.0))
+    assert sentence.startswith("The first token came 161.0 ms late by the server's clock")
+    assert "held back" in sentence
+
+
+# -- the queue --------------------------------------------------------------------------------------------
+
+
+def test_a_saturated_server():
+    sentence = only(
+        server(ttft=812.4, queue=700.2, e2e=1000.0), client(mean_ttft_ms=815.0, mean_e2el_ms=1003)
+    )
+    assert sentence == (
+        "The server was saturated: of 812 ms to the first token, by its own account, requests spent 700 ms "
+        "waiting in its queue."
+    )
+
+
+# -- requests ---------------------------------------------------------------------------------------------
+
+
+def test_others_use_the_server():
+    sentence = only(server(finished=400), client())
+    assert sentence == (
+        "The server finished 400 requests where this client had 200: 50 % were those of others, and its "
+        "means are of all of them."
+    )
+
+
+def test_requests_that_failed_here_may_have_finished_there():
+    assert sentences(server(finished=260), client(completed=200, failed=55)) == []
+
+
+def test_other_servers_are_behind_the_address():
+    sentence = only(server(finished=100), client())
+    assert sentence.startswith(
+        "The server finished 100 requests where this client had 200: there are several"
+    )
+    assert "--server-metrics-url" in sentence
+
+
+def test_a_server_that_was_not_asked_all_the_time_is_not_blamed():
+    sentence = only(server(finished=100, covered_s=9.0), client())
+    assert sentence.endswith("its metrics are known for 9 s of 20 s only.")
+
+
+@pytest.mark.parametrize("finished", [190, 210])
+def test_what_ends_at_the_borders_of_the_window_is_no_difference(finished):
+    """Ten requests a second, and a server that is asked once a second."""
+    assert sentences(server(finished=finished), client()) == []
+
+
+@pytest.mark.parametrize(("restarts", "word"), [(1, "once"), (7, "7 times")])
+def test_counters_that_began_anew(restarts, word):
+    sentence = only(server(restarts=restarts), client())
+    assert sentence.startswith(f"The server's counters began anew {word}: it was restarted, or several")

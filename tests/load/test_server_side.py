@@ -1,0 +1,310 @@
+"""The server beside the client as users have it: in results, for Prometheus, and when things go wrong."""
+
+import csv
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.locust_command import (
+    HEADLESS,
+    LocustProcess,
+    Outcome,
+    Simulator,
+    assert_ended_well,
+    assert_ended_with,
+    assert_nothing_is_lost,
+    counters,
+    free_port,
+    growth,
+    in_processes,
+    run_locust,
+    simulator,
+    started,
+    wait_until,
+)
+from vllm_locust.observe.addresses import DEFAULT_PORT
+
+BOTH_SIDES = ("--server-metrics-interval", "0.2")
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """A simulator that nobody else asks meanwhile: its counters are this module's."""
+    with simulator(tmp_path_factory.mktemp("server"), "--served-model-name", "tiny") as running:
+        yield running
+
+
+def on(server: Simulator) -> tuple[str, ...]:
+    return (*HEADLESS, "--host", server.url, "--server-metrics-url", server.url, *BOTH_SIDES)
+
+
+class Prometheus:
+    """Fetches a page every so often, as Prometheus does; `last` is what it got last."""
+
+    def __init__(self, port: int, interval_s: float = 0.2) -> None:
+        self.pages = 0
+        self.last = ""
+        self._url = f"http://127.0.0.1:{port}/metrics"
+        self._interval_s = interval_s
+        self._over = Event()
+        self._thread = Thread(target=self._fetch)
+
+    def __enter__(self) -> "Prometheus":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _fetch(self) -> None:
+        while not self._over.wait(self._interval_s):
+            with suppress(OSError), urlopen(self._url, timeout=5) as answer:
+                self.last = answer.read().decode()
+                self.pages += 1
+
+    def samples(self) -> Samples:
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.last)
+            for sample in family.samples
+        }
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all samples of this name that have these labels."""
+        values = [
+            value
+            for (known, pairs), value in self.samples().items()
+            if known == name and labels.items() <= dict(pairs).items()
+        ]
+        assert values, f"no sample of {name} with {labels}"
+        return sum(values)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_exporter_counts_what_the_summary_counts(
+    own_server: Simulator, tmp_path: Path, processes: int
+) -> None:
+    port = free_port()
+    with Prometheus(port) as prometheus:
+        outcome = run_locust(
+            *on(own_server), *in_processes(processes), "--scenario", "ss:3,ls:1", "--num-prompts", "60",
+            "--goodput", "ttft:1000", "--exporter-port", str(port), folder=tmp_path / "results",
+        )  # fmt: skip
+    assert_ended_well(outcome)
+    summary = outcome.summary
+    assert prometheus.total("vllm_locust_requests_total", outcome="ok") == summary["requests"]["ok"] == 60
+    for family, key in (("ttft", "ttft"), ("e2e", "e2el"), ("tpot", "tpot")):
+        count = prometheus.total(f"vllm_locust_{family}_seconds_count")
+        assert count == summary["completed"]
+        mean_ms = prometheus.total(f"vllm_locust_{family}_seconds_sum") / count * 1000
+        assert mean_ms == pytest.approx(summary[f"mean_{key}_ms"])
+    assert prometheus.total("vllm_locust_output_tokens_total") == summary["total_output_tokens"]
+    assert prometheus.total("vllm_locust_prompt_tokens_total") == summary["total_input_tokens"]
+    good = prometheus.total("vllm_locust_goodput_requests_total")
+    assert good / summary["duration"] == pytest.approx(summary["request_goodput"])
+    assert prometheus.total("vllm_locust_run_running") == 0
+    assert prometheus.total("vllm_locust_server_up") == 1
+    runs = {dict(labels).get("run") for _, labels in prometheus.samples()} - {None}
+    assert runs == {summary["run"]}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_both_sides_of_a_run_agree(own_server: Simulator, tmp_path: Path, processes: int) -> None:
+    before = counters(own_server.url)
+    outcome = run_locust(
+        *on(own_server), *in_processes(processes), "--scenario", "ss:1,ll:1", "--num-prompts", "40",
+        "--max-tokens", "30", folder=tmp_path / "results",
+    )  # fmt: skip
+    assert_ended_well(outcome)
+    server, grown = outcome.summary["server"], growth(before, counters(own_server.url))
+    assert server["requests_finished"] == grown["vllm:request_success_total"] == 40
+    assert server["prompt_tokens"] == grown["vllm:prompt_tokens_total"]
+    assert server["generation_tokens"] == outcome.summary["total_output_tokens"] == 40 * 30
+    assert server["preemptions"] == 0
+    assert server["requests_running_peak"] == 4
+    assert 0 < server["kv_cache_usage_mean"] <= server["kv_cache_usage_peak"] < 1
+    both = server["reconciliation"]
+    assert both["tokens"]["prompt"] == {"client": grown["vllm:prompt_tokens_total"]} | {
+        "server": grown["vllm:prompt_tokens_total"]
+    }
+    for family, name in (("ttft", "time_to_first_token"), ("e2el", "e2e_request_latency")):
+        mean_ms = grown[f"vllm:{name}_seconds_sum"] / grown[f"vllm:{name}_seconds_count"] * 1000
+        assert both[family]["server_mean_ms"] == pytest.approx(mean_ms)
+        assert both[family]["client_mean_ms"] == outcome.summary[f"mean_{family}_ms"]
+        assert both[family]["server_count"] == both[family]["client_count"] == 40
+    assert "The Server's Side" in outcome.stdout
+    rows = table(outcome)
+    assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
+    assert float(rows[0]["time_s"]) < 0.5
+    assert max(float(row["running"]) for row in rows) == 4
+
+
+def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path) -> None:
+    outcome = run_locust(
+        *on(own_server), "--scenario", "ss", "--ladder", "1,4", "--step-time", "1.5s",
+        "--step-warmup", "0.5s", folder=tmp_path / "results",
+    )  # fmt: skip
+    assert_ended_well(outcome)
+    one, four = outcome.summary["phases"]
+    assert one["server"]["requests_running_peak"] == 1
+    assert four["server"]["requests_running_peak"] == 4
+    # The borders are known to about an answer's time.
+    for step in (one, four):
+        assert step["server"]["requests_finished"] == pytest.approx(step["completed"], rel=0.2)
+    total = outcome.summary["server"]["requests_finished"]
+    assert total == one["server"]["requests_finished"] + four["server"]["requests_finished"]
+
+
+def test_a_server_without_metrics_is_said_once(own_server: Simulator, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}/metrics"
+    url = f"http://me:secret@{address}"
+    outcome = run_locust(
+        *HEADLESS, "--host", own_server.url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "2s",
+        "--scenario", "ss", folder=tmp_path / "results",
+    )  # fmt: skip
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    (source,) = outcome.summary["server"]["sources"]
+    assert not source["up"]
+    assert outcome.stderr.count(address) == 1, outcome.stderr
+    assert "secret" not in outcome.text + (outcome.folder / "run.json").read_text()
+    assert not (outcome.folder / "server_metrics.csv").exists()
+
+
+def test_nothing_is_asked_when_nothing_is_to_be(own_server: Simulator, tmp_path: Path) -> None:
+    outcome = run_locust(
+        *HEADLESS, "--host", own_server.url, "--num-prompts", "4", "--scenario", "ss", folder=tmp_path / "r"
+    )
+    assert_ended_well(outcome)
+    assert outcome.summary["server"] is None
+
+
+def test_a_log_is_a_source(own_server: Simulator, tmp_path: Path) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text("INFO 07-14 14:38:06 [api.py:1] started\n")
+    line = (
+        "(APIServer pid=1) INFO 11-20 21:22:01 [loggers.py:335] Engine 000: Avg prompt throughput: 10.0 "
+        "tokens/s, Avg generation throughput: 20.5 tokens/s, Running: 8 reqs, Waiting: 3 reqs, "
+        "GPU KV cache usage: 25.0%, Prefix cache hit rate: 34.0%\n"
+    )
+    with started(
+        *HEADLESS, "--host", own_server.url, "--server-log", str(log),
+        "-t", "3s", "--scenario", "ss", folder=tmp_path / "results",
+    ) as run:  # fmt: skip
+        wait_until((tmp_path / "results" / "run.json").exists, "the run's begin")
+        time.sleep(1)
+        with log.open("a") as more:
+            more.write(line)
+        outcome = run.wait()
+    assert_ended_well(outcome)
+    server = outcome.summary["server"]
+    assert (server["requests_running_peak"], server["requests_waiting_peak"]) == (8, 3)
+    assert server["kv_cache_usage_peak"] == 0.25
+
+
+def test_a_busy_port_is_named(own_server: Simulator, tmp_path: Path) -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        outcome = run_locust(
+            *HEADLESS,
+            "--host",
+            own_server.url,
+            "-t",
+            "2s",
+            "--exporter-port",
+            str(port),
+            folder=tmp_path / "r",
+        )
+    assert outcome.code == 2
+    (problem,) = outcome.problems
+    assert str(port) in problem
+    assert not (tmp_path / "r").exists()
+
+
+def test_nobody_who_did_not_choose_the_port_is_refused_for_it(own_server: Simulator, tmp_path: Path) -> None:
+    with closing(socket.socket()) as other:
+        with suppress(OSError):  # somebody else has it: as good
+            other.bind(("127.0.0.1", DEFAULT_PORT))
+            other.listen()
+        outcome = run_locust(
+            *HEADLESS, "--host", own_server.url, "--num-prompts", "8", "--scenario", "ss",
+            "--exporter-port", str(DEFAULT_PORT), folder=tmp_path / "results",
+        )  # fmt: skip
+    assert_ended_well(outcome)
+    assert re.search(rf"port {DEFAULT_PORT}.*no metrics for Prometheus", outcome.stderr)
+
+
+def observer_of(run: LocustProcess) -> int:
+    """The process id of a run's observer."""
+    tasks = Path(f"/proc/{run.process.pid}/task").glob("*/children")
+    for child in (int(pid) for task in tasks for pid in task.read_text().split()):
+        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        if b"vllm_locust.observe" in command:
+            return child
+    raise AssertionError("no observer")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
+def test_a_run_goes_on_without_its_observer(
+    own_server: Simulator, tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    with started(*on(own_server), "-t", "4s", "--scenario", "ss", folder=tmp_path / "results") as run:
+        lines = tmp_path / "results" / "requests.jsonl"
+        wait_until(lambda: lines.stat().st_size > 0, "the first requests")
+        observer = observer_of(run)
+        os.kill(observer, signal_number)
+        outcome = run.wait()
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert outcome.summary["server"] is not None
+    assert not Path(f"/proc/{observer}").exists()
+
+
+def test_an_observer_ends_with_a_run_that_is_killed(own_server: Simulator, tmp_path: Path) -> None:
+    with started(*on(own_server), "-t", "30s", "--scenario", "ss", folder=tmp_path / "results") as run:
+        wait_until((tmp_path / "results" / "requests.jsonl").exists, "the run's begin")
+        observer = observer_of(run)
+        run.process.kill()
+        wait_until(lambda: not Path(f"/proc/{observer}").exists(), "the observer's end")
+
+
+def test_a_restarted_server_is_told(tmp_path: Path) -> None:
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    with simulator(tmp_path, "--port", port) as first:
+        run = LocustProcess(
+            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "7s",
+            "--scenario", "ss", "--slo", "error_rate<0.99", folder=tmp_path / "results",
+        )  # fmt: skip
+        wait_until(lambda: counters(url).get("vllm:request_success_total", 0) > 5, "the first answers")
+        first.process.kill()
+        first.process.wait()
+    with simulator(tmp_path, "--port", port) as second:
+        outcome = run.wait()
+        after = counters(second.url)["vllm:request_success_total"]
+    assert_ended_with(0, outcome)
+    server = outcome.summary["server"]
+    assert server["restarts"] == 1
+    # All of the second's, and of the first's what was seen before its end.
+    assert after < server["requests_finished"] <= outcome.summary["completed"]
+
+
+def table(outcome: Outcome) -> list[Mapping[str, Any]]:
+    with (outcome.folder / "server_metrics.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))

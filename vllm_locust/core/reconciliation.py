@@ -1,0 +1,226 @@
+"""What client and server say of the same requests, side by side, and in words where they differ.
+
+Rule: a sentence only where something is worth saying, with what it can come from by the evidence at hand. The
+numbers stand beside each other in any case.
+
+Client and server do not measure the same stretch: vLLM's histograms begin when its API server takes a request
+in and end when it has the token in hand, so that the network, what stands in between, and an API server that
+comes late to its sockets are only in the client's. Some ms are usual: a real vLLM on two cores had 169 ms of
+TTFT where its client had 191, and 342 ms of E2EL where that had 365.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vllm_locust.core.server_window import ServerWindow
+
+_FAMILIES = {"ttft": "ttft", "itl": "itl", "e2el": "e2e"}
+"""Latencies of a summary, and the server's histograms of the same."""
+
+_FEWEST = 5
+"""Requests on both sides, under which a gap of means says little."""
+
+_GAP_MS, _GAP_SHARE = 5.0, 0.1
+"""Both have to be exceeded: by this much can means differ without a reason to look for."""
+_CONNECTING_SHARE = 0.5
+_BUNCHED_FACTOR = 1.5
+_QUEUED_SHARE = 0.5
+
+_COUNT_SLACK, _COUNT_SHARE = 3, 0.05
+_SLACK_S = 1.0
+"""The server is asked once a second: what ends meanwhile at a window's borders is on either side of them."""
+_COVERED_SHARE = 0.8
+
+
+def reconcile(server: ServerWindow, client: Mapping[str, Any], *, client_valid: bool) -> dict[str, Any]:
+    """Compare a server's window with the summary of the same window (see `core.summary`), fit for JSON.
+
+    `..._between_ms` are the borders of the server's bucket that holds the percentile, the upper one None for
+    its last bucket. None is not known. `client_valid` is whether the client could measure well.
+    """
+    blocks = {family: _family(server, client, family) for family in _FAMILIES}
+    queue = server.histograms.get("queue")
+    result: dict[str, Any] = {
+        **blocks,
+        "queue": {
+            "server_mean_ms": server.mean_ms("queue"),
+            "server_count": None if queue is None else queue.count,
+            "server_p99_between_ms": _between(server, "queue", 0.99),
+        },
+        "tokens": {
+            "prompt": {
+                "client": client.get("total_input_tokens"),
+                "server": server.count("prompt_tokens"),
+            },
+            "generation": {
+                "client": client.get("total_output_tokens"),
+                "server": server.count("generation_tokens"),
+            },
+        },
+        "requests": {"client": client.get("completed"), "server": server.count("requests_finished")},
+    }
+    result["sentences"] = list(_sentences(result, server, client, client_valid))
+    return result
+
+
+def _family(server: ServerWindow, client: Mapping[str, Any], family: str) -> dict[str, Any]:
+    name = _FAMILIES[family]
+    theirs, ours = server.mean_ms(name), client.get(f"mean_{family}_ms")
+    state = server.histograms.get(name)
+    return {
+        "client_mean_ms": ours,
+        "server_mean_ms": theirs,
+        "gap_ms": None if ours is None or theirs is None else ours - theirs,
+        # A summary does not count gaps between tokens.
+        "client_count": None if family == "itl" else client.get("completed"),
+        "server_count": None if state is None else state.count,
+        "server_p50_between_ms": _between(server, name, 0.5),
+        "server_p99_between_ms": _between(server, name, 0.99),
+    }
+
+
+def _between(server: ServerWindow, name: str, quantile: float) -> list[float | None] | None:
+    state = server.histograms.get(name)
+    borders = None if state is None else state.bucket_of(quantile)
+    return None if borders is None else [None if b is None else b * 1000 for b in borders]
+
+
+# -- sentences --------------------------------------------------------------------------------------------
+
+
+def _sentences(
+    result: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any], client_valid: bool
+) -> Iterator[str]:
+    if server.restarts:
+        yield (
+            f"The server's counters began anew {_times(server.restarts)}: it was restarted, or several "
+            "servers take turns behind the address of its metrics, which makes its numbers here useless."
+        )
+    if _enough(result, client):
+        yield from _on_gaps(result, client, client_valid)
+    yield from _on_the_queue(result)
+    yield from _on_requests(result["requests"], server, client)
+
+
+def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
+    counts = (client.get("completed"), result["ttft"]["server_count"] or result["e2el"]["server_count"])
+    return all(count is not None and count >= _FEWEST for count in counts)
+
+
+def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> Iterator[str]:
+    ttft, itl, e2el = (result[family] for family in ("ttft", "itl", "e2el"))
+    if _is_held_back(ttft, itl):
+        yield (
+            f"The first token came {ttft['gap_ms']:.1f} ms late by the server's clock, and the others faster "
+            f"than it made them ({_both(itl)} between tokens): on their way tokens were held back and then "
+            "sent together, by vLLM's API server when it lacks CPU time, or by a gateway that buffers."
+        )
+        return
+    reasons = _reasons(ttft, client, client_valid)
+    if _is_late(ttft):
+        yield f"Mean TTFT is {_more(ttft)}. {reasons}"
+    if _is_late(e2el, beyond_ms=max(ttft["gap_ms"] or 0.0, 0.0)):
+        yield f"Mean E2EL is {_more(e2el)}. {_reasons(e2el, client, client_valid)}"
+    elif e2el["gap_ms"] is not None and _is_bunched(itl):
+        yield (
+            f"Mean ITL is {_both(itl)} though E2EL agrees: tokens travel several at a time, because of "
+            "--stream-interval, of speculative decoding, or of a gateway that buffers."
+        )
+    early = [name for name, block in (("TTFT", ttft), ("E2EL", e2el)) if _is_early(block)]
+    if early:
+        yield (
+            f"Mean {' and '.join(early)} of the client {'is' if len(early) == 1 else 'are'} below the "
+            "server's, which cannot be for the same requests: the server's histograms hold other requests "
+            "too, or those of another time than the client's window."
+        )
+
+
+def _is_late(block: Mapping[str, Any], beyond_ms: float = 0.0, least_ms: float = _GAP_MS) -> bool:
+    """Whether the client's mean is more than can be usual above the server's, and above `beyond_ms`."""
+    if block["gap_ms"] is None:
+        return False
+    gap_ms = block["gap_ms"] - beyond_ms
+    return bool(gap_ms > least_ms and gap_ms > _GAP_SHARE * block["client_mean_ms"])
+
+
+def _is_early(block: Mapping[str, Any], least_ms: float = _GAP_MS) -> bool:
+    gap_ms = block["gap_ms"]
+    return gap_ms is not None and -gap_ms > least_ms and -gap_ms > _GAP_SHARE * block["server_mean_ms"]
+
+
+def _is_bunched(itl: Mapping[str, Any]) -> bool:
+    return _is_late(itl, least_ms=0.5) and itl["client_mean_ms"] > _BUNCHED_FACTOR * itl["server_mean_ms"]
+
+
+def _is_held_back(ttft: Mapping[str, Any], itl: Mapping[str, Any]) -> bool:
+    """What the first token came late the others made up for."""
+    return _is_late(ttft) and _is_early(itl, least_ms=0.5)
+
+
+def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> str:
+    """Where a gap can come from."""
+    if not client_valid:
+        return "This client could not measure well (see its verdict), so that the gap may be its own."
+    connecting_ms = client.get("mean_connect_ms")
+    if connecting_ms is not None and connecting_ms >= _CONNECTING_SHARE * block["gap_ms"]:
+        return (
+            f"Opening a connection took {connecting_ms:.1f} ms, which counts in where a request needed one: "
+            "with requests that do not share connections this is where the gap comes from."
+        )
+    return (
+        "The client vouches for its own figures: the time passes in the network, in a gateway in between, or "
+        "in vLLM's API server when it has more to do than its CPU can."
+    )
+
+
+def _on_the_queue(result: Mapping[str, Any]) -> Iterator[str]:
+    queue, ttft = result["queue"], result["ttft"]
+    waiting_ms, first_ms = queue["server_mean_ms"], ttft["server_mean_ms"]
+    if waiting_ms is None or first_ms is None or min(queue["server_count"], ttft["server_count"]) < _FEWEST:
+        return
+    if waiting_ms > _GAP_MS and waiting_ms > _QUEUED_SHARE * first_ms:
+        yield (
+            f"The server was saturated: of {first_ms:.0f} ms to the first token, by its own account, "
+            f"requests spent {waiting_ms:.0f} ms waiting in its queue."
+        )
+
+
+def _on_requests(
+    requests: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any]
+) -> Iterator[str]:
+    ours, theirs = requests["client"], requests["server"]
+    if ours is None or theirs is None:
+        return
+    slack = max(_COUNT_SLACK, _COUNT_SHARE * ours, _SLACK_S * (client.get("request_throughput") or 0.0))
+    # Whom we take for failed, the server may have finished all the same.
+    most = ours + (client.get("failed") or 0)
+    duration_s = client.get("duration") or 0.0
+    if theirs > most + slack:
+        yield (
+            f"The server finished {theirs:.0f} requests where this client had {most:.0f}: "
+            f"{100 * (theirs - most) / theirs:.0f} % were those of others, and its means are of all of them."
+        )
+    elif theirs < ours - slack and server.covered_s < _COVERED_SHARE * duration_s:
+        yield (
+            f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}: its "
+            f"metrics are known for {server.covered_s:.0f} s of {duration_s:.0f} s only."
+        )
+    elif theirs < ours - slack:
+        yield (
+            f"The server finished {theirs:.0f} requests where this client had {ours:.0f}: there are several "
+            "servers behind the address, of which not all are asked for their metrics "
+            "(--server-metrics-url may be repeated)."
+        )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _both(block: Mapping[str, Any]) -> str:
+    return f"{block['client_mean_ms']:.2f} ms here, {block['server_mean_ms']:.2f} ms there"
+
+
+def _more(block: Mapping[str, Any]) -> str:
+    percent = 100 * block["gap_ms"] / block["client_mean_ms"]
+    return f"{block['gap_ms']:.1f} ms ({percent:.0f} %) more than the server's own"
