@@ -292,7 +292,8 @@ def test_a_restarted_server_is_told(tmp_path: Path) -> None:
             *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "7s",
             "--scenario", "ss", "--slo", "error_rate<0.99", folder=tmp_path / "results",
         )  # fmt: skip
-        wait_until(lambda: counters(url).get("vllm:request_success_total", 0) > 5, "the first answers")
+        seen = tmp_path / "results" / "server_metrics.csv"
+        wait_until(lambda: finished(seen) > 5, "the first answers, as the server tells them")
         first.process.kill()
         first.process.wait()
     with simulator(tmp_path, "--port", port) as second:
@@ -306,5 +307,14 @@ def test_a_restarted_server_is_told(tmp_path: Path) -> None:
 
 
 def table(outcome: Outcome) -> list[Mapping[str, Any]]:
-    with (outcome.folder / "server_metrics.csv").open(newline="") as lines:
+    return rows_of(outcome.folder / "server_metrics.csv")
+
+
+def rows_of(server_metrics: Path) -> list[Mapping[str, Any]]:
+    with server_metrics.open(newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def finished(server_metrics: Path) -> float:
+    """How many requests the server has finished, by what is written so far."""
+    return float(rows_of(server_metrics)[-1]["requests_finished_total"])
