@@ -78,9 +78,10 @@ def _between_and_inside() -> list[Panel]:
         ),
         lines(
             "Tokens per second",
-            "A server that makes more than the client counts has other clients, or answers that fail.",
+            "A server that makes more than the client receives has other clients. Prompts of the client are "
+            "those of requests in the window: none while a step warms up.",
             "short",
-            Query(rate("output_tokens_total", PROFILE), "output, client"),
+            Query(rate("received_tokens_total", PROFILE), "output, client"),
             Query(_counted_or_said("generation"), "output, server"),
             Query(rate("prompt_tokens_total", PROFILE), "prompts, client"),
             Query(_counted_or_said("prompt"), "prompts, server"),

@@ -66,7 +66,7 @@ def _in_numbers() -> list[Panel]:
             "Tokens of the answers that ended, per second: when they no longer grow with the load, the "
             "server is full.",
             "short",
-            Query(rate("output_tokens_total", PROFILE)),
+            Query(rate("received_tokens_total", PROFILE)),
             sparkline=True,
         ),
         number(
@@ -186,9 +186,9 @@ def _load_and_throughput() -> list[Panel]:
             "The client counts an answer's tokens when it ends, the server as it makes them: flat under a "
             "growing load means full.",
             "short",
-            Query(rate("output_tokens_total", PROFILE), "output, client"),
+            Query(rate("received_tokens_total", PROFILE), "output, client"),
             Query(rate("server_generation_tokens_total", SERVER), "output, server"),
-            Query(rate("prompt_tokens_total", PROFILE), "prompts, client"),
+            Query(rate("server_prompt_tokens_total", SERVER), "prompts, server"),
             styles=[
                 Style("/^output, client/", color="blue"),
                 Style("/^output, server/", color="orange"),

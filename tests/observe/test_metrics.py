@@ -51,6 +51,7 @@ def test_counts_and_sums_are_those_of_the_summary():
         group = whole.groups[0, profile]
         assert page.one("output_tokens_total", **of_it) == sum(group.output_tokens)
         assert page.one("prompt_tokens_total", **of_it) == sum(group.prompt_tokens)
+        assert page.one("received_tokens_total", **of_it) == sum(group.tokens_by_second.values())
         for name, column in (("ttft", group.ttft_s), ("e2e", group.e2el_s)):
             assert page.one(f"{name}_seconds_count", **of_it) == group.completed
             assert page.one(f"{name}_seconds_sum", **of_it) == pytest.approx(sum(column), rel=1e-6)

@@ -290,3 +290,80 @@ def test_a_ladder_of_slow_answers_still_fits(magnitude):
     lines = ladder([{"request_rate": "1-64:120s"}, {"request_rate": 12345.678}], made)
     assert max(map(len, lines)) <= 120
     assert any("short_" in line for line in lines)
+
+
+# -- the server's side ------------------------------------------------------------------------------------
+
+
+def a_server(**more) -> dict:
+    """A block `server` as `core.server_window` and `core.reconciliation` make it, as far as it is printed."""
+    means = {"client_mean_ms": 191.08, "server_mean_ms": 169.125}
+    return {
+        "sources": [{"source": "a:8000", "up": True, "problem": None}],
+        "samples": 9,
+        "kv_cache_usage_peak": 0.4057,
+        "kv_cache_usage_mean": 0.1486,
+        "requests_running_peak": 16,
+        "requests_waiting_peak": 8,
+        "preemptions": 3,
+        "prefix_cache_hit_rate": None,
+        "reconciliation": {
+            "ttft": means,
+            "itl": {"client_mean_ms": None, "server_mean_ms": 2.5},
+            "e2el": {"client_mean_ms": 365.0, "server_mean_ms": None},
+            "queue": {"server_mean_ms": 5.019},
+            "tokens": {
+                "prompt": {"client": 40338, "server": 40340},
+                "generation": {"client": None, "server": 20224},
+            },
+            "sentences": ["The server was saturated."],
+        },
+        **more,
+    }
+
+
+def printed_server(server) -> list[str]:
+    lines = render({**summary_of(steady(3)), "server": server}).splitlines()
+    (begin,) = (i for i, line in enumerate(lines) if "The Server's Side" in line)
+    return [line.rstrip() for line in lines[begin + 1 : -1]]
+
+
+def test_both_sides_are_printed_beside_each_other():
+    assert printed_server(a_server()) == [
+        "KV cache usage, peak (%):                40.57",
+        "KV cache usage, mean (%):                14.86",
+        "Running requests, peak:                  16",
+        "Waiting requests, peak:                  8",
+        "Preemptions:                             3",
+        "Prefix cache hit rate (%):               n/a",
+        "Mean TTFT, client / server (ms):         191.08 / 169.12",
+        "Mean ITL, client / server (ms):          n/a / 2.50",
+        "Mean E2EL, client / server (ms):         n/a",
+        "Mean time in the server's queue (ms):    5.02",
+        "Prompt tokens, client / server:          40338 / 40340",
+        "Generation tokens, client / server:      n/a / 20224",
+        "  - The server was saturated.",
+    ]
+
+
+def test_a_server_that_told_nothing_says_why():
+    silent = {"sources": [{"source": "a:8000", "up": False, "problem": "it answers 404"}]}
+    assert printed_server(silent) == ["  - a:8000: it answers 404"]
+
+
+def test_a_server_that_was_not_asked_has_no_section():
+    assert "Server's Side" not in render({**summary_of(steady(3)), "server": None})
+
+
+def test_steps_end_with_what_the_server_told_of_itself():
+    made = [*steady(4), *(an_ok(500.0 + i, phase=1) for i in range(4))]
+    phases = summary_of(made, phases={0: {"users": 1}, 1: {"users": 2}})["phases"]
+    phases[0]["server"] = {"requests_waiting_peak": 12, "kv_cache_usage_peak": 0.4057}
+    phases[1]["server"] = None
+    groups, names, first, second, *legend = render_phases(phases).splitlines()
+    assert groups.endswith("server")
+    assert names.split()[-3:] == ["wait", "KV", "%"]
+    assert first.split()[-2:] == ["12", "40.6"]
+    assert second.split()[-2:] == ["n/a", "n/a"]
+    assert {len(line) for line in (names, first, second)} == {len(names)}
+    assert any("KV cache" in line for line in legend)

@@ -164,6 +164,12 @@ def _client_counters(profiles: Mapping[_Labels, Profile], goodput: bool) -> Iter
         _PROFILE,
         {labels: tally.output_tokens for labels, tally in tallies.items()},
     )
+    yield _counter(
+        "received_tokens",
+        "Output tokens of all requests of the whole run, counted when a request ends",
+        _PROFILE,
+        {labels: tally.received_tokens for labels, tally in tallies.items()},
+    )
     if goodput:
         yield _counter(
             "goodput_requests",

@@ -39,7 +39,17 @@ BOUNDS_S: Mapping[str, NDArray[np.float64]] = {
 
 _FOLDED = ("itl", "ttft_bound", "itl_bound", "lag", "lateness")
 _HISTOGRAMS = ("ttft", "tpot", "e2el", *_FOLDED)
-_COUNTERS = ("planned", "ok", "dropped", "outside_window", "failed_in_window", "completed", "streams", "good")
+_COUNTERS = (
+    "planned",
+    "ok",
+    "dropped",
+    "outside_window",
+    "failed_in_window",
+    "completed",
+    "streams",
+    "good",
+    "received_tokens",
+)
 
 
 class Tally:
@@ -57,6 +67,8 @@ class Tally:
         self.streams = 0
         self.good = 0
         """Requests within all limits."""
+        self.received_tokens = 0
+        """Output tokens of all requests, in the window or not, whatever became of them."""
         self.failures: dict[str, int] = {}
         self.output_tokens: int | None = 0
         """Of the completed requests; None when one of them did not tell."""
@@ -85,6 +97,7 @@ class Tally:
         self.completed += group.completed
         self.streams += group.streams
         self.good += count_good(group, limits_ms) if limits_ms else 0
+        self.received_tokens += sum(group.tokens_by_second.values())
         self._add_failures({kind: failure.count for kind, failure in group.failures.items()})
         self.output_tokens = _sum(self.output_tokens, _total(group.output_tokens))
         self.prompt_tokens = _sum(self.prompt_tokens, _total(group.prompt_tokens))

@@ -212,6 +212,10 @@ _LATENCIES: tuple[_Column, ...] = (
     ("", "p99", "p99_e2el_ms"),
     ("output", "tok/s", "output_throughput"),
 )
+_SERVER: tuple[_Column, ...] = (
+    ("", "wait", "requests_waiting_peak"),
+    ("server", "KV %", "kv_cache_usage_peak"),
+)
 _LEVELS = {"users": "users", "request_rate": "req/s"}
 """What may set the load of a phase apart from that of others: the key, and the heading of its column."""
 _TABLE_WIDTH = 120
@@ -223,6 +227,9 @@ _LEGEND = (
     "Latencies in ms: TTFT to the first token, TPOT per token after it, ITL between tokens,\n"
     "E2EL to the last token. * = too few samples for this percentile, n/a = nothing to measure."
 )
+_LEGEND_OF_SERVER = (
+    "Server: the most requests that waited in it, and the most of its KV cache that was in use."
+)
 _LEGEND_OF_RATES = "req/s = requests answered per second, peak = the most that were open at one time."
 
 
@@ -230,18 +237,23 @@ def render_phases(phases: Sequence[Mapping[str, Any]]) -> str:
     """One aligned table, a row per phase and below it one per profile if it has several; ends with a newline.
 
     At most 120 columns wide. When the plan gave phases `users` or a `request_rate`, rows begin with that, and
-    the throughput and the concurrency that came of it are shown too.
+    the throughput and the concurrency that came of it are shown too. Rows end with what the server told of
+    itself (`server`), if it did.
     """
     levels = [key for key in _LEVELS if any(phase.get(key) is not None for phase in phases)]
     columns = (*_REQUESTS, *(_RATES if levels else ()), *_LATENCIES)
-    groups = ["", *("plan" for _ in levels), "", *(group for group, _, _ in columns)]
-    rows = [["phase", *(_LEVELS[key] for key in levels), "profile", *(name for _, name, _ in columns)]]
+    server = _SERVER if any(phase.get("server") for phase in phases) else ()
+    heads = (*columns, *server)
+    groups = ["", *("plan" for _ in levels), "", *(group for group, _, _ in heads)]
+    rows = [["phase", *(_LEVELS[key] for key in levels), "profile", *(name for _, name, _ in heads)]]
     for phase in phases:
         plan = [_level(phase.get(key)) for key in levels]
-        rows.append([str(phase["phase"] + 1), *plan, _name(phase), *_cells(phase, columns)])
+        cells = [*_cells(phase, columns), *_server_cells(phase.get("server"), server)]
+        rows.append([str(phase["phase"] + 1), *plan, _name(phase), *cells])
         for part in phase.get("profiles", ()):
-            rows.append(["", *("" for _ in levels), "  " + part["profile"], *_cells(part, columns)])
-    legend = [_LEGEND, _LEGEND_OF_RATES] if levels else [_LEGEND]
+            cells = [*_cells(part, columns), *("" for _ in server)]
+            rows.append(["", *("" for _ in levels), "  " + part["profile"], *cells])
+    legend = [_LEGEND, *([_LEGEND_OF_RATES] if levels else ()), *([_LEGEND_OF_SERVER] if server else ())]
     return "\n".join([*_aligned(groups, rows, names=1 + len(levels)), *legend]) + "\n"
 
 
@@ -291,6 +303,14 @@ def _level(value: float | str | None) -> str:
 
 def _cells(summary: Mapping[str, Any], columns: Sequence[_Column]) -> list[str]:
     return [_cell(summary, key) for _, _, key in columns]
+
+
+def _server_cells(server: Mapping[str, Any] | None, columns: Sequence[_Column]) -> list[str]:
+    values = [None if server is None else server[key] for _, _, key in columns]
+    return [
+        _NOT_KNOWN if value is None else str(value) if isinstance(value, int) else f"{value * 100:.1f}"
+        for value in values
+    ]
 
 
 def _cell(phase: Mapping[str, Any], key: str) -> str:
