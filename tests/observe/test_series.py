@@ -70,6 +70,9 @@ def test_tokens_fill_bins_of_long_ago():
     series.add(group_of(an_ok(9.0, 10.0)))
     series.add(group_of(an_ok(0.0, arrivals_s=[0.5, 5.5, 10.5])))
     assert series.columns(11.0)["output_tokens_per_s"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 2]
+    settling = series.columns(11.0, settling_s=2.5)["output_tokens_per_s"]
+    assert settling == [1, 0, 0, 0, 0, 1, 0, 0, None, None, None]
+    assert series.columns(11.0, settling_s=60.0)["output_tokens_per_s"] == [None] * 11
 
 
 def test_an_unfinished_bin_is_shown_only_when_the_run_is_over():

@@ -79,10 +79,11 @@ class Series:
         usage = max(gauges(samples, "kv_cache_usage"), default=math.nan)
         self._peak[i] = np.fmax(self._peak[i], usage)
 
-    def columns(self, until_s: float, *, over: bool = False) -> dict[str, Any]:
+    def columns(self, until_s: float, *, over: bool = False, settling_s: float = 0.0) -> dict[str, Any]:
         """The charts' columns by name, all of one length, until this time; None where nothing is known.
 
-        A bin that is not over yet is left out, unless the run is.
+        A bin that is not over yet is left out, unless the run is. Output tokens of the last `settling_s` are
+        not known: most of them belong to requests that have not ended.
         """
         bins = until_s / self.bin_s
         count = min(math.ceil(bins) if over else math.floor(bins), BINS)
@@ -95,6 +96,9 @@ class Series:
             columns[f"{name}_p50_ms"], columns[f"{name}_p99_ms"] = medians[:count], tails[:count]
         for name, title in _COUNTS.items():
             columns[title] = (self._counts[name][:count] / self.bin_s).tolist()
+        settled = max(math.floor((until_s - settling_s) / self.bin_s), 0)
+        tokens = columns["output_tokens_per_s"]
+        tokens[settled:] = [None] * len(tokens[settled:])
         for name in _MEANS:
             numbers = self._numbers[name][:count]
             means = self._sums[name][:count] / np.where(numbers > 0, numbers, np.nan)

@@ -16,6 +16,9 @@ from vllm_locust.observe.series import Series, gauges
 from vllm_locust.observe.status import ServerStatus, growth
 from vllm_locust.observe.tally import LATENCIES, Tally
 
+# A worker reports once a second, and a view is made once a second.
+_REPORTED_AFTER_S = 2.0
+
 
 def live_view(
     run: LiveRun | None, servers: Sequence[ServerStatus], exporter: str | None, clock_s: float
@@ -70,13 +73,18 @@ def _of_run(run: LiveRun, clock_s: float) -> dict[str, Any]:
         "requests": _requests(total),
         "rates": rates(total, run.window(), identity.goodput_ms),
         "table": _table(run),
-        "series": run.series.columns(elapsed_s, over=over),
+        "series": run.series.columns(elapsed_s, over=over, settling_s=0.0 if over else _settling_s(total)),
         "phases": [
             {"number": phase.number + 1, "title": phase.title, "at_s": phase.began_s}
             for phase in run.last_phases
             if phase.began_s is not None
         ],
     }
+
+
+def _settling_s(total: Tally) -> float:
+    """How long ago a second must be for nearly all requests that had tokens in it to be reported."""
+    return (total.e2el.percentile(99) or 0.0) + _REPORTED_AFTER_S
 
 
 def _verdict(validity: Validity) -> dict[str, Any]:
