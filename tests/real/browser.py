@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +15,8 @@ from urllib.request import urlopen
 import pytest
 import websocket
 
-COMMAND = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.real.debian import program
+
 LIMIT_S = 20.0
 
 _OPTIONS = (
@@ -129,9 +129,7 @@ def _element(selector: str) -> str:
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser of its own that keeps its files in `profile`, a folder that is not there yet."""
-    if COMMAND is None:
-        pytest.skip("there is no chromium on this machine")
-    command = [COMMAND, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    command = [program("chromium"), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True)
     try:
@@ -154,4 +152,4 @@ def _address(profile: Path) -> str:
                 pages = [page for page in json.load(answer) if page["type"] == "page"]
                 return str(pages[0]["webSocketDebuggerUrl"])
         time.sleep(0.05)
-    pytest.fail(f"{COMMAND} did not start within {LIMIT_S:g} s")
+    pytest.fail(f"chromium did not start within {LIMIT_S:g} s")

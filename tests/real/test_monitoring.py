@@ -1,8 +1,6 @@
 """Live monitoring end to end: two processes, their exporter, a real Prometheus, the queries of all boards."""
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from tests.locust_command import (
     simulator,
     wait_until,
 )
+from tests.real.debian import program
 from tests.real.grafana_checks import promtool_problems, unanswered_queries
 
 pytestmark = pytest.mark.timeout(600)
@@ -56,20 +55,8 @@ class Prometheus:
 Monitored = tuple[Prometheus, Outcome, tuple[float, float]]
 
 
-@pytest.fixture(scope="session")
-def prometheus_binary() -> str:
-    """Debian's Prometheus, installed if need be."""
-    if shutil.which("prometheus") is None:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in ("update", "install -y --no-install-recommends prometheus"):
-            subprocess.run(["apt-get", "-qq", *command.split()], env=environment, check=True, timeout=300)
-    found = shutil.which("prometheus")
-    assert found is not None
-    return found
-
-
 @contextmanager
-def prometheus(binary: str, folder: Path, exporter_port: int) -> Iterator[Prometheus]:
+def prometheus(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
     """Scrapes `exporter_port` every second, with the project's rules."""
     port = free_port()
     config = folder / "prometheus.yml"
@@ -82,7 +69,7 @@ scrape_configs:
     static_configs: [{{targets: ["127.0.0.1:{exporter_port}"]}}]
 """
     )
-    command = [binary, f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     url = f"http://127.0.0.1:{port}"
     with (folder / "prometheus.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
@@ -100,13 +87,13 @@ def is_ready(url: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def monitored(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """A ladder on two processes that Prometheus has watched, its outcome, and when it was."""
     folder = tmp_path_factory.mktemp("monitored")
     port = free_port()
     with (
         simulator(folder, "--max-num-seqs", "6", "--num-gpu-blocks-override", "60") as server,
-        prometheus(prometheus_binary, folder, port) as watching,
+        prometheus(folder, port) as watching,
     ):
         began_s = time.time()
         outcome = run_locust(
@@ -136,5 +123,6 @@ def test_every_query_of_every_board_has_an_answer(monitored: Monitored) -> None:
     assert unanswered_queries(watching.url, began_s, ended_s) == []
 
 
-def test_rules_and_configuration_are_sound(prometheus_binary: str) -> None:
+def test_rules_and_configuration_are_sound() -> None:
+    program("prometheus")  # which brings promtool
     assert promtool_problems() == []

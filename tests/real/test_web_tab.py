@@ -26,6 +26,8 @@ from tests.locust_command import (
 from tests.real.browser import Browser, browser
 from vllm_locust.load.web_tab import Results, add_tab
 
+pytestmark = pytest.mark.timeout(600)  # the first test may have to install chromium
+
 TAB = "#vllm-locust"
 ROWS = (
     f"[...document.querySelectorAll('{TAB} tbody tr')]"
