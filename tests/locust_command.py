@@ -91,6 +91,15 @@ class LocustProcess:
             start_new_session=True,  # a process group, as a shell makes one: Ctrl-C is for all of it
         )
 
+    @property
+    def observer(self) -> int:
+        """The process id of its observer."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        for child in (int(pid) for task in tasks for pid in task.read_text().split()):
+            if b"vllm_locust.observe" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                return child
+        raise AssertionError("it has no observer")
+
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 

@@ -250,16 +250,6 @@ def test_nobody_who_did_not_choose_the_port_is_refused_for_it(own_server: Simula
     assert re.search(rf"port {DEFAULT_PORT}.*no metrics for Prometheus", outcome.stderr)
 
 
-def observer_of(run: LocustProcess) -> int:
-    """The process id of a run's observer."""
-    tasks = Path(f"/proc/{run.process.pid}/task").glob("*/children")
-    for child in (int(pid) for task in tasks for pid in task.read_text().split()):
-        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-        if b"vllm_locust.observe" in command:
-            return child
-    raise AssertionError("no observer")
-
-
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
 def test_a_run_goes_on_without_its_observer(
     own_server: Simulator, tmp_path: Path, signal_number: signal.Signals
@@ -267,7 +257,7 @@ def test_a_run_goes_on_without_its_observer(
     with started(*on(own_server), "-t", "4s", "--scenario", "ss", folder=tmp_path / "results") as run:
         lines = tmp_path / "results" / "requests.jsonl"
         wait_until(lambda: lines.stat().st_size > 0, "the first requests")
-        observer = observer_of(run)
+        observer = run.observer
         os.kill(observer, signal_number)
         outcome = run.wait()
     assert_ended_well(outcome)
@@ -279,7 +269,7 @@ def test_a_run_goes_on_without_its_observer(
 def test_an_observer_ends_with_a_run_that_is_killed(own_server: Simulator, tmp_path: Path) -> None:
     with started(*on(own_server), "-t", "30s", "--scenario", "ss", folder=tmp_path / "results") as run:
         wait_until((tmp_path / "results" / "requests.jsonl").exists, "the run's begin")
-        observer = observer_of(run)
+        observer = run.observer
         run.process.kill()
         wait_until(lambda: not Path(f"/proc/{observer}").exists(), "the observer's end")
 

@@ -1,6 +1,8 @@
 """A run from the web UI: our options on its form, our rows in its tables, a folder for each run."""
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -192,3 +194,26 @@ def test_only_users_can_be_changed_in_mid_run(tmp_path: Path) -> None:
         post(f"{ui}/stop", {})
         (outcome,) = end(run)
     assert_nothing_is_lost(outcome)
+
+
+def test_a_run_whose_observer_was_lost_says_so_and_the_next_has_another(tmp_path: Path) -> None:
+    with web_ui(tmp_path) as (ui, filled_in, run):
+
+        def view() -> Any:
+            return json.loads(get(f"{ui}/vllm-locust/view"))
+
+        assert post(f"{ui}/swarm", filled_in)["success"]
+        wait_until(lambda: bool(view()["table"]), "the first numbers")
+        first = view()["run"]["id"]
+        os.kill(run.observer, signal.SIGKILL)
+        wait_until(lambda: "observer" in (view()["problem"] or ""), "a sentence about it")
+        post(f"{ui}/stop", {})
+        wait_until(lambda: Table(ui).state == "stopped", "the end of the run")
+        assert json.loads(get(f"{ui}/vllm-locust/summary.json"))["run"] == first
+        assert post(f"{ui}/swarm", filled_in)["success"]
+        wait_until(lambda: bool(view()["table"]) and view()["run"]["id"] != first, "numbers of the next run")
+        assert view()["problem"] is None
+        outcomes = end(run)
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert_nothing_is_lost(outcome)

@@ -229,3 +229,12 @@ def test_memory_does_not_grow_with_requests():
         live.add(delta_of(*[an_ok()] * 100))
     assert kept() == before
     assert math.isclose(live.window().duration_s, 1.0)
+
+
+def test_planned_profiles_are_there_from_the_begin_until_something_else_is_asked():
+    live = LiveRun(identity(profiles=["a", "b"]))
+    assert list(live.profiles) == ["a", "b"]
+    live.add(delta_of(an_ok(profile="a")))
+    assert list(live.profiles) == ["a", "b"]
+    live.add(delta_of(an_ok(profile="chat")))
+    assert list(live.profiles) == ["a", "chat"]

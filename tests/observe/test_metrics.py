@@ -200,3 +200,10 @@ def test_a_page_stays_as_it_was_made():
     live.add(delta_of(an_ok(), an_ok(outcome=TIMEOUT)))
     live.end(3.0)
     assert page.render() == before
+
+
+def test_planned_profiles_begin_with_zeros():
+    page = Read(LiveRun(identity(profiles=["a"], goodput_ms=GOODPUT_MS)))
+    assert page.one("requests_total", profile="a", outcome="ok") == 0
+    for name in ("ttft_seconds_count", "itl_seconds_count", "output_tokens_total", "goodput_requests_total"):
+        assert page.one(name, profile="a") == 0

@@ -21,7 +21,7 @@ from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.results import ResultsFolder
 from vllm_locust.observe.addresses import LOOPBACK, same_origin
 
-_TICK_S = 1.0
+_REQUESTS_LOOKED_AT = 32
 _LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 
 
@@ -88,6 +88,7 @@ class Observation:
             goodput_ms=dict(prepared.settings.goodput_ms) or None,
             queued=prepared.settings.max_concurrency is not None,
             began_s=began_s,
+            profiles=_profiles(prepared),
         )
         observer.scrape_and_wait()
 
@@ -158,6 +159,16 @@ class Observation:
         if phase is None or phase.rate is None or phase.rate == TRACE:
             return None
         return parse_rate(phase.rate).rate_at(perf_counter() - self._began_s - self._phase_began_s)
+
+
+def _profiles(prepared: Prepared) -> list[str]:
+    """The profiles among the first requests of each phase."""
+    requests = (
+        phase.request(prepared.settings.seed, index)
+        for phase in prepared.scenario.phases
+        for index in range(_REQUESTS_LOOKED_AT)
+    )
+    return list(dict.fromkeys(request.profile for request in requests))
 
 
 def _level(phase: Phase) -> tuple[float | None, str]:

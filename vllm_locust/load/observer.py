@@ -63,7 +63,8 @@ class Observer:
         self.on_sample: Callable[[ServerSample], None] | None = None
         self._problem: str | None = None
         self._answered = Event()
-        self._gone = False
+        self.gone = False
+        """It was lost, or let go."""
         self._outbox: deque[Mapping[str, Any]] = deque()
         self._some = Event()
         self._tokens = count()
@@ -83,7 +84,7 @@ class Observer:
 
     def tell(self, do: str, **fields: Any) -> None:
         """Send a message of `observe.wire`, soon."""
-        if self._gone:
+        if self.gone:
             return
         if len(self._outbox) >= _MOST_WAITING:
             self._lose("does not take what it is told")
@@ -106,7 +107,7 @@ class Observer:
     def scrape(self) -> Event:
         """Ask the server now; the event is set when that is done, whatever came of it."""
         token, done = next(self._tokens), Event()
-        if self._gone:
+        if self.gone:
             done.set()
         else:
             self._scraped[token] = done
@@ -121,7 +122,7 @@ class Observer:
 
     def await_fetch(self) -> None:
         """Give Prometheus time to fetch the last figures, if it has been fetching any."""
-        if self._gone or len(self._fetches) < 2:
+        if self.gone or len(self._fetches) < 2:
             return
         interval_s = max(later - earlier for earlier, later in pairwise(self._fetches))
         limit_s = min(_INTERVALS_TO_WAIT * interval_s, _LONGEST_WAIT_S)
@@ -135,7 +136,7 @@ class Observer:
 
     def close(self) -> None:
         """End the process."""
-        self._gone = True
+        self.gone = True
         gevent.killall(self._greenlets)
         self._wire.close()
         try:
@@ -188,9 +189,9 @@ class Observer:
                     return
 
     def _lose(self, how: str) -> None:
-        if self._gone:
+        if self.gone:
             return
-        self._gone = True
+        self.gone = True
         self._outbox.clear()
         for done in self._scraped.values():
             done.set()

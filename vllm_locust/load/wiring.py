@@ -115,6 +115,17 @@ def _start_observer(environment: Environment, settings: Settings) -> Observer | 
     return observer
 
 
+def _living_observer(environment: Environment, settings: Settings) -> Observer | None:
+    """The observer; one that was lost in the run before gets a successor."""
+    observer = _observer(environment)
+    if observer is not None and observer.gone:
+        observer.close()
+        observer = _start_observer(environment, settings)
+        if observer is not None and (problem := observer.await_ready()) is not None:
+            logger.warning("%s There are no metrics for Prometheus from this process.", problem)
+    return observer
+
+
 def _await_observer(observer: Observer, settings: Settings) -> None:
     """Until it is ready. That others have the port is a fault only where it was chosen."""
     problem = observer.await_ready()
@@ -151,7 +162,10 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         if (before := _run(environment)) is not None:
             before.discard()
         environment.vllm_run = Run(  # type: ignore[attr-defined]
-            environment, prepared, partial(_on_plan_end, environment), _observer(environment)
+            environment,
+            prepared,
+            partial(_on_plan_end, environment),
+            _living_observer(environment, prepared.settings),
         )
     except UsageError as error:
         if _is_headless(environment):

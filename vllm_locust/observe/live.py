@@ -45,6 +45,8 @@ class Identity:
     goodput_ms: Mapping[str, float] | None = None
     queued: bool = False
     """Requests wait on purpose, see `core.validity`."""
+    profiles: Sequence[str] = ()
+    """What is to come, as far as that is known: of a counter that begins with a value no growth is seen."""
 
     def since_begin_s(self, clock_s: float) -> float:
         """How long the run had been going on at a time of this machine's clock."""
@@ -112,7 +114,7 @@ class LiveRun:
         self.identity = identity
         self.load = LoadState()
         self.series = Series()
-        self.profiles: dict[str, Profile] = {}
+        self.profiles: dict[str, Profile] = {name: Profile() for name in identity.profiles[:_MOST_PROFILES]}
         self.phase: Phase | None = None
         """The one that is on, or was the last to be."""
         self.phases_planned: int | None = None
@@ -224,6 +226,8 @@ class LiveRun:
 
     def _add_group(self, number: int, profile: str, group: Group) -> None:
         limits_ms = self.identity.goodput_ms
+        if profile not in self.profiles:  # something else is asked than was planned
+            self.profiles = {name: known for name, known in self.profiles.items() if known.tally.planned}
         whole = self.profiles.setdefault(profile, Profile())
         whole.tally.add(group, limits_ms)
         whole.buckets.add(group)

@@ -32,9 +32,9 @@ def live_view(
 
 
 def with_problem(view: bytes | None, problem: str) -> bytes:
-    """A view that is the last one, since nobody makes others any more."""
+    """A view that is the last one, since nobody makes others any more, nor an exporter's page."""
     last = orjson.loads(live_view(None, (), None, 0.0) if view is None else view)
-    return orjson.dumps({**last, "problem": problem})
+    return orjson.dumps({**last, "exporter": None, "problem": problem})
 
 
 def _nothing() -> dict[str, Any]:
@@ -113,7 +113,8 @@ def _requests(tally: Tally) -> dict[str, Any]:
 
 
 def _table(run: LiveRun) -> list[dict[str, Any]]:
-    rows = [(name, run.profiles[name].tally) for name in sorted(run.profiles)]
+    tallies = ((name, run.profiles[name].tally) for name in sorted(run.profiles))
+    rows = [(name, tally) for name, tally in tallies if tally.planned]
     if len(rows) > 1:
         rows.insert(0, ("all", run.total()))
     return [

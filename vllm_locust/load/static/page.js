@@ -207,12 +207,18 @@ function phaseTitle({ number: nth, of, title }) {
   return of === null ? `step ${nth}: ${title}` : `step ${nth} of ${of}: ${title}`;
 }
 
-function downloads({ run, exporter }) {
-  if (!run) return exporter ? [link(exporter, "Prometheus metrics")] : [];
+function downloads({ run, exporter, problem }) {
+  const metrics = exporter ? link(asReached(exporter), "Prometheus metrics") : null;
+  if (!run) return [metrics];
   const summary =
-    run.state === "done" ? link("./vllm-locust/summary.json", "summary.json") : soon("summary.json");
+    run.state === "done" || problem ? link("./vllm-locust/summary.json", "summary.json") : soon("summary.json");
   const requests = link("./vllm-locust/requests.jsonl", "requests.jsonl");
-  return [summary, requests, exporter ? link(exporter, "Prometheus metrics") : null];
+  return [summary, requests, metrics];
+}
+
+/** An exporter that listens to every address is found at the one by which this page was. */
+function asReached(exporter) {
+  return exporter.replace(/\/\/(0\.0\.0\.0|\[::\])(?=:)/, `//${location.hostname}`);
 }
 
 function link(address, words) {
@@ -282,7 +288,7 @@ function failures(kinds) {
   const entries = Object.entries(kinds).sort(([, one], [, other]) => other - one);
   if (!entries.length) return [];
   const rows = entries.map(([kind, many]) =>
-    html("tr", {}, html("th", { scope: "row" }, kind), html("td", {}, count(many))),
+    html("tr", {}, html("th", { scope: "row", title: kind }, kind), html("td", {}, count(many))),
   );
   const head = html("tr", {}, html("th", { scope: "col" }, "Kind"), html("th", { scope: "col" }, "Requests"));
   return [
