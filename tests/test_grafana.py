@@ -43,6 +43,8 @@ PANELS = [
     for panel in board["panels"]
 ]
 
+OF_ANY_EXPORTER = "max by (server, engine, model_name, gpu, le) "
+
 FORMATS = {"target", "titleFormat", "textFormat"}
 """What Grafana knows of an annotation that is a query of Prometheus, and its SDK does not."""
 
@@ -90,6 +92,25 @@ def without_formats(board: Json) -> Json:
 def test_grafanas_schema_knows_every_key(name: str) -> None:
     board = without_formats(FILES[name])
     assert through_the_schema(board) == board
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_grafana_takes_no_panel_for_an_old_one(panel: Json) -> None:
+    """It changes XY charts of before 11.1, which those are that have no version."""
+    major, minor, _ = map(int, panel["pluginVersion"].split("."))
+    assert (major, minor) >= (11, 1)
+
+
+def test_limits_and_maxima_are_about_one_axis() -> None:
+    """What stands in a panel's defaults holds for all its axes."""
+    for name, board in FILES.items():
+        for panel in board["panels"]:
+            defaults = panel["fieldConfig"]["defaults"]
+            for override in panel["fieldConfig"]["overrides"]:
+                found = {each["id"]: each["value"] for each in override["properties"]}
+                if found.get("custom.axisPlacement") == "right":
+                    assert "max" not in defaults, f"{name}: {panel['title']}"
+                    assert found["custom.thresholdsStyle"] == {"mode": "off"}, f"{name}: {panel['title']}"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -222,10 +243,28 @@ def test_variables_exist_and_are_used(name: str) -> None:
 
 def test_legends_name_labels_that_are_kept() -> None:
     for where, target in targets():
-        kept = set(re.split(r"\W+", ",".join(re.findall(r"by \(([^)]*)\)", target["expr"]))))
+        seen_outside = target["expr"].replace(OF_ANY_EXPORTER, "")
+        kept = set(re.split(r"\W+", ",".join(re.findall(r"by \(([^)]*)\)", seen_outside))))
         if "split" in kept:
             kept |= {"profile", "run"}
         assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept, where
+
+
+def test_a_server_that_two_exporters_see_counts_once() -> None:
+    """A histogram's buckets, a counter, a gauge: whichever is summed."""
+    asked = [
+        (where, target["expr"]) for where, target in targets() if "vllm_locust_server_" in target["expr"]
+    ]
+    assert len(asked) > 20
+    for where, expr in asked:
+        assert expr.count(OF_ANY_EXPORTER) == expr.count("vllm_locust_server_"), where
+
+
+def test_numbers_are_those_of_the_end_of_the_time_shown() -> None:
+    """The last value within the time shown may be of a run that is long over."""
+    tiles = [panel for board in FILES.values() for panel in board["panels"] if panel["type"] == "stat"]
+    assert tiles
+    assert all(target["instant"] and not target["range"] for tile in tiles for target in tile["targets"])
 
 
 def test_rates_look_back_at_least_as_far_as_workers_need() -> None:
@@ -347,6 +386,13 @@ def test_prometheus_without_containers_finds_the_exporter_where_it_listens_unask
     assert all(
         (GRAFANA / path).is_file() for path in (*job["file_sd_configs"][0]["files"], *config["rule_files"])
     )
+
+
+def test_prometheus_starts_anew_for_another_exporter() -> None:
+    """Compose looks at the service, not at what its configs hold."""
+    first, second = (compose(**variables)["services"] for variables in ({}, {"EXPORTER": "192.0.2.1:9646"}))
+    assert first["prometheus"] != second["prometheus"]
+    assert first["grafana"] == second["grafana"]
 
 
 def test_grafana_finds_boards_and_prometheus() -> None:

@@ -15,18 +15,23 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
 from .panels import DATASOURCE, Panel
+from .promql import SERVER
 
 TAG = "vllm-locust"
 PHASES = "Phases"
 SERVER_DOWN = "Server down"
 
 _GRID_COLUMNS = 24
+# The version that the panels are written for. Without one Grafana takes them for older than 11.1, and draws
+# only one line of each XY chart.
+_GRAFANA = "11.6.0"
 # What Grafana knows of a mark that is a query of Prometheus, and its SDK does not: added to the JSON.
 _MARK_FORMATS: Mapping[str, Mapping[str, str]] = {
     PHASES: {"titleFormat": "{{title}}", "textFormat": "run {{run}}, phase {{phase}}"},
     SERVER_DOWN: {"titleFormat": "server down", "textFormat": "{{server}}"},
 }
 _MARK_STEP = "1s"
+_UP_BEFORE = "1h"
 
 Variable = Any
 """A builder of any kind of variable."""
@@ -56,6 +61,8 @@ class Board:
         for mark in content["annotations"]["list"]:
             target = {"expr": mark["expr"], "interval": _MARK_STEP, "refId": "Anno"}
             mark |= {"target": target, **_MARK_FORMATS[mark["name"]]}
+        for panel in content["panels"]:
+            panel["pluginVersion"] = _GRAFANA
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     def _build(self) -> models.Dashboard:
@@ -92,7 +99,10 @@ def profile() -> Variable:
 
 
 def server() -> Variable:
-    return _values("server", "Server", "vllm_locust_server_up")
+    servers = _values("server", "Server", "vllm_locust_server_up")
+    return servers.description(
+        "Servers are watched with and without runs: choosing a Run does not narrow them."
+    )
 
 
 def load_unit() -> Variable:
@@ -136,9 +146,14 @@ def _several(variable: dashboard.QueryVariable) -> Variable:
 def _annotations() -> list[Builder[models.AnnotationQuery]]:
     return [
         _annotation(PHASES, 'vllm_locust_phase_info{run=~"$run"}', "blue"),
-        # A mark stands where the value is above zero.
-        _annotation(SERVER_DOWN, 'vllm_locust_server_up{server=~"$server"} == bool 0', "red"),
+        _annotation(SERVER_DOWN, _down(), "red"),
     ]
+
+
+def _down() -> str:
+    """Above zero, where a mark stands, while a server is down that was up: some never have any metrics."""
+    up = f"vllm_locust_server_up{{{SERVER}}}"
+    return f"max by (server) ({up}) == bool 0 and max by (server) (max_over_time({up}[{_UP_BEFORE}])) == 1"
 
 
 def _annotation(name: str, expr: str, color: str) -> Builder[models.AnnotationQuery]:

@@ -2,7 +2,7 @@
 
 from .board import Board, Row, choice, load_unit, runs, server, workload
 from .panels import Column, Panel, curve, steps_table
-from .promql import RUN, SHOWN
+from .promql import RUN, last
 
 _LOAD = "users or requests/s"
 _PERCENTILE = 'quantile="$quantile"'
@@ -47,10 +47,10 @@ def _throughput() -> list[Panel]:
             "Flat from some load on: the server is full, and more load only waits.",
         ),
         _against_load(
-            "Good requests/s",
+            "Good requests/s, with --goodput",
             "phase_request_goodput",
             "reqps",
-            "The top is the load to run at: beyond it requests miss the limits of --goodput.",
+            "The top is the load to run at: beyond it requests miss the limits of --goodput. Empty without.",
         ),
         _against_load(
             "Failed requests",
@@ -62,31 +62,35 @@ def _throughput() -> list[Panel]:
             "TTFT, ${quantile:text}, against throughput",
             "The trade-off: the best configuration is the line that is lowest and furthest to the right.",
             "s",
-            x=_points("phase_output_throughput"),
-            y=_points("phase_ttft_seconds", _PERCENTILE),
-            x_title="output tokens/s",
+            *_joined("phase_output_throughput", "phase_ttft_seconds", _PERCENTILE),
+            "output tokens/s",
         ),
     ]
 
 
 def _latency(name: str, metric: str, look_for: str) -> Panel:
-    y = _points(f"phase_{metric}_seconds", _PERCENTILE)
-    return curve(f"{name}, ${{quantile:text}}", look_for, "s", _points("phase_level"), y, _LOAD)
+    points = _joined("phase_level", f"phase_{metric}_seconds", _PERCENTILE)
+    return curve(f"{name}, ${{quantile:text}}", look_for, "s", *points, _LOAD)
 
 
 def _against_load(title: str, metric: str, unit: str, look_for: str) -> Panel:
-    return curve(title, look_for, unit, _points("phase_level"), _points(metric), _LOAD)
+    return curve(title, look_for, unit, *_joined("phase_level", metric), _LOAD)
 
 
-def _points(metric: str, labels: str = "") -> str:
-    """A value for each step that has a level; the label `line` says which run, and which kind of requests.
+def _joined(x: str, y: str, labels: str = "") -> tuple[str, str]:
+    """Both of all steps that have both; `labels` are of `y`."""
+    values = _last(y, labels)
+    return _points(f"{_last(x)} and on (run, phase) {values}"), _points(values)
+
+
+def _points(values: str) -> str:
+    """Those of steps that have a level; the label `line` says which run, and which kind of requests.
 
     A step's title is the kind and the level, "short_short, 4 users": a ladder may have several kinds.
     """
-    levels = _last("phase_level", _UNIT)
-    steps = f"{_last(metric, labels)} and on (run, phase) {levels}"
+    steps = f"{values} and on (run, phase) {_last('phase_level', _UNIT)}"
     kinds = f'label_replace({steps}, "kind", "$1", "title", "(.*), [^,]*")'
-    return f'max by (line, phase) (label_join({kinds}, "line", " ", "run", "kind"))'
+    return f'max by (line, phase, title) (label_join({kinds}, "line", " ", "run", "kind"))'
 
 
 def _steps() -> Panel:
@@ -130,6 +134,4 @@ def _cell(metric: str, labels: str = "") -> str:
 
 
 def _last(metric: str, labels: str = "") -> str:
-    """What was said last within the time shown, also by runs that are over."""
-    selector = f"{RUN}, {labels}" if labels else RUN
-    return f"last_over_time(vllm_locust_{metric}{{{selector}}}[{SHOWN}])"
+    return last(metric, f"{RUN}, {labels}" if labels else RUN)

@@ -2,8 +2,11 @@
 
 from .board import Board, Row, profile, runs, server, workload
 from .panels import Panel, Query, Style, lines
-from .promql import PROFILE, SERVER, gauge, mean, quantile, rate, ratio
+from .promql import PROFILE, SERVER, gauge, mean, quantile, rate, ratio, server_tokens
 
+_AT_THE_END = (
+    "The server counts it when it happens, the client when the answer ends: they part while the load changes."
+)
 _SIDES = [
     Style("/client$/", color="blue"),
     Style("/server$/", color="orange"),
@@ -26,9 +29,11 @@ def board() -> Board:
 
 def _both_sides() -> list[Panel]:
     return [
-        _latency("TTFT", "ttft", "The client's mean lies a few milliseconds above the server's."),
+        _latency(
+            "TTFT", "ttft", f"The client's mean lies a few milliseconds above the server's. {_AT_THE_END}"
+        ),
         _latency("TPOT", "tpot", "The two means lie on each other."),
-        _latency("ITL", "itl", "The two means lie on each other."),
+        _latency("ITL", "itl", f"The two means lie on each other. {_AT_THE_END}"),
         _latency("E2EL", "e2e", "The client's mean lies a few milliseconds above the server's."),
     ]
 
@@ -37,7 +42,7 @@ def _latency(name: str, metric: str, look_for: str) -> Panel:
     ours, theirs = f"{metric}_seconds", f"server_{metric}_seconds"
     return lines(
         name,
-        f"{look_for} The server's p99 is only as fine as its buckets: compare means.",
+        f"{look_for} A p99 is only as fine as its side's buckets: compare means.",
         "s",
         Query(mean(ours, PROFILE), "mean, client"),
         Query(mean(theirs, SERVER), "mean, server"),
@@ -52,14 +57,11 @@ def _between_and_inside() -> list[Panel]:
         lines(
             "Gap of the means, client − server",
             "What network, proxies, HTTP and client add: small, and the same under any load. It swings "
-            "where answers are long, since the server counts a first token when it comes, the client when "
-            "the answer ends.",
+            "where a step begins, since the client counts only requests in the window.",
             "s",
-            *(
-                _gap(name, metric)
-                for name, metric in (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2EL", "e2e"))
-            ),
-            styles=[Style("/^E2EL/", color="purple", right_axis_unit="s")],
+            _gap("E2EL", "e2e"),
+            _gap("TPOT", "tpot"),
+            styles=[Style("/^E2EL/", color="purple"), Style("/^TPOT/", color="green")],
         ),
         lines(
             "Where the time goes, server",
@@ -82,9 +84,9 @@ def _between_and_inside() -> list[Panel]:
             "those of requests in the window: none while a step warms up.",
             "short",
             Query(rate("received_tokens_total", PROFILE), "output, client"),
-            Query(_counted_or_said("generation"), "output, server"),
+            Query(server_tokens("generation"), "output, server"),
             Query(rate("prompt_tokens_total", PROFILE), "prompts, client"),
-            Query(_counted_or_said("prompt"), "prompts, server"),
+            Query(server_tokens("prompt"), "prompts, server"),
             styles=[*_SIDES, Style("/^prompts/", dashed=True, right_axis_unit="short")],
         ),
         lines(
@@ -102,24 +104,19 @@ def _gap(name: str, metric: str) -> Query:
     return Query(f"{mean(f'{metric}_seconds', PROFILE)} - {mean(f'server_{metric}_seconds', SERVER)}", name)
 
 
-def _counted_or_said(what: str) -> str:
-    """By the server's counter or, where there is only its log, as that says."""
-    return f"{rate(f'server_{what}_tokens_total', SERVER)} or {gauge(f'server_{what}_throughput', SERVER)}"
-
-
 def _hit_rate() -> str:
     hits, queries = (rate(f"server_prefix_cache_{what}_total", SERVER) for what in ("hits", "queries"))
     return f"{ratio(hits, queries)} or {gauge('server_prefix_cache_hit_ratio', SERVER, fold='avg')}"
 
 
 def _machine() -> list[Panel]:
-    gpu = "server, gpu"
+    gpu, legend = "server, gpu", "{{server}} GPU {{gpu}}"
     return [
         lines(
             "GPU utilisation",
             "Share of the time in which the GPU did anything: 100 % does not mean that it is full.",
             "percentunit",
-            Query(gauge("server_gpu_utilization_ratio", SERVER, by=gpu, fold="max"), "GPU {{gpu}}"),
+            Query(gauge("server_gpu_utilization_ratio", SERVER, by=gpu, fold="max"), legend),
             most=1,
         ),
         lines(
@@ -131,7 +128,7 @@ def _machine() -> list[Panel]:
                     gauge("server_gpu_memory_used_bytes", SERVER, by=gpu),
                     gauge("server_gpu_memory_total_bytes", SERVER, by=gpu),
                 ),
-                "GPU {{gpu}}",
+                legend,
             ),
             most=1,
         ),

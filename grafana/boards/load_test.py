@@ -2,7 +2,19 @@
 
 from .board import Board, Row, choice, profile, runs, server, workload
 from .panels import Panel, Query, Style, heat, lines, number
-from .promql import PROFILE, RUN, SERVER, gauge, quantile, rate, ratio, total, total_quantile
+from .promql import (
+    PROFILE,
+    RUN,
+    SERVER,
+    gauge,
+    last,
+    quantile,
+    rate,
+    ratio,
+    server_tokens,
+    total,
+    total_quantile,
+)
 
 _OK = f'{PROFILE}, outcome="ok"'
 _FAILED = f'{PROFILE}, outcome!="ok"'
@@ -39,56 +51,53 @@ def _in_numbers() -> list[Panel]:
     return [
         number(
             "Can it be trusted?",
-            "Whether the client could measure, by its lag, lateness and CPU. Where it could not, the "
-            "reasons stand in the summary and in the web UI.",
+            "Whether the client could measure in the runs shown, by its lag, lateness and CPU. Where it "
+            "could not, the reasons stand in the summary and in the web UI.",
             "none",
-            Query(gauge("validity", RUN, fold="max")),
+            Query(f"max ({last('validity', RUN)})"),
             words={0: ("valid", "green"), 1: ("degraded", "yellow"), 2: ("invalid", "red")},
             absent="no run",
             filled=True,
         ),
         number(
             "Users",
-            "How many users there are. The panel Load shows the requests in flight, and the rate asked for.",
+            "How many users there are now. The panel Load shows requests in flight, and the rate asked for.",
             "short",
             Query(gauge("users", RUN)),
-            sparkline=True,
         ),
         number(
             "Requests",
-            "Successful requests per second: they grow with the load until the server is full.",
+            "Successful requests per second now: they grow with the load until the server is full.",
             "reqps",
             Query(rate("requests_total", _OK)),
-            sparkline=True,
         ),
         number(
             "Output tokens/s",
-            "Tokens of the answers that ended, per second: when they no longer grow with the load, the "
+            "Tokens of the answers that end, per second now: when they no longer grow with the load, the "
             "server is full.",
             "short",
             Query(rate("received_tokens_total", PROFILE)),
-            sparkline=True,
         ),
         number(
             "TTFT, p99",
-            "99 % of the requests of the runs shown had their first token sooner.",
+            "About 99 % of the requests of the runs shown had their first token sooner: percentiles here are "
+            "as fine as buckets, those of the summary are exact.",
             "s",
-            Query(total_quantile(0.99, "ttft_seconds", PROFILE), instant=True),
+            Query(total_quantile(0.99, "ttft_seconds", PROFILE)),
         ),
         number(
             "TPOT, p99",
-            "99 % of the requests of the runs shown took less time per token after the first.",
+            "About 99 % of the requests of the runs shown took less time per token after the first: as fine "
+            "as buckets are.",
             "s",
-            Query(total_quantile(0.99, "tpot_seconds", PROFILE), instant=True),
+            Query(total_quantile(0.99, "tpot_seconds", PROFILE)),
         ),
         number(
             "Good requests",
-            "Share of the successful requests of the runs shown that met all limits of --goodput.",
+            "Share of the successful requests that met all limits of --goodput, in the runs shown that have "
+            "it.",
             "percentunit",
-            Query(
-                ratio(total("goodput_requests_total", PROFILE), total("e2e_seconds_count", PROFILE)),
-                instant=True,
-            ),
+            Query(_good_share()),
             steps=[(None, "red"), (0.9, "yellow"), (0.99, "green")],
             absent="no --goodput",
         ),
@@ -98,12 +107,17 @@ def _in_numbers() -> list[Panel]:
             "others.",
             "percentunit",
             Query(
-                ratio(f"({total('requests_total', _FAILED)} or vector(0))", total("requests_total", PROFILE)),
-                instant=True,
+                ratio(f"({total('requests_total', _FAILED)} or vector(0))", total("requests_total", PROFILE))
             ),
             steps=[(None, "green"), (0.001, "yellow"), (0.01, "red")],
         ),
     ]
+
+
+def _good_share() -> str:
+    """Runs without --goodput have no good requests, and are not in the whole either."""
+    good, completed = (last(name, PROFILE) for name in ("goodput_requests_total", "e2e_seconds_count"))
+    return ratio(f"sum ({good})", f"sum ({completed} and on (run, profile) {good})")
 
 
 def _latencies() -> list[Panel]:
@@ -187,8 +201,8 @@ def _load_and_throughput() -> list[Panel]:
             "growing load means full.",
             "short",
             Query(rate("received_tokens_total", PROFILE), "output, client"),
-            Query(rate("server_generation_tokens_total", SERVER), "output, server"),
-            Query(rate("server_prompt_tokens_total", SERVER), "prompts, server"),
+            Query(server_tokens("generation"), "output, server"),
+            Query(server_tokens("prompt"), "prompts, server"),
             styles=[
                 Style("/^output, client/", color="blue"),
                 Style("/^output, server/", color="orange"),
@@ -214,9 +228,11 @@ def _what_may_be_wrong() -> list[Panel]:
             "percentunit",
             Query(gauge("server_kv_cache_usage_ratio", SERVER, by="server", fold="max"), "used, {{server}}"),
             Query(rate("server_preemptions_total", SERVER), "preemptions"),
-            most=1,
             limits=[(None, "transparent"), (0.95, "red")],
-            styles=[Style("/^preemptions/", color="red", bars=True, right_axis_unit="ops")],
+            styles=[
+                Style("/^used/", most=1),
+                Style("/^preemptions/", color="red", bars=True, right_axis_unit="ops"),
+            ],
         ),
         lines(
             "Requests in the server",

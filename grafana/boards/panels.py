@@ -5,7 +5,7 @@ over a window have a step of at least 4 s, and so look back 16 s or more: worker
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -59,6 +59,7 @@ class Style:
     dashed: bool = False
     bars: bool = False
     right_axis_unit: str = ""
+    most: float | None = None
 
     def properties(self) -> list[models.DynamicConfigValue]:
         found: dict[str, object] = {}
@@ -70,6 +71,9 @@ class Style:
             found |= {"custom.drawStyle": "bars", "custom.fillOpacity": 60, "custom.lineWidth": 0}
         if self.right_axis_unit:
             found |= {"custom.axisPlacement": "right", "unit": self.right_axis_unit}
+            found["custom.thresholdsStyle"] = {"mode": "off"}  # a panel's limits are about its left axis
+        if self.most is not None:
+            found["max"] = self.most
         return [models.DynamicConfigValue(id_val=key, value=value) for key, value in found.items()]
 
 
@@ -115,13 +119,12 @@ def number(
     words: Mapping[int, tuple[str, str]] | None = None,
     absent: str = "–",
     filled: bool = False,
-    sparkline: bool = False,
 ) -> Panel:
-    """The last value, large; `words` say what a value means, with a colour of its own."""
-    panel = _common(stat.Panel(), title, look_for, unit, queries)
+    """The value at the end of the time shown, large; `words` say what one means, with a colour of its own."""
+    panel = _common(stat.Panel(), title, look_for, unit, [replace(query, instant=True) for query in queries])
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.color_mode(common.BigValueColorMode.BACKGROUND if filled else common.BigValueColorMode.VALUE)
-    panel.graph_mode(common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE)
+    panel.graph_mode(common.BigValueGraphMode.NONE)
     panel.thresholds(_thresholds(steps)).no_value(absent)
     if len(queries) > 1:
         panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME)
@@ -155,12 +158,19 @@ def heat(title: str, look_for: str, unit: str, buckets: str) -> Panel:
 
 
 def curve(title: str, look_for: str, unit: str, x: str, y: str, x_title: str, x_unit: str = "none") -> Panel:
-    """One value over another, a line for each value of the label `line`, which with `phase` joins the two."""
+    """One value over another, a line for each value of the label `line`.
+
+    The labels `line`, `phase` and `title` join the two. A search asks for some levels twice: of a line's
+    phases with the same title the last is drawn.
+    """
     panel = _common(xychart.Panel(), title, look_for, unit, [_table(x), _table(y)])
     panel.transformations(
         [
             models.DataTransformerConfig(id_val="merge", options={}),
-            _renamed(["Time", "phase"], {"Value #A": "x", "Value #B": "y"}),
+            _numbers("phase"),
+            *_sorted("phase"),
+            _last_of_each(["line", "title"], ["Value #A", "Value #B"]),
+            _renamed(["title"], {"Value #A (last)": "x", "Value #B (last)": "y"}),
             *_sorted("line", "x"),
             models.DataTransformerConfig(id_val="partitionByValues", options={"fields": ["line"]}),
         ]
@@ -196,14 +206,10 @@ def steps_table(title: str, look_for: str, rows: Sequence[Column], values: Seque
     panel = _common(table.Panel(), title, look_for, "none", [_table(value.source) for value in values])
     names = {row.source: row.title for row in rows}
     names |= {f"Value #{ref}": value.title for ref, value in zip(_REF_IDS, values, strict=False)}
-    # A label with a unit is a number, and sorts like one.
-    numbers = [
-        {"targetField": row.source, "destinationType": "number"} for row in rows if row.unit != "string"
-    ]
     panel.transformations(
         [
             models.DataTransformerConfig(id_val="merge", options={}),
-            models.DataTransformerConfig(id_val="convertFieldType", options={"conversions": numbers}),
+            _numbers(*(row.source for row in rows if row.unit != "string")),
             *_sorted("run", "phase"),
             _renamed(["Time"], names, order=[row.source for row in rows]),
         ]
@@ -248,6 +254,19 @@ def _renamed(
         "renameByName": dict(names),
     }
     return models.DataTransformerConfig(id_val="organize", options=options)
+
+
+def _numbers(*labels: str) -> models.DataTransformerConfig:
+    """Labels that are numbers, and are to sort like ones."""
+    conversions = [{"targetField": label, "destinationType": "number"} for label in labels]
+    return models.DataTransformerConfig(id_val="convertFieldType", options={"conversions": conversions})
+
+
+def _last_of_each(groups: Sequence[str], values: Sequence[str]) -> models.DataTransformerConfig:
+    """The last row of each group; the columns `values` are then called "NAME (last)", others are gone."""
+    fields: dict[str, object] = {name: {"operation": "groupby", "aggregations": []} for name in groups}
+    fields |= {name: {"operation": "aggregate", "aggregations": ["last"]} for name in values}
+    return models.DataTransformerConfig(id_val="groupBy", options={"fields": fields})
 
 
 def _sorted(*fields: str) -> list[models.DataTransformerConfig]:

@@ -14,6 +14,8 @@ from vllm_locust.load.manifest import redact
         (["--api", "k"], ["--api", "***"]),
         (["--header", "A=b", "--header=C=d"], ["--header", "***", "--header=***"]),
         (["--host", "http://me:word@there/x"], ["--host", "http://***@there/x"]),
+        (["--server-metrics-url=http://me:p/w@there/m"], ["--server-metrics-url=http://***@there/m"]),
+        (["--server-metrics-url", "https://a/m?token=t"], ["--server-metrics-url", "https://a/m?***"]),
     ],
 )
 def test_redacted_command_lines(given: list[str], shown: list[str]) -> None:

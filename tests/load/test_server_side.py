@@ -54,7 +54,7 @@ def on(server: Simulator) -> tuple[str, ...]:
 class Prometheus:
     """Fetches a page every so often, as Prometheus does; `last` is what it got last."""
 
-    def __init__(self, port: int, interval_s: float = 0.2) -> None:
+    def __init__(self, port: int, interval_s: float = 0.5) -> None:
         self.pages = 0
         self.last = ""
         self._url = f"http://127.0.0.1:{port}/metrics"
@@ -82,6 +82,10 @@ class Prometheus:
             for family in text_string_to_metric_families(self.last)
             for sample in family.samples
         }
+
+    def sees(self, name: str) -> bool:
+        """Whether there was something of this in the last page, which was not the first."""
+        return self.pages > 1 and any(known == name and value for (known, _), value in self.samples().items())
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of this name that have these labels."""
@@ -237,7 +241,7 @@ def test_a_busy_port_is_named(own_server: Simulator, tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-def test_nobody_who_did_not_choose_the_port_is_refused_for_it(own_server: Simulator, tmp_path: Path) -> None:
+def test_the_usual_port_may_be_busy(own_server: Simulator, tmp_path: Path) -> None:
     with closing(socket.socket()) as other:
         with suppress(OSError):  # somebody else has it: as good
             other.bind(("127.0.0.1", DEFAULT_PORT))
@@ -248,6 +252,23 @@ def test_nobody_who_did_not_choose_the_port_is_refused_for_it(own_server: Simula
         )  # fmt: skip
     assert_ended_well(outcome)
     assert re.search(rf"port {DEFAULT_PORT}.*no metrics for Prometheus", outcome.stderr)
+
+
+def test_sigterm_tells_the_result_once(own_server: Simulator, tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        Prometheus(port) as prometheus,
+        started(
+            *on(own_server), "-t", "30s", "--scenario", "ss", "--exporter-port", str(port),
+            folder=tmp_path / "results",
+        ) as run,
+    ):  # fmt: skip
+        wait_until(lambda: prometheus.sees("vllm_locust_requests_total"), "a run to be seen twice")
+        run.process.terminate()
+        outcome = run.wait()
+    assert_ended_well(outcome)
+    assert outcome.stdout.count("Serving Benchmark Result") == 1
+    assert prometheus.total("vllm_locust_requests_total") == outcome.summary["requests"]["planned"]
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])

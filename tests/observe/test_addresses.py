@@ -2,7 +2,13 @@
 
 import pytest
 
-from vllm_locust.observe.addresses import parse_bind, parse_metrics_url, same_origin
+from vllm_locust.observe.addresses import (
+    parse_bind,
+    parse_interval,
+    parse_metrics_url,
+    same_origin,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_what_to_ask(text: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["localhost:8000", "ftp://x/metrics", "http://", "http://x:99999", "http://x:0"]
+    "text", ["localhost:8000", "ftp://x/metrics", "http://", "http://x:99999", "http://x:0", "http://x/a b"]
 )
 def test_what_cannot_be_asked(text: str) -> None:
     with pytest.raises(ValueError, match="http://localhost:8000/metrics"):
@@ -57,3 +63,27 @@ def test_what_cannot_be_asked(text: str) -> None:
 )
 def test_who_may_have_the_key(one: str, other: str, same: bool) -> None:
     assert same_origin(one, other) is same
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1", 1.0), ("500ms", 0.5), ("2m", 120.0)])
+def test_how_often_to_ask(text: str, seconds: float) -> None:
+    assert parse_interval(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "100ms"])
+def test_how_often_nobody_can_ask(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_interval(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://a:1/metrics", "http://a:1/metrics"),
+        ("http://me:p/w@a/metrics?token=t", "http://***@a/metrics?***"),
+        ("what http://a/?b=c was", "what http://a/?*** was"),
+        ("why?", "why?"),
+    ],
+)
+def test_what_may_be_secret_is_not_told(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.scripted_server import HANG_UP, RESET, Step, scripted_server
-from vllm_locust.observe.answer import LARGEST_BYTES
-from vllm_locust.observe.scraper import Scraper, Source
+from vllm_locust.observe.answer import LARGEST_BYTES, Source, distinct
+from vllm_locust.observe.scraper import Scraper
 
 CERTIFICATE = Path(__file__).parents[1] / "client" / "certificate"
 PAGE = b'vllm:num_requests_running{engine="0",model_name="m"} 3\n'
@@ -370,3 +370,11 @@ def test_stopping_breaks_a_question_off():
 
 def test_a_scraper_that_never_began_can_be_stopped():
     Scraper(Source("http://localhost:1/metrics", {}, False), 1.0, lambda _: None, lambda _: None).stop()
+
+
+def test_sources_of_one_host_have_names_of_their_own():
+    urls = ["http://a:1/x", "http://b:1/x", "http://a:1/y", "http://a:1/x", "http://a:1/z"]
+    sources = distinct(Source(url, {}) for url in urls)
+    assert [source.url for source in sources] == [urls[0], urls[1], urls[2], urls[4]]
+    assert [source.name for source in sources] == ["a:1", "b:1", "a:1#2", "a:1#3"]
+    assert sources[2].shown == "http://a:1/y"

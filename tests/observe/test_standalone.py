@@ -47,6 +47,9 @@ def test_bad_input_is_one_sentence() -> None:
             (("--exporter-port", port), port),
             (("--exporter-port", "here"), "--exporter-port 'here' is not"),
             (("--server-metrics-url", "localhost:8000"), "--server-metrics-url 'localhost:8000' is not"),
+            (("--server-metrics-interval", "0"), "--server-metrics-interval '0' is shorter"),
+            (("--server-metrics-interval", "nan"), "--server-metrics-interval 'nan' is not a time"),
+            (("--server-log", "x", "--server-metrics-url", "http://a"), "exclude each other"),
         ):
             with exporter(*options) as process:
                 _, said = process.communicate(timeout=20)

@@ -36,7 +36,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query as it is written, and what Grafana needs to know to ask it."""
+    """A query as it is written, and what Grafana needs to know to ask it.
+
+    `instant` asks at the end of the range only, which is what makes a difference to totals of it.
+    """
 
     where: str
     expr: str
@@ -102,6 +105,17 @@ def unanswered_queries(url: str, began_s: float, ended_s: float) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def panel_values(url: str, began_s: float, ended_s: float, place: tuple[str, str, str]) -> list[float]:
+    """What a query says over this range of time when nothing is chosen; `place` is board, panel and refId."""
+    name, title, ref = place
+    prometheus = Prometheus(url, began_s, ended_s)
+    board = json.loads((GRAFANA / "dashboards" / f"{name}.json").read_text(encoding="utf-8"))
+    (question,) = (each for each in _questions(board) if each.where == f"{title}, {ref}")
+    variables, _ = _variables(board, prometheus)
+    expr, step_s = _as_asked(question, variables[-1], prometheus)
+    return prometheus.values(expr, step_s, question.instant)
+
+
 def promtool_problems() -> list[str]:
     """What promtool has against the configuration, the rules and their tests."""
     problems = []
@@ -124,7 +138,7 @@ def _questions(board: Json) -> Iterator[Question]:
                 f"{panel['title']}, {target['refId']}",
                 target["expr"],
                 int(target["interval"].removesuffix("s")),
-                target.get("instant", False),
+                target.get("instant", False) and "$__range" in target["expr"],
             )
     for mark in board["annotations"]["list"]:
         target = mark["target"]
@@ -142,10 +156,7 @@ def _unanswered(
     questions: Iterable[Question], chosen: Mapping[str, str], prometheus: Prometheus
 ) -> Iterator[str]:
     for question in questions:
-        step_s = max(question.step_s, math.ceil(prometheus.range_s / _MOST_POINTS))
-        window_s = max(step_s + question.step_s, 4 * question.step_s)
-        macros = {"__rate_interval": f"{window_s}s", "__range": f"{prometheus.range_s}s"}
-        expr = _fill(question.expr, chosen | macros)
+        expr, step_s = _as_asked(question, chosen, prometheus)
         empty_is_fine = question.may_be_empty or any(name in question.expr for name in MAY_BE_EMPTY)
         try:
             values = prometheus.values(expr, step_s, question.instant)
@@ -156,6 +167,14 @@ def _unanswered(
             yield f"{question.where}: no answer: {expr}"
         elif values and all(map(math.isnan, values)):
             yield f"{question.where}: only NaN: {expr}"
+
+
+def _as_asked(question: Question, chosen: Mapping[str, str], prometheus: Prometheus) -> tuple[str, int]:
+    """With variables and Grafana's macros filled in, and at which step in seconds."""
+    step_s = max(question.step_s, math.ceil(prometheus.range_s / _MOST_POINTS))
+    window_s = max(step_s + question.step_s, 4 * question.step_s)
+    macros = {"__rate_interval": f"{window_s}s", "__range": f"{prometheus.range_s}s"}
+    return _fill(question.expr, {**chosen, **macros}), step_s
 
 
 def _variables(board: Json, prometheus: Prometheus) -> tuple[list[dict[str, str]], list[str]]:

@@ -1,7 +1,10 @@
-"""Live monitoring end to end: two processes, their exporter, a real Prometheus, the queries of all boards."""
+"""Live monitoring end to end: runs and their exporter, another exporter beside it, a real Prometheus, and the
+queries of all boards.
+"""
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,10 +17,13 @@ from urllib.request import urlopen
 import pytest
 
 from tests.locust_command import (
+    HEADLESS,
     ROOT,
     Outcome,
     assert_ended_well,
     assert_nothing_is_lost,
+    column,
+    counters,
     free_port,
     in_processes,
     run_locust,
@@ -25,7 +31,7 @@ from tests.locust_command import (
     wait_until,
 )
 from tests.real.debian import program
-from tests.real.grafana_checks import promtool_problems, unanswered_queries
+from tests.real.grafana_checks import panel_values, promtool_problems, unanswered_queries
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +40,7 @@ RULES = ROOT / "grafana" / "rules"
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A Prometheus that scrapes one exporter every second."""
+    """A Prometheus that scrapes exporters every second."""
 
     url: str
 
@@ -52,13 +58,30 @@ class Prometheus:
         return float(series[0]["value"][1])
 
 
-Monitored = tuple[Prometheus, Outcome, tuple[float, float]]
+@dataclass(frozen=True)
+class Monitored:
+    """What Prometheus has seen, and what there was to see."""
+
+    prometheus: Prometheus
+    began_s: float
+    ended_s: float
+    ladder: Outcome
+    short: Outcome
+    """A run without --goodput, after the ladder."""
+    generated_tokens: float
+    """As the server itself counted."""
+
+    def values(self, *place: str) -> list[float]:
+        """What a board's query says of the time of both runs: board, panel, refId."""
+        board, panel, ref = place
+        return panel_values(self.prometheus.url, self.began_s, self.ended_s, (board, panel, ref))
 
 
 @contextmanager
-def prometheus(folder: Path, exporter_port: int) -> Iterator[Prometheus]:
-    """Scrapes `exporter_port` every second, with the project's rules."""
+def prometheus(folder: Path, *exporter_ports: int) -> Iterator[Prometheus]:
+    """Scrapes these ports every second, with the project's rules."""
     port = free_port()
+    targets = ", ".join(f'"127.0.0.1:{each}"' for each in exporter_ports)
     config = folder / "prometheus.yml"
     config.write_text(
         f"""
@@ -66,7 +89,7 @@ global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: ["{RULES}/vllm-locust.yml"]
 scrape_configs:
   - job_name: vllm-locust
-    static_configs: [{{targets: ["127.0.0.1:{exporter_port}"]}}]
+    static_configs: [{{targets: [{targets}]}}]
 """
     )
     command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
@@ -86,41 +109,87 @@ def is_ready(url: str) -> bool:
     return False
 
 
+@contextmanager
+def exporter(url: str, port: int) -> Iterator[None]:
+    """`vllm-locust exporter`, which watches a server without a run."""
+    command = [sys.executable, "-m", "vllm_locust", "exporter", "--server-metrics-url", url]
+    with subprocess.Popen([*command, "--exporter-port", str(port)], stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
-    """A ladder on two processes that Prometheus has watched, its outcome, and when it was."""
+    """A ladder on two processes and a short run, seen by their exporter and by one that is there all day."""
     folder = tmp_path_factory.mktemp("monitored")
-    port = free_port()
+    port, daily_port = free_port(), free_port()
     with (
         simulator(folder, "--max-num-seqs", "6", "--num-gpu-blocks-override", "60") as server,
-        prometheus(folder, port) as watching,
+        exporter(server.url, daily_port),
+        prometheus(folder, port, daily_port) as watching,
     ):
+        wait_until(lambda: bool(watching.query("vllm_locust_server_up == 1")), "the exporter", limit_s=30)
         began_s = time.time()
-        outcome = run_locust(
-            "--headless", *in_processes(2), "--host", server.url, "--server-metrics-url", server.url,
+        common = ("--host", server.url, "--server-metrics-url", server.url, "--exporter-port", str(port))
+        ladder = run_locust(
+            "--headless", *in_processes(2), *common,
             "--scenario", "ss:8,sl:1,ls:2,ll:1", "--ladder", "2,8", "--step-time", "15s",
-            "--max-tokens", "60", "--goodput", "ttft:1000", "--exporter-port", str(port),
-            folder=folder / "results", limit_s=120,
+            "--max-tokens", "60", "--goodput", "ttft:100",
+            folder=folder / "ladder", limit_s=120,
         )  # fmt: skip
-        yield watching, outcome, (began_s, time.time())
+        short = run_locust(*HEADLESS, *common, "--max-tokens", "60", "-t", "8s", folder=folder / "short")
+        idle = "sum(rate(vllm_locust_server_generation_tokens_total[16s])) == 0"  # as far as boards look back
+        wait_until(lambda: bool(watching.query(idle)), "no tokens any more", limit_s=40)
+        generated = counters(server.url)["vllm:generation_tokens_total"]
+        yield Monitored(watching, began_s, time.time(), ladder, short, generated)
 
 
 def test_counters_are_those_of_the_summary(monitored: Monitored) -> None:
-    watching, outcome, _ = monitored
-    assert_ended_well(outcome)
-    assert_nothing_is_lost(outcome)
-    summary = outcome.summary
-    assert watching.last('vllm_locust_requests_total{outcome="ok"}') == summary["requests"]["ok"]
-    for family in ("ttft", "e2e", "tpot"):
-        assert watching.last(f"vllm_locust_{family}_seconds_count") == summary["completed"]
-    assert watching.last("vllm_locust_output_tokens_total") == summary["total_output_tokens"]
-    assert watching.last("vllm_locust_prompt_tokens_total") == summary["total_input_tokens"]
-    assert len(watching.query("count by (run) (last_over_time(vllm_locust_users[10m]))")) == 1
+    watching = monitored.prometheus
+    for outcome in (monitored.ladder, monitored.short):
+        assert_ended_well(outcome)
+        assert_nothing_is_lost(outcome)
+        summary = outcome.summary
+        run = f'run="{summary["run"]}"'
+        assert (
+            watching.last(f'vllm_locust_requests_total{{{run}, outcome="ok"}}') == summary["requests"]["ok"]
+        )
+        for family in ("ttft", "e2e", "tpot"):
+            assert watching.last(f"vllm_locust_{family}_seconds_count{{{run}}}") == summary["completed"]
+        assert watching.last(f"vllm_locust_output_tokens_total{{{run}}}") == summary["total_output_tokens"]
+        assert watching.last(f"vllm_locust_prompt_tokens_total{{{run}}}") == summary["total_input_tokens"]
+    assert len(watching.query("count by (run) (last_over_time(vllm_locust_users[10m]))")) == 2
 
 
 def test_every_query_of_every_board_has_an_answer(monitored: Monitored) -> None:
-    watching, _, (began_s, ended_s) = monitored
-    assert unanswered_queries(watching.url, began_s, ended_s) == []
+    assert unanswered_queries(monitored.prometheus.url, monitored.began_s, monitored.ended_s) == []
+
+
+def test_good_requests_are_a_share_of_runs_that_have_limits(monitored: Monitored) -> None:
+    (share,) = monitored.values("load-test", "Good requests", "A")
+    ladder = monitored.ladder.summary
+    assert share == pytest.approx(ladder["request_goodput"] / ladder["request_throughput"])
+    assert 0 < share < 1, "else it could be any share"
+    assert monitored.short.summary["completed"] > 0
+
+
+@pytest.mark.parametrize("board", ["load-test", "client-vs-server"])
+def test_a_servers_tokens_count_once_whoever_looks(monitored: Monitored, board: str) -> None:
+    """The integral of the rate is what the server made, and what the clients got of all requests."""
+    per_s = monitored.values(board, "Tokens per second", "B")
+    assert len(monitored.prometheus.query("vllm_locust_server_up")) == 1, "the one that is there all day"
+    drawn = 4.0 * sum(per_s)  # a value every 4 s
+    assert drawn == pytest.approx(monitored.generated_tokens, rel=0.05)
+    received = sum(sum(column(run.requests, "output_tokens")) for run in (monitored.ladder, monitored.short))
+    assert drawn == pytest.approx(received, rel=0.05)
+
+
+def test_both_sides_agree_on_whole_requests(monitored: Monitored) -> None:
+    """Simulator and client are neighbours: there is nothing between them that could take 50 ms."""
+    gaps = monitored.values("client-vs-server", "Gap of the means, client − server", "A")
+    assert sum(gaps) / len(gaps) == pytest.approx(0.0, abs=0.05)
 
 
 def test_rules_and_configuration_are_sound() -> None:

@@ -200,6 +200,11 @@ def _on_requests(
             f"The server finished {theirs:.0f} requests where this client had {most:.0f}: "
             f"{100 * (theirs - most) / theirs:.0f} % were those of others, and its means are of all of them."
         )
+    elif theirs < ours - slack and server.restarts:
+        yield (
+            f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}: what it "
+            "did between the last look at it and its end is not known."
+        )
     elif theirs < ours - slack and server.covered_s < _COVERED_SHARE * duration_s:
         yield (
             f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}: its "

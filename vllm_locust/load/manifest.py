@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,12 +14,12 @@ from vllm_locust.core.rate import Rate
 from vllm_locust.core.slo import Slo
 from vllm_locust.load.phases import plain_rate
 from vllm_locust.load.prepare import Prepared
+from vllm_locust.observe.addresses import without_secrets
 
 _PACKAGES = ("vllm-locust", "locust", "gevent", "httptools", "orjson", "numpy")
 # Options whose values may be secret: their place on the command line is kept, what they say is not.
 _SECRET_OPTIONS = ("--api-key", "--header", "--web-login")
 _HIDDEN = "***"
-_URL_PASSWORD = re.compile(r"//[^/@\s]+@")
 
 
 def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def redact(arguments: list[str]) -> list[str]:
-    """The command line without the values of options that may hold secrets, and without passwords in URLs."""
+    """The command line without what options and URLs may hold of secrets."""
     shown: list[str] = []
     hide = False
     for argument in arguments:
@@ -74,7 +73,7 @@ def redact(arguments: list[str]) -> list[str]:
         elif separator and secret:
             shown.append(f"{name}={_HIDDEN}")
         else:
-            shown.append(_without_password(argument))
+            shown.append(without_secrets(argument))
         hide = not hide and secret and not separator
     return shown
 
@@ -89,11 +88,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
-    return _without_password(value) if isinstance(value, str) else value
-
-
-def _without_password(text: str) -> str:
-    return _URL_PASSWORD.sub(f"//{_HIDDEN}@", text)
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _platform() -> str:

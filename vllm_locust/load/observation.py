@@ -15,13 +15,17 @@ from vllm_locust.core.server import ServerSample
 from vllm_locust.core.server_recording import ServerRecording
 from vllm_locust.core.server_table import header, rows
 from vllm_locust.load.crew import Crew
-from vllm_locust.load.observer import Observer, Watch
+from vllm_locust.load.observer import ObserverLink, Watch
 from vllm_locust.load.phases import TRACE, Phase
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.results import ResultsFolder
 from vllm_locust.observe.addresses import LOOPBACK, same_origin
 
 _REQUESTS_LOOKED_AT = 32
+# Locust's clock runs already: a server that is slower than that has to do with what it said before.
+_BASELINE_LIMIT_S = 0.25
+# Nothing is measured any more: as long as the observer gives a server to answer, and a little.
+_LAST_LIMIT_S = 6.0
 _LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 
 
@@ -61,13 +65,13 @@ class Observation:
 
     def __init__(
         self,
-        observer: Observer,
+        observer: ObserverLink,
         prepared: Prepared,
         identity: Mapping[str, Any],
         began_s: float,
         results: ResultsFolder | None,
     ) -> None:
-        """`identity` leads the run's summary. Returns when the server has been asked how it stands before."""
+        """`identity` leads the run's summary. Asks the server how it stands before, if it answers at once."""
         self._observer = observer
         self._settings = prepared.settings
         self._began_s = began_s
@@ -75,10 +79,10 @@ class Observation:
         self._server = ServerRecording()
         self._phase: Phase | None = None
         self._phase_began_s = 0.0
+        self._loaded = False
         self._warm: gevent.Greenlet[..., Any] | None = None
         self._heard = False
         observer.watch(what_to_watch(prepared))
-        observer.on_sample = self._take_in
         observer.tell(
             "begin",
             run=identity["run"],
@@ -90,13 +94,16 @@ class Observation:
             began_s=began_s,
             profiles=_profiles(prepared),
         )
-        observer.scrape_and_wait()
+        for sample in observer.latest.values():
+            self._take_in(sample)
+        observer.on_sample = self._take_in
+        observer.scrape().wait(_BASELINE_LIMIT_S)
 
     # -- told by the run ----------------------------------------------------------------------------------
 
     def phase_began(self, phase: Phase, at_s: float, of: int | None) -> None:
         """A phase's load begins `at_s` seconds into the run; there are `of`, if that is known."""
-        self._phase, self._phase_began_s = phase, at_s
+        self._phase, self._phase_began_s, self._loaded = phase, at_s, True
         self._server.begin_phase(phase.number, self._began_s + at_s, phase.warmup_s)
         level, unit = _level(phase)
         self._observer.tell(
@@ -104,10 +111,12 @@ class Observation:
         )
         self._observer.scrape()
         if phase.warmup_s:
-            self._warm = gevent.spawn_later(phase.warmup_s, self._observer.scrape)
+            warm_s = self._began_s + at_s + phase.warmup_s
+            self._warm = gevent.spawn_later(max(warm_s - perf_counter(), 0.0), self._observer.scrape)
 
     def phase_ended(self, phase: Phase) -> None:
         """Its load is over."""
+        self._loaded = False
         self._server.close_phase(phase.number, perf_counter())
         self._observer.scrape()
 
@@ -133,9 +142,9 @@ class Observation:
         """Nothing more is measured: what the server says of it all."""
         if self._warm is not None:
             self._warm.kill()
-        if self._phase is not None:
+        if self._phase is not None and self._loaded:
             self.phase_ended(self._phase)
-        self._observer.scrape_and_wait()
+        self._observer.scrape().wait(_LAST_LIMIT_S)
         self._observer.on_sample = None
         return ServerSide(self._server, self._observer.sources)
 
@@ -156,7 +165,7 @@ class Observation:
     def _rate_now(self) -> float | None:
         """Requests per second that the plan has now, for all users; None in a closed loop and for a trace."""
         phase = self._phase
-        if phase is None or phase.rate is None or phase.rate == TRACE:
+        if phase is None or not self._loaded or phase.rate is None or phase.rate == TRACE:
             return None
         return parse_rate(phase.rate).rate_at(perf_counter() - self._began_s - self._phase_began_s)
 

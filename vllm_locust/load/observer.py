@@ -1,7 +1,7 @@
 """The observer's process, as the one that leads the load sees it: started once, asked and told over a wire.
 
-Rule: whatever becomes of the observer, the run goes on. It is never waited for longer than a moment, and when
-it is stuck or gone that is said once.
+Rule: whatever becomes of the observer, the run goes on. It is waited for a moment only, and when it is stuck
+or gone that is said once.
 """
 
 import logging
@@ -19,6 +19,7 @@ import gevent
 from gevent.event import Event
 
 from vllm_locust.core.server import ServerSample
+from vllm_locust.load.backlog import UNTIL_NEXT_ROUND_S
 from vllm_locust.observe.view import with_problem
 from vllm_locust.observe.wire import Wire
 
@@ -26,11 +27,13 @@ logger = logging.getLogger(__name__)
 
 # Python and numpy have to be loaded, on a machine that may be busy.
 _START_LIMIT_S = 30.0
-_SCRAPE_LIMIT_S = 2.0
 _CLOSE_LIMIT_S = 2.0
+# It says how things stand once a second, on a busy machine a little less often.
+_SILENCE_LIMIT_S = 10.0
 _MOST_WAITING = 10_000
 # Prometheus comes again after about its interval, and not at all when it has been stopped.
 _INTERVALS_TO_WAIT = 2.0
+_SHORTEST_WAIT_S = 2.0
 _LONGEST_WAIT_S = 65.0
 _FETCHES_REMEMBERED = 8
 
@@ -46,7 +49,7 @@ class Watch:
     interval_s: float = 1.0
 
 
-class Observer:
+class ObserverLink:
     """The observer's process and the line to it.
 
     `on_sample` may be set to whoever wants to know what the server says.
@@ -61,6 +64,8 @@ class Observer:
         self.sources: Sequence[Mapping[str, Any]] = ()
         """Each source's `source`, whether it is `up`, and its `problem`."""
         self.on_sample: Callable[[ServerSample], None] | None = None
+        self.latest: dict[str, ServerSample] = {}
+        """What each source said last."""
         self._problem: str | None = None
         self._answered = Event()
         self.gone = False
@@ -70,6 +75,10 @@ class Observer:
         self._tokens = count()
         self._scraped: dict[int, Event] = {}
         self._fetched = Event()
+        self._ended_s: float | None = None
+        """Since when the exporter's page has a run's last figures."""
+        self._in_a_hurry = False
+        self._heard_s: float | None = None
         self._fetches: deque[float] = deque(maxlen=_FETCHES_REMEMBERED)
         self._watch: Watch | None = None
         self._process, self._wire = _start(bind)
@@ -86,8 +95,9 @@ class Observer:
         """Send a message of `observe.wire`, soon."""
         if self.gone:
             return
-        if len(self._outbox) >= _MOST_WAITING:
-            self._lose("does not take what it is told")
+        silent_s = 0.0 if self._heard_s is None else perf_counter() - self._heard_s
+        if silent_s > _SILENCE_LIMIT_S or len(self._outbox) >= _MOST_WAITING:
+            self._lose("does not answer any more")
             return
         self._outbox.append({"do": do, **fields})
         self._some.set()
@@ -96,6 +106,7 @@ class Observer:
         """Ask these about the server from now on."""
         if watch != self._watch:
             self._watch = watch
+            self.latest.clear()
             self.tell(
                 "watch",
                 sources=[dict(source) for source in watch.sources],
@@ -114,25 +125,28 @@ class Observer:
             self.tell("scrape", token=token)
         return done
 
-    def scrape_and_wait(self) -> None:
-        """Ask the server now, and wait a moment for the answer."""
-        self.scrape().wait(_SCRAPE_LIMIT_S)
-
     # -- the end ------------------------------------------------------------------------------------------
 
     def await_fetch(self) -> None:
-        """Give Prometheus time to fetch the last figures, if it has been fetching any."""
+        """Give Prometheus time to fetch the last figures of a run, if it has been fetching any."""
         if self.gone or len(self._fetches) < 2:
             return
         interval_s = max(later - earlier for earlier, later in pairwise(self._fetches))
-        limit_s = min(_INTERVALS_TO_WAIT * interval_s, _LONGEST_WAIT_S)
-        told_s = perf_counter()
-        if told_s - self._fetches[-1] > limit_s:
+        limit_s = min(max(_INTERVALS_TO_WAIT * interval_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+        began_s = perf_counter()
+        if began_s - self._fetches[-1] > limit_s:
             return  # it has stopped coming
         logger.info("Waiting up to %.0f s for Prometheus to fetch the last figures.", limit_s)
-        while (left_s := told_s + limit_s - perf_counter()) > 0 and self._fetches[-1] <= told_s:
+        while (left_s := began_s + limit_s - perf_counter()) > 0 and not (self._in_a_hurry or self.gone):
+            if self._ended_s is not None and self._fetches[-1] > self._ended_s:
+                return
             self._fetched.clear()
             self._fetched.wait(left_s)
+
+    def stop_waiting(self) -> None:
+        """Nobody wants to wait for Prometheus any more."""
+        self._in_a_hurry = True
+        self._fetched.set()
 
     def close(self) -> None:
         """End the process."""
@@ -148,11 +162,13 @@ class Observer:
     # ------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        for message in self._wire.messages():
-            try:
+        try:
+            for message in self._wire.messages():
+                self._heard_s = perf_counter()
                 self._take_in(message)
-            except Exception:
-                logger.exception("Could not take in what the observer said")
+                gevent.sleep(UNTIL_NEXT_ROUND_S)  # a sample of many engines is a millisecond's work
+        except Exception:
+            logger.exception("Could not take in what the observer said")
         self._lose("has ended")
 
     def _take_in(self, message: Mapping[str, Any]) -> None:
@@ -161,8 +177,7 @@ class Observer:
                 self.exporter, self._problem = message["exporter"], message["problem"]
                 self._answered.set()
             case "sample":
-                if self.on_sample is not None:
-                    self.on_sample(ServerSample.from_dict(message["sample"]))
+                self._pass_on(ServerSample.from_dict(message["sample"]))
             case "status":
                 self.sources = message["sources"]
             case "view":
@@ -170,11 +185,19 @@ class Observer:
             case "done":
                 if (done := self._scraped.pop(message["token"], None)) is not None:
                     done.set()
+            case "ended":
+                self._ended_s = message["at_s"]
+                self._fetched.set()
             case "served":
                 self._fetches.append(message["began_s"])
                 self._fetched.set()
             case "tell":
                 logger.warning("%s", message["sentence"])
+
+    def _pass_on(self, sample: ServerSample) -> None:
+        self.latest[sample.source] = sample
+        if self.on_sample is not None:
+            self.on_sample(sample)
 
     def _write(self) -> None:
         """Send what waits: here, so that nobody who measures waits for the other end."""
@@ -187,6 +210,10 @@ class Observer:
                 except OSError:
                     self._lose("has ended")
                     return
+                except Exception:
+                    logger.exception("Could not tell the observer")
+                    self._lose("cannot be told")
+                    return
 
     def _lose(self, how: str) -> None:
         if self.gone:
@@ -196,6 +223,7 @@ class Observer:
         for done in self._scraped.values():
             done.set()
         self._answered.set()
+        self._fetched.set()
         self.view = with_problem(self.view, f"The observer {how}: what is below is old. The run goes on.")
         logger.error("The observer %s: the run goes on without the server's metrics and the exporter.", how)
 

@@ -156,6 +156,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--server-metrics-url",
         metavar="URL",
         action="append",
+        in_web_ui=False,  # may hold a password
         help="Where the server tells its metrics (vLLM, or a dcgm-exporter for its GPUs); may be repeated; "
         "off for none. Default: /metrics of --host",
     )

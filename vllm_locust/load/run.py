@@ -25,7 +25,7 @@ from vllm_locust.load.generator import Assignment
 from vllm_locust.load.manifest import describe_run, identity_of
 from vllm_locust.load.master import Workers
 from vllm_locust.load.observation import Observation, ServerSide
-from vllm_locust.load.observer import Observer
+from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.phases import Course, FixedCourse, course_of
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.results import ResultsFolder
@@ -46,7 +46,7 @@ class Run:
         environment: Environment,
         prepared: Prepared,
         on_plan_end: Callable[[], None],
-        observer: Observer | None = None,
+        observer: ObserverLink | None = None,
     ) -> None:
         """`on_plan_end` is called when all that was planned is done; `observer` is told of the run."""
         self.settings = prepared.settings

@@ -17,8 +17,9 @@ import orjson
 
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
+from vllm_locust.core.times import parse_time
 from vllm_locust.errors import UsageError
-from vllm_locust.observe.addresses import parse_bind, parse_metrics_url
+from vllm_locust.observe.addresses import parse_bind, parse_interval, parse_metrics_url, without_secrets
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_SCENARIO = "sharegpt"
@@ -29,8 +30,6 @@ DEFAULT_LADDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 OFF = "off"
 """In place of a value: do without."""
 
-# Servers take milliseconds to write their metrics down.
-_SHORTEST_INTERVAL_S = 0.2
 # Fields that a request's body gets from elsewhere.
 _OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
 
@@ -176,7 +175,7 @@ def _observer_settings(reader: "_Reader") -> dict[str, Any]:
     return {
         "server_metrics_urls": urls,
         "server_log": reader.take("server_log", Path, None),
-        "server_metrics_interval_s": reader.take("server_metrics_interval", _interval, 1.0),
+        "server_metrics_interval_s": reader.take("server_metrics_interval", parse_interval, 1.0),
         "exporter": exporter,
     }
 
@@ -189,6 +188,8 @@ def _contradictions(
         yield f"--warmup leaves nothing of a --run-time of {run_time_s} s to measure."
     if settings.request_timeout_s == 0:
         yield "--request-timeout must be more than 0 s."
+    if settings.server_log is not None and settings.server_metrics_urls:
+        yield "--server-log and --server-metrics-url exclude each other: both tell of the same requests."
     yield from _open_loop_contradictions(settings, reader)
     yield from _step_contradictions(settings)
     if shape == "capacity" and reader.text("ladder"):
@@ -279,7 +280,8 @@ class _Reader:
             except UsageError as error:
                 self.problems.extend(error.problems)
             except ValueError as error:
-                self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
+                shown = without_secrets(value)
+                self.problems.append(f"--{name.replace('_', '-')} {shown!r} {error}.")
         return converted
 
 
@@ -328,29 +330,12 @@ def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
     return convert
 
 
-_TIME_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 def _time(value: Any) -> float:
-    """Seconds of `10`, `10s`, `1.5m`, `500ms` or `2h`."""
-    text = str(value).strip().lower()
-    digits = text.rstrip("mhs")
-    unit = text[len(digits) :] or "s"
-    try:
-        return _number(at_least=0)(digits) * _TIME_UNITS_S[unit]
-    except (ValueError, KeyError):
-        raise ValueError("is not a time like 10s, 500ms or 2m") from None
+    return parse_time(str(value))
 
 
 def _metrics_url_or_off(text: str) -> str:
     return OFF if text == OFF else parse_metrics_url(text)
-
-
-def _interval(value: Any) -> float:
-    seconds = _time(value)
-    if seconds < _SHORTEST_INTERVAL_S:
-        raise ValueError(f"is shorter than {_SHORTEST_INTERVAL_S:g} s")
-    return seconds
 
 
 def _goodput(value: Any) -> dict[str, float]:

@@ -27,7 +27,7 @@ from locust.util.timespan import parse_timespan
 from locust.web import WebUI
 
 from vllm_locust.errors import UsageError
-from vllm_locust.load.observer import Observer
+from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.prepare import prepare
 from vllm_locust.load.results import REQUESTS
 from vllm_locust.load.run import Run
@@ -51,7 +51,7 @@ def dress(web_ui: WebUI) -> None:
 
 
 def _view(environment: Environment) -> bytes | None:
-    observer: Observer | None = getattr(environment, "vllm_observer", None)
+    observer: ObserverLink | None = getattr(environment, "vllm_observer", None)
     return observer.view if observer is not None else None
 
 

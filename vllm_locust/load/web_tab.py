@@ -17,6 +17,7 @@ from flask import Blueprint, Flask, Response, request, send_from_directory
 from locust.web import WebUI
 
 from vllm_locust.load.results import REQUESTS, SUMMARY
+from vllm_locust.observe.view import live_view
 
 STATIC = Path(__file__).with_name("static")
 
@@ -37,20 +38,7 @@ _NOT_KEPT = "This run keeps no requests: start Locust with --results-dir to keep
 _UNREADABLE = "The requests of this run cannot be read: {reason}."
 _SUMMARY_FORMAT = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
-_EMPTY_VIEW = orjson.dumps(
-    {
-        "run": None,
-        "verdict": None,
-        "load": {"users": 0, "in_flight": 0, "request_rate_target": None, "phase": None},
-        "requests": {"ok": 0, "failed": 0, "dropped": 0, "outside_window": 0, "failures": {}},
-        "rates": {"request_throughput": None, "output_throughput": None, "request_goodput": None},
-        "table": [],
-        "series": {"bin_s": 1.0, "t_s": []},
-        "phases": [],
-        "server": [],
-        "exporter": None,
-    }
-)
+_EMPTY_VIEW = live_view(None, (), None, clock_s=0.0)
 
 
 @dataclass(frozen=True, slots=True)

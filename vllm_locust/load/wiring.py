@@ -24,7 +24,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, getcurrent
+from gevent.event import Event
 from locust import events
 from locust.env import Environment
 from locust.exception import StopTest
@@ -39,7 +40,7 @@ from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.master import Workers
 from vllm_locust.load.messages import TO_MASTER, TO_WORKER
 from vllm_locust.load.observation import what_to_watch
-from vllm_locust.load.observer import Observer
+from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.options import add_options
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import tune_process
@@ -107,15 +108,15 @@ def _prepare_to_lead(environment: Environment) -> None:
         dress(environment.web_ui)
 
 
-def _start_observer(environment: Environment, settings: Settings) -> Observer | None:
+def _start_observer(environment: Environment, settings: Settings) -> ObserverLink | None:
     """The process that looks at the server and shows both sides to others, unless nobody wants either."""
     if not settings.watches_server and settings.exporter is None and environment.web_ui is None:
         return None
-    observer = environment.vllm_observer = Observer(settings.exporter)  # type: ignore[attr-defined]
+    observer = environment.vllm_observer = ObserverLink(settings.exporter)  # type: ignore[attr-defined]
     return observer
 
 
-def _living_observer(environment: Environment, settings: Settings) -> Observer | None:
+def _living_observer(environment: Environment, settings: Settings) -> ObserverLink | None:
     """The observer; one that was lost in the run before gets a successor."""
     observer = _observer(environment)
     if observer is not None and observer.gone:
@@ -126,7 +127,7 @@ def _living_observer(environment: Environment, settings: Settings) -> Observer |
     return observer
 
 
-def _await_observer(observer: Observer, settings: Settings) -> None:
+def _await_observer(observer: ObserverLink, settings: Settings) -> None:
     """Until it is ready. That others have the port is a fault only where it was chosen."""
     problem = observer.await_ready()
     if problem is not None and settings.exporter != (LOOPBACK, DEFAULT_PORT):
@@ -275,6 +276,22 @@ def _on_test_stop(environment: Environment, **_: Any) -> None:
 
 
 def _on_quitting(environment: Environment, **_: Any) -> None:
+    """The end of the process, which may be asked for twice: by Locust's main greenlet, and by SIGTERM."""
+    if getattr(environment, "vllm_quitting", False) and not isinstance(environment.runner, WorkerRunner):
+        _leave_it_to_the_first(environment)
+    _end_run(environment)
+    environment.vllm_quitting = True  # type: ignore[attr-defined]
+
+
+def _leave_it_to_the_first(environment: Environment) -> NoReturn:
+    """Else all would be printed twice. The first ends the process, and who asks again is in a hurry."""
+    if getcurrent() is not get_hub().parent and (observer := _observer(environment)) is not None:
+        observer.stop_waiting()
+    while True:
+        Event().wait()
+
+
+def _end_run(environment: Environment) -> None:
     runner, run = environment.runner, _run(environment)
     if isinstance(runner, WorkerRunner):
         if (link := _link(environment)) is not None and not link.finished:
@@ -358,7 +375,7 @@ def _run(environment: Environment) -> Run | None:
     return getattr(environment, "vllm_run", None)
 
 
-def _observer(environment: Environment) -> Observer | None:
+def _observer(environment: Environment) -> ObserverLink | None:
     return getattr(environment, "vllm_observer", None)
 
 

@@ -1,4 +1,4 @@
-"""The addresses that options name: where the exporter listens, and where a server tells its metrics.
+"""What options say of the server's side: where it tells its metrics, how often, where the exporter listens.
 
 Rule: what is wrong is a ValueError that reads as the end of a sentence beginning with the option's value.
 """
@@ -6,10 +6,17 @@ Rule: what is wrong is a ValueError that reads as the end of a sentence beginnin
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from vllm_locust.core.times import parse_time
+
 DEFAULT_PORT = 9646
 LOOPBACK = "127.0.0.1"
 
 _METRICS_PATH = "/metrics"
+# Servers take milliseconds to write their metrics down.
+_SHORTEST_INTERVAL_S = 0.2
+_HIDDEN = "***"
+_PASSWORD = re.compile(r"://\S*@")
+_QUERY = re.compile(r"(://[^\s?]*)\?\S+")
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -25,11 +32,25 @@ def parse_metrics_url(text: str) -> str:
     try:
         parts = urlsplit(text.strip())
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and not re.search(r"\s", text.strip())
     except ValueError:
         valid = False
     if not valid:
         raise ValueError("is not an address like http://localhost:8000/metrics")
     return parts.geturl() if parts.path not in ("", "/") else parts._replace(path=_METRICS_PATH).geturl()
+
+
+def parse_interval(text: str) -> float:
+    """Seconds between two looks at a server."""
+    seconds = parse_time(text)
+    if seconds < _SHORTEST_INTERVAL_S:
+        raise ValueError(f"is shorter than {_SHORTEST_INTERVAL_S:g} s")
+    return seconds
+
+
+def without_secrets(url: str) -> str:
+    """A URL, or any text with URLs in it, as it may be told: without a password or a query."""
+    return _QUERY.sub(rf"\1?{_HIDDEN}", _PASSWORD.sub(f"://{_HIDDEN}@", url))
 
 
 def same_origin(one: str, other: str) -> bool:

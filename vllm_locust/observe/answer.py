@@ -9,9 +9,10 @@ import socket
 import ssl
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -33,19 +34,37 @@ class Source:
     headers: Mapping[str, str]
     insecure: bool = False
     """Whether any certificate will do."""
+    alike: int = 0
+    """How many other sources on this host and port come before it."""
 
     @property
-    def name(self) -> str:
+    def address(self) -> str:
         """Host and port."""
         parts = urlsplit(self.url)
         host = parts.hostname or ""
         return f"{f'[{host}]' if ':' in host else host}:{parts.port or _PORTS.get(parts.scheme, 80)}"
 
     @property
+    def name(self) -> str:
+        """Host and port, and a number where several sources have the same."""
+        return f"{self.address}#{self.alike + 1}" if self.alike else self.address
+
+    @property
     def shown(self) -> str:
         """The URL as it may be told: without a password, or what else may be secret."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{self.name}{parts.path}"
+        return f"{parts.scheme}://{self.address}{parts.path}"
+
+
+def distinct(sources: Iterable[Source]) -> list[Source]:
+    """Each source once, with a name of its own."""
+    seen: dict[str, Source] = {}
+    count: Counter[str] = Counter()
+    for source in sources:
+        if source.url not in seen:
+            seen[source.url] = replace(source, alike=count[source.address])
+            count[source.address] += 1
+    return list(seen.values())
 
 
 @dataclass(frozen=True, slots=True)

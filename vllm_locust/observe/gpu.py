@@ -6,6 +6,7 @@ Rule: without that package, a driver or a GPU there is nothing to tell, and noth
 import importlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -60,8 +61,9 @@ class GpuReader:
         began_s = self._clock()
         states = tuple(self._read(i, gpu) for i, gpu in enumerate(self._gpus))
         now_s = self._clock()
-        self.status = SourceStatus(True, None, now_s - began_s, began_s)
+        self.status = replace(self.status, up=True, scrape_s=now_s - began_s)
         self._deliver(ServerSample(SOURCE, (began_s + now_s) / 2, gpus=states))
+        self.status = replace(self.status, asked_s=began_s)
         return self._interval_s
 
     def _read(self, number: int, gpu: Any) -> GpuState:

@@ -7,6 +7,7 @@ beginning. Memory stays flat, whatever is in the file.
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -72,10 +73,11 @@ class LogFollower:
             self._close()
             self._meet(error.strerror or type(error).__name__, began_s)
         else:
-            self.status = SourceStatus(True, None, None, began_s)
+            self.status = replace(self.status, up=True, problem=None)
             self._told = None
             if heard:
                 self._deliver(self._sample(began_s))
+            self.status = replace(self.status, asked_s=began_s)
         self._first = False
         return self._interval_s
 

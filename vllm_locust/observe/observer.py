@@ -11,12 +11,13 @@ from time import perf_counter, sleep
 from typing import Any
 
 from vllm_locust.core.server import ServerSample
+from vllm_locust.observe.answer import LIMIT_S, Source, distinct
 from vllm_locust.observe.endpoint import Endpoint
 from vllm_locust.observe.gpu import GpuReader
 from vllm_locust.observe.live import Identity, LiveRun, LoadState
 from vllm_locust.observe.log_follower import LogFollower
 from vllm_locust.observe.metrics import Page
-from vllm_locust.observe.scraper import Scraper, Source
+from vllm_locust.observe.scraper import Scraper
 from vllm_locust.observe.sources import ServerSource
 from vllm_locust.observe.status import ServerStatus
 from vllm_locust.observe.view import live_view
@@ -24,9 +25,8 @@ from vllm_locust.observe.view import live_view
 Say = Callable[[Mapping[str, Any]], None]
 
 _TICK_S = 1.0
-# A look that was asked for: how often it is checked for, and how long it may take.
+# How often a look that was asked for is checked for.
 _LOOK_EVERY_S = 0.01
-_SCRAPE_LIMIT_S = 2.0
 
 
 class Observer:
@@ -57,11 +57,12 @@ class Observer:
         """Ask these about the server from now on."""
         for source in self._sources:
             source.stop()
+        asked = distinct(Source(**source) for source in sources)
         gpus = [GpuReader(interval_s, self._deliver)] if gpu else []
         with self._lock:
             self._latest, self._baselines = {}, {}
             self._sources = [
-                *(Scraper(Source(**source), interval_s, self._deliver, self._tell) for source in sources),
+                *(Scraper(source, interval_s, self._deliver, self._tell) for source in asked),
                 *(LogFollower(Path(path), self._deliver, self._tell) for path in logs),
                 *(reader for reader in gpus if reader.present),
             ]
@@ -97,6 +98,7 @@ class Observer:
         with self._lock:
             if self._run is not None:
                 self._run.end(self._run.identity.since_begin_s(perf_counter()))
+        self._say({"say": "ended", "at_s": perf_counter()})
         self._show()
 
     def scrape(self, token: int) -> None:
@@ -155,7 +157,7 @@ class Observer:
         sources = self._sources
         for source in sources:
             source.scrape_soon()
-        while perf_counter() - asked_s < _SCRAPE_LIMIT_S and not self._closed.is_set():
+        while perf_counter() - asked_s < LIMIT_S and not self._closed.is_set():
             if all(_has_looked(source, asked_s) for source in sources):
                 break
             sleep(_LOOK_EVERY_S)
@@ -175,6 +177,6 @@ class Observer:
 
 
 def _has_looked(source: ServerSource, since_s: float) -> bool:
-    """Whether a look that began since then is over, whatever came of it."""
-    asked_s = source.status.asked_s
-    return asked_s is not None and asked_s >= since_s
+    """Whether a look that began since then is over; of one that has a problem no other is waited for."""
+    status = source.status
+    return status.problem is not None or (status.asked_s is not None and status.asked_s >= since_s)

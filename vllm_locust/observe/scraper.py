@@ -5,13 +5,12 @@ in all so seldom that a server which comes and goes fills no log.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 from vllm_locust.core.server import ServerSample, parse_page
 from vllm_locust.observe.answer import LIMIT_S, Questioner, Source, Trouble
 from vllm_locust.observe.sources import Rounds, SourceStatus
-
-__all__ = ["Scraper", "Source"]
 
 _MOST_WARNINGS = 5
 _LASTING_INTERVAL_S = 10.0
@@ -78,6 +77,7 @@ class Scraper:
         else:
             self._be_fine(began_s, taken_s)
             self._deliver(sample)
+            self.status = replace(self.status, asked_s=began_s)
         return self._until_next(interval_s)
 
     def _sample(self, text: str, at_s: float) -> ServerSample:
@@ -98,7 +98,7 @@ class Scraper:
         return self._due_s - now_s
 
     def _be_fine(self, began_s: float, taken_s: float) -> None:
-        self.status = SourceStatus(True, None, taken_s, began_s)
+        self.status = replace(self.status, up=True, problem=None, scrape_s=taken_s)
         if self._away_since_s is not None and self._told:
             self._tell(f"{self._shown} gives metrics again, after {began_s - self._away_since_s:.0f} s.")
         self._away_since_s = None

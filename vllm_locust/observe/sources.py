@@ -22,7 +22,7 @@ class SourceStatus:
     scrape_s: float | None = None
     """How long the latest look took, if it brought something."""
     asked_s: float | None = None
-    """When the latest look that is over began, on this machine's clock, whatever came of it."""
+    """When the latest look began that is over, its sample delivered, on this machine's clock."""
 
 
 class ServerSource(Protocol):

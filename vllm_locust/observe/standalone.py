@@ -8,7 +8,13 @@ from threading import Event
 from typing import Any, TypeVar
 
 from vllm_locust.errors import UsageError
-from vllm_locust.observe.addresses import DEFAULT_PORT, parse_bind, parse_metrics_url
+from vllm_locust.observe.addresses import (
+    DEFAULT_PORT,
+    parse_bind,
+    parse_interval,
+    parse_metrics_url,
+    without_secrets,
+)
 
 DESCRIPTION = """\
 Show a vLLM server's metrics to Prometheus under the names that they have beside a test's, so that the same
@@ -40,10 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server-log", metavar="FILE", help="vLLM's log, to follow as it grows.")
     parser.add_argument(
         "--server-metrics-interval",
-        metavar="SECONDS",
-        type=float,
-        default=1.0,
-        help="How often the servers are asked (default: %(default)g).",
+        metavar="TIME",
+        default="1",
+        help="How often the servers are asked, such as 5s (default: %(default)s).",
     )
     parser.add_argument(
         "--exporter-port",
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     over = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
+    if args.server_metrics_url and args.server_log:
+        raise UsageError("--server-log and --server-metrics-url exclude each other: both tell of the same.")
     urls = args.server_metrics_url or ([] if args.server_log else [_DEFAULT_URL])
     sources = [
         {
@@ -71,12 +78,13 @@ def run(args: argparse.Namespace) -> int:
         }
         for url in urls
     ]
+    interval_s = _converted("--server-metrics-interval", args.server_metrics_interval, parse_interval)
     bind = _converted("--exporter-port", args.exporter_port, parse_bind)
     logs = [] if args.server_log is None else [args.server_log]
     observer = Observer(_print_what_is_told)
     try:
         url = observer.listen(bind)
-        observer.watch(sources, logs, gpu=True, interval_s=args.server_metrics_interval)
+        observer.watch(sources, logs, gpu=True, interval_s=interval_s)
         print(f"vllm-locust exporter ready on {url}", flush=True)
         over.wait()
     finally:
@@ -88,7 +96,7 @@ def _converted(option: str, text: str, convert: Callable[[str], T]) -> T:
     try:
         return convert(text)
     except ValueError as error:
-        raise UsageError(f"{option} {text!r} {error}.") from None
+        raise UsageError(f"{option} {without_secrets(text)!r} {error}.") from None
 
 
 def _print_what_is_told(message: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ of this machine, `time.perf_counter`, which all its processes share.
                        status   sources                          of each its name, is it up, its problem
                        view     body                             the live view, JSON
                        done     token                            that scrape is over, whatever came of it
+                       ended    at_s                             the last figures are on the page
                        served   began_s                          somebody has fetched the exporter's page
                        tell     sentence                         something a person should know
 
