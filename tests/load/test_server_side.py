@@ -275,7 +275,7 @@ def test_sigterm_tells_the_result_once(own_server: Simulator, tmp_path: Path) ->
 def test_a_run_goes_on_without_its_observer(
     own_server: Simulator, tmp_path: Path, signal_number: signal.Signals
 ) -> None:
-    with started(*on(own_server), "-t", "4s", "--scenario", "ss", folder=tmp_path / "results") as run:
+    with started(*on(own_server), "-t", "2s", "--scenario", "ss", folder=tmp_path / "results") as run:
         lines = tmp_path / "results" / "requests.jsonl"
         wait_until(lambda: lines.stat().st_size > 0, "the first requests")
         observer = run.observer
@@ -300,7 +300,7 @@ def test_a_restarted_server_is_told(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     with simulator(tmp_path, "--port", port) as first:
         run = LocustProcess(
-            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "7s",
+            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "5s",
             "--scenario", "ss", "--slo", "error_rate<0.99", folder=tmp_path / "results",
         )  # fmt: skip
         seen = tmp_path / "results" / "server_metrics.csv"

@@ -4,6 +4,7 @@ Rule: whatever is told or written is small and soon done: the process that does 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -73,7 +74,6 @@ class Observation:
     ) -> None:
         """`identity` leads the run's summary. Asks the server how it stands before, if it answers at once."""
         self._observer = observer
-        self._settings = prepared.settings
         self._began_s = began_s
         self._results = results
         self._server = ServerRecording()
@@ -172,12 +172,12 @@ class Observation:
 
 def _profiles(prepared: Prepared) -> list[str]:
     """The profiles among the first requests of each phase."""
-    requests = (
-        phase.request(prepared.settings.seed, index)
-        for phase in prepared.scenario.phases
-        for index in range(_REQUESTS_LOOKED_AT)
-    )
-    return list(dict.fromkeys(request.profile for request in requests))
+    names: dict[str, None] = {}
+    for phase in prepared.scenario.phases:
+        with suppress(Exception):  # a request that cannot be made is dropped when its turn comes
+            for index in range(_REQUESTS_LOOKED_AT):
+                names[phase.request(prepared.settings.seed, index).profile] = None
+    return list(names)
 
 
 def _level(phase: Phase) -> tuple[float | None, str]:
