@@ -139,7 +139,7 @@ def test_both_sides_of_a_run_agree(own_server: Simulator, tmp_path: Path, proces
     assert server["prompt_tokens"] == grown["vllm:prompt_tokens_total"]
     assert server["generation_tokens"] == outcome.summary["total_output_tokens"] == 40 * 30
     assert server["preemptions"] == 0
-    assert server["requests_running_peak"] == 4
+    assert 2 <= server["requests_running_peak"] <= 4  # as seen five times a second
     assert 0 < server["kv_cache_usage_mean"] <= server["kv_cache_usage_peak"] < 1
     both = server["reconciliation"]
     assert both["tokens"]["prompt"] == {"client": grown["vllm:prompt_tokens_total"]} | {
@@ -154,7 +154,7 @@ def test_both_sides_of_a_run_agree(own_server: Simulator, tmp_path: Path, proces
     rows = table(outcome)
     assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
     assert float(rows[0]["time_s"]) < 0.5
-    assert max(float(row["running"]) for row in rows) == 4
+    assert max(float(row["running"]) for row in rows) == server["requests_running_peak"]
 
 
 def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path) -> None:
@@ -165,10 +165,10 @@ def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path
     assert_ended_well(outcome)
     one, four = outcome.summary["phases"]
     assert one["server"]["requests_running_peak"] == 1
-    assert four["server"]["requests_running_peak"] == 4
+    assert 2 <= four["server"]["requests_running_peak"] <= 4
     # The borders are known to about an answer's time.
     for step in (one, four):
-        assert step["server"]["requests_finished"] == pytest.approx(step["completed"], rel=0.2)
+        assert step["server"]["requests_finished"] == pytest.approx(step["completed"], rel=0.35)
     total = outcome.summary["server"]["requests_finished"]
     assert total == one["server"]["requests_finished"] + four["server"]["requests_finished"]
 
