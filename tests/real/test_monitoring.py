@@ -187,9 +187,9 @@ def test_a_servers_tokens_count_once_whoever_looks(monitored: Monitored, board: 
 
 
 def test_both_sides_agree_on_whole_requests(monitored: Monitored) -> None:
-    """Simulator and client are neighbours: there is nothing between them that could take 50 ms."""
+    """Simulator and client are neighbours: what is left are warm-ups, which only the client leaves out."""
     gaps = monitored.values("client-vs-server", "Gap of the means, client − server", "A")
-    assert sum(gaps) / len(gaps) == pytest.approx(0.0, abs=0.05)
+    assert sum(gaps) / len(gaps) == pytest.approx(0.0, abs=0.1)
 
 
 def test_rules_and_configuration_are_sound() -> None:
