@@ -77,14 +77,21 @@ def test_what_cannot_be_said_ends_the_line(link: ObserverLink, caplog: pytest.Lo
     assert "cannot be told" in caplog.text
 
 
-def test_the_last_figures_are_waited_for_until_they_are_fetched(
+def a_wait(
     link: ObserverLink, other: OtherEnd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> "tuple[float, gevent.Greenlet[..., None]]":
+    """Now, and who waits for Prometheus, which has come twice, for 30 s from now on."""
     monkeypatch.setattr(observer, "_SHORTEST_WAIT_S", 30.0)
     now_s = observer.perf_counter()
     for began_s in (now_s - 2.0, now_s - 1.0):
         other.say("served", began_s=began_s)
-    waiting = gevent.spawn(link.await_fetch)
+    return now_s, gevent.spawn(link.await_fetch)
+
+
+def test_the_last_figures_are_waited_for_until_they_are_fetched(
+    link: ObserverLink, other: OtherEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, waiting = a_wait(link, other, monkeypatch)
     other.say("served", began_s=now_s)  # a page without the last figures
     other.say("ended", at_s=now_s + 0.5)
     assert not waiting.ready()
@@ -96,11 +103,7 @@ def test_the_last_figures_are_waited_for_until_they_are_fetched(
 def test_who_is_in_a_hurry_ends_the_wait(
     link: ObserverLink, other: OtherEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observer, "_SHORTEST_WAIT_S", 30.0)
-    now_s = observer.perf_counter()
-    for began_s in (now_s - 2.0, now_s - 1.0):
-        other.say("served", began_s=began_s)
-    waiting = gevent.spawn(link.await_fetch)
+    _, waiting = a_wait(link, other, monkeypatch)
     gevent.sleep(0.02)
     assert not waiting.ready()
     link.stop_waiting()
