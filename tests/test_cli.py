@@ -18,7 +18,7 @@ print("loaded:", *sorted({"gevent", "locust"} & set(sys.modules)))
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--version", "--help", "options", "simulate --help", "exporter --help"]
+    "arguments", ["--version", "--help", "options", "simulate --help", "exporter --help", "report --help"]
 )
 def test_locust_is_not_loaded(arguments: str) -> None:
     done = subprocess.run(

@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_simulate(commands)
     _add_exporter(commands)
+    _add_report(commands)
     _add_options(commands)
     return parser
 
@@ -74,6 +75,26 @@ def _exporter(args: argparse.Namespace) -> int:
     return standalone.run(args)
 
 
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from vllm_locust.report import command
+
+    parser = commands.add_parser(
+        "report",
+        help="show what runs measured and what they really sent, from their results folders",
+        description=command.DESCRIPTION,
+        epilog=command.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from vllm_locust.report import command
+
+    return command.run(args)
+
+
 def _add_options(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "options",
@@ -93,7 +114,9 @@ def _options(_: argparse.Namespace) -> int:
     print(parser.format_help())
     print("scenarios:")
     for name, question in catalogue.names().items():
-        print(f"  {name:<10} {question}")
+        print(f"  {name:<12} {question}")
+        if parameters := catalogue.parameters(name):
+            print(f"  {'':<12} --set " + ", ".join(f"{key}={value}" for key, value in parameters.items()))
     return 0
 
 

@@ -2,6 +2,7 @@
 
     VllmLocustError
     └── UsageError        wrong options, files or targets; the command line exits with code 2
+        └── NobodyCounts  tokens are to be counted, and neither the server nor this machine can
 
 What the world does wrong (a refused connection, a broken stream) is not raised: it is recorded as the
 outcome of a request, see `vllm_locust.core.record`.
@@ -23,3 +24,7 @@ class UsageError(VllmLocustError):
     def __init__(self, *problems: str) -> None:
         self.problems: Sequence[str] = [f"{problem.removesuffix('.')}." for problem in problems]
         super().__init__("\n".join(self.problems))
+
+
+class NobodyCounts(UsageError):
+    """A count of tokens was asked of a server that gives none."""

@@ -3,7 +3,8 @@
 Truth: the simulator's kernel stamped the request's arrival, and the simulator noted the time just before each
 token's send. Claim: what the client's own summary says. Error = claim - truth, over the same requests.
 
-ours       this suite's client by itself
+ours       this suite's client by itself, with one prompt of 40 words for all
+planned    the same, with prompts of a scenario: 512 tokens each, every one different
 observed   the same, with the server's metrics scraped and the exporter fetched once a second
 usual      Locust's HttpUser with requests and sseclient-py
 """
@@ -91,6 +92,8 @@ def measure(client: str, streams: int, seconds: int, tokens: int) -> Cell:
             command += ["--only-summary", "--loglevel", "ERROR", "--stop-timeout", "60"]
             port = free_port()
             command += OPTIONS[client]
+            if client == "planned":
+                command += ["--set", f"output_len={tokens}"]
             if client != "usual":
                 command += ["--results-dir", str(folder / "results"), "--exporter-port", "off"]
             if client == "observed":
@@ -154,9 +157,19 @@ def statistics(ttft_s: Any, e2el_s: Any, gaps_s: Any) -> dict[str, float]:
     }
 
 
-CLIENTS = {"ours": claims_of_ours, "observed": claims_of_ours, "usual": claims_of_usual}
-LOCUSTFILES = {"ours": "ours.py", "observed": "ours.py", "usual": "usual.py"}
-OPTIONS = {"ours": ["--server-metrics-url", "off"], "observed": [], "usual": []}
+CLIENTS = {
+    "ours": claims_of_ours,
+    "planned": claims_of_ours,
+    "observed": claims_of_ours,
+    "usual": claims_of_usual,
+}
+LOCUSTFILES = {"ours": "ours.py", "planned": "planned.py", "observed": "ours.py", "usual": "usual.py"}
+OPTIONS = {
+    "ours": ["--server-metrics-url", "off"],
+    "planned": ["--server-metrics-url", "off", "--scenario", "worst_case", "--set", "input_len=512"],
+    "observed": [],
+    "usual": [],
+}
 
 
 @contextmanager

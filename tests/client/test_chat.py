@@ -1,12 +1,15 @@
 """Every way an answer can come or fail to come, over real sockets, against the server's log of send times."""
 
 import gc
+import hashlib
+import json
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import gevent
 import orjson
@@ -28,9 +31,9 @@ from tests.scripted_server import (
     token,
     usage,
 )
-from vllm_locust.client.chat import UNPLANNED, ChatClient, Reply, RequestOptions, Transport
+from vllm_locust.client.chat import UNPLANNED, ChatClient, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.exchange import Exchange
-from vllm_locust.client.target import Target
+from vllm_locust.client.target import ROUND_ROBIN, STICKY, Target
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.stream import Answer
 
@@ -364,7 +367,7 @@ def test_an_answer_that_comes_while_we_still_write(asker: Callable[..., Asker], 
     it = asker(ANSWER, timeout_s=2)
     it.server.close()
     with early_server(plain("413 Too Large", b'{"error":{"message":"too large"}}'), ending) as port:
-        it.transport.target = Target.parse(f"http://127.0.0.1:{port}")
+        it.transport.targets[0] = Target.parse(f"http://127.0.0.1:{port}")
         record = it.client.chat(LARGE).record
     assert record.outcome in ("http_413", "truncated" if ending == [RESET] else "http_413")
 
@@ -372,7 +375,7 @@ def test_an_answer_that_comes_while_we_still_write(asker: Callable[..., Asker], 
 def test_the_timeout_covers_writing(asker: Callable[..., Asker]) -> None:
     it = asker([], timeout_s=0.2)
     with early_server(b"", []) as port:
-        it.transport.target = Target.parse(f"http://127.0.0.1:{port}")
+        it.transport.targets[0] = Target.parse(f"http://127.0.0.1:{port}")
         record = it.client.chat(LARGE).record
     assert (record.outcome, record.error) == ("timeout", "no complete answer within 0.2 s")
 
@@ -412,3 +415,112 @@ def test_bytes_behind_a_whole_answer_do_not_spoil_it(asker: Callable[..., Asker]
 def test_an_upgrade_is_a_failure_and_not_silence(asker: Callable[..., Asker]) -> None:
     it = asker([b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"], ANSWER)
     assert it.ask().record.outcome == "protocol"
+
+
+def test_the_record_says_what_was_asked_and_in_which_conversation(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER)
+    it.client.chat("hello", max_tokens=3, origin=Origin(index=4, prompt_tokens=6, session=4, turn=1))
+    it.client.complete("hello", max_tokens=3)
+    it.client.chat([{"role": "user", "content": "hello"}])
+    first, completion, same = it.records
+    assert (first.session, first.turn, first.planned_prompt_tokens, first.max_tokens) == (4, 1, 6, 3)
+    assert first.prompt_tokens == 5, "what the server counted"
+    assert (same.session, same.turn, same.planned_prompt_tokens, same.max_tokens) == (None,) * 4
+    # BLAKE2b of the prompt as JSON, by Python's json and another call of hashlib.
+    text = json.dumps([{"role": "user", "content": "hello"}], separators=(",", ":")).encode()
+    assert first.prompt_hash == same.prompt_hash == hashlib.blake2b(text, digest_size=8).hexdigest()
+    assert completion.prompt_hash == hashlib.blake2b(b'"hello"', digest_size=8).hexdigest()
+    assert first.target is None, "there is one host only"
+
+
+@dataclass
+class Hosts:
+    """Clients of two servers."""
+
+    servers: Sequence[ScriptedServer]
+    transport: Transport
+    records: list[RequestRecord] = field(default_factory=list)
+
+    def client(self) -> ChatClient:
+        return ChatClient(self.transport, self.records.append)
+
+    @property
+    def asked(self) -> list[int]:
+        """Which server each of the requests went to, by its record."""
+        names = [f"localhost:{server.port}" for server in self.servers]
+        return [names.index(str(record.target)) for record in self.records]
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(server.requests) for server in self.servers]
+
+
+@contextmanager
+def two_hosts(routing: str, worker: int = 0) -> Iterator[Hosts]:
+    with scripted_server(ANSWER) as one, scripted_server(ANSWER) as other:
+        targets = [Target.parse(one.url), Target.parse(other.url)]
+        transport = Transport(targets, RequestOptions(model="m"), worker=worker, routing=routing)
+        yield Hosts([one, other], transport)
+        transport.close()
+
+
+def test_a_sticky_user_stays_with_a_host_and_hosts_are_dealt_in_turn() -> None:
+    with two_hosts(STICKY) as hosts:
+        users = [hosts.client() for _ in range(3)]
+        for user in (*users, *users, users[1]):
+            user.chat("hello")
+        assert hosts.asked == [0, 1, 0, 0, 1, 0, 1]
+        assert hosts.counts == [4, 3]
+        assert [server.connections for server in hosts.servers] == [2, 1]
+        for user in users:
+            user.close()
+
+
+def test_round_robin_sends_each_request_to_the_next_host_over_one_connection_each() -> None:
+    with two_hosts(ROUND_ROBIN) as hosts:
+        user, other = hosts.client(), hosts.client()
+        for one in (user, user, user, other, user):
+            one.chat("hello")
+        assert hosts.asked == [0, 1, 0, 1, 0]
+        assert [server.connections for server in hosts.servers] == [1, 2]
+        user.close()
+        other.close()
+        user.chat("hello")
+        assert hosts.servers[1].connections == 3, "all connections were closed"
+        user.close()
+
+
+def test_who_comes_after_a_user_gets_a_host_of_their_own() -> None:
+    with two_hosts(STICKY) as hosts:
+        client = hosts.client()
+        for _ in range(3):
+            client.leave_host()
+            client.chat("hello")
+            client.chat("hello")
+        client.close()
+        assert hosts.asked == [0, 0, 1, 1, 0, 0]
+        assert [server.connections for server in hosts.servers] == [1, 1]
+
+
+def test_workers_begin_with_different_hosts() -> None:
+    with two_hosts(STICKY, worker=1) as hosts:
+        client = hosts.client()
+        client.chat("hello")
+        client.close()
+        assert hosts.asked == [1]
+
+
+def test_each_host_is_asked_by_its_own_name_and_path() -> None:
+    with scripted_server(ANSWER) as one, scripted_server(ANSWER) as other:
+        targets = [Target.parse(f"{one.url}/a"), Target.parse(f"{other.url}/b/v1")]
+        transport = Transport(targets, RequestOptions(model="m"), routing=ROUND_ROBIN)
+        records: list[RequestRecord] = []
+        client = ChatClient(transport, records.append)
+        client.chat("hello")
+        client.chat("hello")
+        client.close()
+        transport.close()
+        for server, path, record in zip((one, other), "ab", records, strict=True):
+            assert server.requests[0].startswith(f"POST /{path}/v1/chat/completions HTTP/1.1\r\n".encode())
+            assert f"\r\nHost: localhost:{server.port}\r\n".encode() in server.requests[0]
+            assert record.target == f"localhost:{server.port}/{path}"

@@ -408,3 +408,53 @@ def test_a_scale_stretches_a_trace():
     half_way = Schedule.of_trace(trace)
     half_way.scale_from(1.5, 0.25)
     assert times(popped(half_way)).tolist() == [0, 1, 3.5, 7.5]
+
+
+def test_a_trace_with_a_period_begins_again_and_again():
+    trace = [0.0, 0.0, 0.25, 3.0]
+    looped = popped(Schedule.of_trace(trace, 4.0), limit=11)
+    assert times(looped).tolist() == [0, 0, 0.25, 3, 4, 4, 4.25, 7, 8, 8, 8.25]
+    assert [arrival.i for arrival in looped] == list(range(11))
+
+
+def test_a_trace_with_a_period_keeps_to_scale_and_bounds():
+    trace = [0.0, 1.0]
+    assert times(popped(Schedule.of_trace(trace, 1.5, scale=0.5), limit=5)).tolist() == [0, 2, 3, 5, 6]
+    assert times(popped(Schedule.of_trace(trace, 1.5, requests=3))).tolist() == [0, 1, 1.5]
+    assert times(popped(Schedule.of_trace(trace, 1.5, seconds=3.0))).tolist() == [0, 1, 1.5, 2.5]
+    assert times(popped(Schedule.of_trace(trace, 1.0), before_s=3.5)).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    half_way = Schedule.of_trace(trace, 1.5)
+    half_way.scale_from(1.25, 0.5)
+    assert times(popped(half_way, limit=4)).tolist() == [0, 1, 1.75, 3.75]
+    assert Schedule.of_trace([], 1.0).peek() is None
+
+
+def test_a_trace_longer_than_a_chunk_begins_again():
+    trace = np.arange(2 * CHUNK + 3) / 8
+    period_s = len(trace) / 8
+    looped = popped(Schedule.of_trace(trace, period_s), limit=3 * len(trace))
+    assert times(looped).tolist() == [i / 8 for i in range(3 * len(trace))]
+
+
+@pytest.mark.parametrize(("trace", "period_s"), [([0.0, 2.0], 1.9), ([5.0], 0.0), ([1.0, 2.0], -1.0)])
+def test_a_trace_cannot_begin_again_before_its_end(trace, period_s):
+    with pytest.raises(ValueError, match="cannot begin again after"):
+        Schedule.of_trace(trace, period_s)
+
+
+@given(
+    st.lists(st.floats(0, 20), min_size=1, max_size=9).map(sorted),
+    st.integers(1, 5),
+    st.floats(0, 60),
+    st.floats(0.1, 4),
+)
+def test_workers_share_a_trace_with_a_period(trace, workers, at_s, scale):
+    period_s = trace[-1] - trace[0] + 0.5
+    expected = popped(Schedule.of_trace(trace, period_s, seconds=100.0, scale=scale))
+    together = []
+    for worker in range(workers):
+        share = Schedule.of_trace(trace, period_s, seconds=100.0, scale=scale)
+        share.members_from(0.0, worker, workers)
+        share.members_from(at_s, (worker + 1) % workers, workers)
+        together += popped(share)
+    assert sorted(together, key=lambda arrival: arrival.i) == expected

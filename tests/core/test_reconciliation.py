@@ -118,8 +118,9 @@ def test_a_gap_of_ttft_is_told_once_and_not_again_for_e2el():
     sentence = only(server(), client(mean_ttft_ms=191.0, mean_e2el_ms=365.0))
     assert sentence == (
         "Mean TTFT is 22.0 ms (12 %) more than the server's own. The client vouches for its own figures: the "
-        "time passes in the network, in a gateway in between, or in vLLM's API server when it has more to do "
-        "than its CPU can."
+        "time passes in the network, in a gateway in between, in vLLM's API server when it has more to do "
+        "than its CPU can, or in its parser of tool calls, which sends nothing before a function's name is "
+        "complete."
     )
 
 

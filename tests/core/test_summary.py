@@ -314,3 +314,14 @@ def test_error_rate_is_failed_of_finished():
     made = [an_ok(), an_ok(outcome=TRUNCATED), an_ok(outcome=CANCELLED), an_ok(outcome="http_503")]
     dropped = RequestRecord(0, "s", "p", DROPPED, 0.0)
     assert math.isclose(summarize(of([*made, dropped]))["error_rate"], 0.75)
+
+
+def test_promised_lengths_are_held_against_the_usage():
+    made = [
+        an_ok(prompt_tokens=100, planned_prompt_tokens=100),
+        an_ok(prompt_tokens=101, planned_prompt_tokens=100),
+        an_ok(prompt_tokens=7),
+        an_ok(prompt_tokens=100, planned_prompt_tokens=100, tokens_counted=True),  # the server said nothing
+        RequestRecord(0, "s", "p", TRUNCATED, 0.0, sent_s=0.0, ended_s=0.5, planned_prompt_tokens=100),
+    ]
+    assert summarize(of(made))["prompt_lengths"] == {"promised": 2, "exact": 1}

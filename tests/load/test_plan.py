@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import gevent
 
+from vllm_locust.load.bodies import ReadyRequest, make_ready
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.plan import Plan, PlanEnded, Taken
 from vllm_locust.workloads.scenario import PlannedRequest
@@ -41,14 +42,14 @@ class Dealer:
         self.idles.append(phase)
 
 
-def make(phase: Phase, index: int) -> PlannedRequest | None:
-    return PlannedRequest(index, phase.name, phase.name, f"7-{index}", 1)
+def make(phase: Phase, index: int) -> ReadyRequest | None:
+    return make_ready(PlannedRequest(index, phase.name, phase.name, f"7-{index}", 1), "chat")
 
 
 def planned(
     dealer: Dealer,
     ahead: Callable[[], int] = lambda: 0,
-    make: Callable[[Phase, int], PlannedRequest | None] = make,
+    make: Callable[[Phase, int], ReadyRequest | None] = make,
 ) -> Plan:
     dealer.plan = Plan(dealer, make, ahead)
     return dealer.plan
@@ -66,8 +67,12 @@ def test_requests_are_numbered_over_the_phases() -> None:
     assert plan.try_take() is None, "no phase has begun"
     plan.begin(Phase(0, 0, "a"), 100.0)
     first, second = taken(plan), taken(plan)
-    assert (first.request.scenario, first.request.prompt, first.phase_began_s) == ("a", "7-0", 100.0)
-    assert second.request.index == 1
+    assert (first.request.planned.scenario, first.request.planned.prompt, first.phase_began_s) == (
+        "a",
+        "7-0",
+        100.0,
+    )
+    assert second.request.planned.index == 1
     assert plan.try_take() is None
     plan.finished(0)
     assert dealer.idles == [], "one is in flight"
@@ -76,7 +81,12 @@ def test_requests_are_numbered_over_the_phases() -> None:
     dealer.left = None
     plan.begin(Phase(1, 1, "b"), 123.0)
     third = taken(plan)
-    assert (third.request.scenario, third.request.index, third.phase, third.phase_began_s) == (
+    assert (
+        third.request.planned.scenario,
+        third.request.planned.index,
+        third.phase,
+        third.phase_began_s,
+    ) == (
         "b",
         2,
         1,
@@ -88,7 +98,7 @@ def test_without_a_stock_indices_are_asked_for_one_by_one() -> None:
     dealer = Dealer()
     plan = planned(dealer)
     plan.begin(Phase(0, 0, "a"), 0.0)
-    assert [taken(plan).request.index for _ in range(3)] == [0, 1, 2]
+    assert [taken(plan).request.planned.index for _ in range(3)] == [0, 1, 2]
     assert dealer.asked == [(0, 1)] * 3
 
 
@@ -100,7 +110,7 @@ def test_a_stock_is_filled_up_before_it_is_empty() -> None:
     assert plan.try_take() is None
     assert dealer.asked == [(0, 5)], "asked once, for those who wait and those to come"
     dealer.answer(0, 5)
-    assert [taken(plan).request.index for _ in range(4)] == [0, 1, 2, 3]
+    assert [taken(plan).request.planned.index for _ in range(4)] == [0, 1, 2, 3]
     assert dealer.asked == [(0, 5), (0, 3)], "with two left"
 
 
@@ -119,7 +129,7 @@ def test_who_waits_is_woken_by_a_grant_a_phase_and_the_end() -> None:
             if it is None:
                 plan.change.wait()
             else:
-                woken.append(it.request.prompt)
+                woken.append(it.request.planned.prompt)
                 plan.finished(it.phase)
 
     waiting = gevent.spawn(user)
@@ -140,7 +150,7 @@ def test_the_end_of_a_phase_takes_back_what_is_in_stock() -> None:
     plan.begin(Phase(0, 0, "a"), 0.0)
     plan.try_take()
     dealer.answer(0, 5)
-    assert taken(plan).request.index == 0
+    assert taken(plan).request.planned.index == 0
     plan.end(0)
     assert plan.try_take() is None
     assert dealer.idles == []
@@ -176,7 +186,7 @@ def test_a_request_that_cannot_be_made_is_passed_over_and_counted() -> None:
     dealer = Dealer(left=3)
     plan = planned(dealer, make=lambda phase, index: None if index == 1 else make(phase, index))
     plan.begin(Phase(0, 0, "a"), 0.0)
-    assert [taken(plan).request.index for _ in range(2)] == [0, 2]
+    assert [taken(plan).request.planned.index for _ in range(2)] == [0, 2]
     plan.finished(0)
     plan.finished(0)
     assert dealer.idles == [0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.locust_command import HEADLESS, Outcome, Simulator, counters, run_locust
+from vllm_locust.workloads.replay import SMALL_TRACE
 
 SENT = ("vllm:prompt_tokens_total", "vllm:num_requests_running", "vllm:num_requests_waiting")
 
@@ -41,7 +42,7 @@ def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]
         (["--scenario", "ss", "--input-len", "3"], "a prompt of 3 tokens is too short"),
         (
             ["--scenario", "ss", "--input-len", "16384"],
-            "--input-len 16384 is too long: the model",
+            "All requests of ss are more than the 16384 tokens that tiny takes, prompt and answer",
         ),
         (["--warmup", "2s"], "--warmup leaves nothing of a --run-time of 2 s"),
         (["--warmup", "1s", "--scenario", "tiny"], "take --step-warmup, or one of them, such as tiny.ss"),
@@ -60,6 +61,21 @@ def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]
         (["--ladder", "1,2", "--warmup", "1s"], "has --step-warmup"),
         (["--ladder", "1,2", "--step-time", "2s", "--step-warmup", "2s"], "leaves nothing of a --step-time"),
         (["--levels", "rate"], "for one rate take --request-rate"),
+        (["--max-tokens", "9~2"], "--max-tokens '9~2' is no length: allowed is a number of tokens"),
+        (["--input-len", "many"], "--input-len 'many' is no length"),
+        (["--set", "n"], "--set 'n' is not of the form NAME=VALUE"),
+        (["--set", "n=5"], "--set n=5: scenario sharegpt has "),
+        (["--vary", "20:{}"], "--vary '20:{}' is not of the form SHARE:JSON"),
+        (["--vary", "20%:[1]"], "--vary '20%:[1]' has no JSON object behind its share"),
+        (["--vary", '20%:{"stream": false}'], "sets stream, which the suite sets itself"),
+        (["--lora-modules", "law:2", "tiny"], "--lora-modules 'law' is not served, the server has: tiny"),
+        (["--lora-modules", "tiny:2", "--lora-assignment", "round-robin"], "leave the weights out"),
+        (["--prefix-cache", "hot"], "--prefix-cache 'hot' is none of cold, warm"),
+        (["--prefix-cache", "warm"], "needs a scenario whose requests share a prefix: sharegpt does not"),
+        (["--scenario", "replay", "--ladder", "1,2"], "says when to send: ladders and searches do not go"),
+        (["--scenario", "replay", "--request-rate", "1-9:5s"], "must be one number for --scenario replay"),
+        (["--scenario", "replay", "--arrivals", str(SMALL_TRACE)], "both say when to send"),
+        (["--scenario", "conversation", "--endpoint-type", "completions"], "conversation"),
         (["--step-overlap"], "--step-overlap needs a --ladder"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",

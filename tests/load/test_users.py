@@ -14,9 +14,10 @@ from locust.env import Environment
 
 from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token
 from vllm_locust import VllmUser
-from vllm_locust.client.chat import Reply, RequestOptions, Transport
+from vllm_locust.client.chat import Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.target import Target
 from vllm_locust.core.record import RequestRecord
+from vllm_locust.load.bodies import make_ready
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.plan import Taken
 from vllm_locust.workloads.scenario import PlannedRequest
@@ -47,7 +48,7 @@ class Stage:
 
     def try_take(self) -> Taken:
         request = PlannedRequest(len(self.records), "s", "p", "hello", max_tokens=1)
-        return Taken(request, self.phase, self.phase_began_s)
+        return Taken(make_ready(request, "chat"), self.phase, self.phase_began_s)
 
     def finished(self, phase: int) -> None:
         pass
@@ -135,3 +136,10 @@ def test_a_task_of_ones_own_belongs_to_the_phase_there_is(stage: Stage) -> None:
     stage.phase = 3
     user.client.chat("hello")
     assert stage.records[0].phase == 3
+
+
+def test_a_turn_of_a_conversation_belongs_to_the_phase_it_began_in(stage: Stage) -> None:
+    user = user_on(stage, VllmUser)
+    stage.phase = 3
+    user.client.chat("hello", origin=Origin(phase=2, session=0, turn=2))
+    assert stage.records[0].phase == 2

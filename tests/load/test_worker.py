@@ -54,9 +54,8 @@ def link(wire: Wire) -> Iterator[WorkerLink]:
     environment = Environment(user_classes=[])
     environment.runner = SimpleNamespace(user_count=0, stats=environment.stats)  # type: ignore[assignment]
     model = ServerModel(name="tiny", max_model_len=None, server_version=None)
-    prepared = Prepared(
-        Settings(), Target.parse("http://127.0.0.1:1"), model, catalogue.load("tiny", Context())
-    )
+    targets = [Target.parse("http://127.0.0.1:1")]
+    prepared = Prepared(Settings(), targets, model, catalogue.load("tiny", Context()))
     link = WorkerLink(environment, wire, prepared, {"id": "run1", "seed": 1})  # type: ignore[arg-type]
     link.obey({"do": "welcome", "run": "run1", "elapsed_s": 0.0, "asked_s": 0.0})
     link.generator.set_clock(100.0)

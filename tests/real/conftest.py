@@ -36,6 +36,10 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--port",
         str(port),
         "--enable-prompt-tokens-details",
+        # What "tool_choice": "auto" needs; an answer without tools is none the wiser.
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
     ]
     with (
         log.open("wb") as output,

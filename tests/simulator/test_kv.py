@@ -74,6 +74,23 @@ def test_idle_cached_blocks_count_as_space_when_they_are_taken():
     assert not cache.fits(blocks, 2)
 
 
+def test_a_cache_is_emptied_when_nobody_refers_to_it_and_only_then():
+    cache = KVCache(4)
+    blocks = cache.allocate(3)
+    for block, key in zip(blocks, (11, 12, 13), strict=True):
+        cache.share(block, key)
+    assert not cache.reset()
+    assert cache.match([11, 12, 13]) == blocks
+    cache.release(blocks)
+    assert cache.reset()
+    assert (cache.match([11]), cache.num_free) == ([], 4)
+    # All of it can be used, shared and found again.
+    again = cache.allocate(4)
+    for block, key in zip(again, (12, 11, 14, 13), strict=True):
+        cache.share(block, key)
+    assert cache.match([11, 12, 13, 14]) == [again[1], again[0], again[3], again[2]]
+
+
 @pytest.mark.parametrize(
     ("prompt", "hits"),
     [(100, 96), (32, 16), (33, 32), (16, 0), (15, 0)],

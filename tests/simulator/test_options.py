@@ -1,5 +1,6 @@
 """Configuration and the command line."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,33 @@ def test_help_shows_every_option_with_a_sentence(capsys):
         assert preset.summary in shown
 
 
+@pytest.mark.parametrize("limit", ["4", "{}", '{"image": -1}', '{"image": true}', '{"video": 1}', "{"])
+def test_what_is_no_limit_of_images_is_named(limit, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["simulate", "--limit-mm-per-prompt", limit])
+    assert caught.value.code == 2
+    told = f"""{limit} is no limit of images, write '{{"image": 4}}'"""
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "status"), [("1", 200), ("0", 404), (None, 404)])
+def test_images_and_the_development_mode_are_switched_on_as_in_vllm(value, status):
+    environment = {name: text for name, text in os.environ.items() if name != "VLLM_SERVER_DEV_MODE"}
+    if value is not None:
+        environment["VLLM_SERVER_DEV_MODE"] = value
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"messages": [{"role": "user", "content": [image]}], "max_tokens": 1}
+    command = [*SIMULATE, "--limit-mm-per-prompt", '{"image": 1}']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            host, _, port = process.stdout.readline().split("//")[-1].strip().partition(":")
+            assert _post(host, int(port), "/v1/chat/completions", body) == 200
+            assert _post(host, int(port), "/reset_prefix_cache", {}) == status
+        finally:
+            process.terminate()
+
+
 def test_the_command_imports_neither_locust_nor_gevent():
     code = (
         "import sys, vllm_locust.cli, vllm_locust.simulator.server;"
@@ -127,6 +156,15 @@ def test_a_simulator_does_not_outlive_its_parent():
     while _alive(pid):
         assert time.monotonic() < deadline, "the simulator is still there"
         time.sleep(0.05)
+
+
+def _post(host: str, port: int, path: str, body: object) -> int:
+    connection = HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def _alive(pid: int) -> bool:

@@ -54,9 +54,9 @@ def test_an_answer_sent_back_has_the_ids_it_was_generated_with(start, count):
 
 
 def test_the_template_adds_a_constant():
-    alone = len(text.encode_chat([("user", "hi")]))
+    alone = len(text.encode_chat([("user", text.encode("hi"))]))
     assert alone == len(text.encode("hi")) + 5 + 3
-    both = text.encode_chat([("system", "be kind"), ("user", "hi")])
+    both = text.encode_chat([("system", text.encode("be kind")), ("user", text.encode("hi"))])
     assert len(both) == alone + len(text.encode("be kind")) + 5
 
 

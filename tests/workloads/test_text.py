@@ -3,6 +3,7 @@
 import pytest
 
 from vllm_locust.errors import UsageError
+from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context
 from vllm_locust.workloads.text import TextProfile
 
@@ -38,7 +39,7 @@ def test_seeds_and_names_share_no_prompt() -> None:
 
 
 def test_output_lengths_vary_within_the_ratio_and_centre_on_it() -> None:
-    profile = TextProfile("t", "t", repetitions=1, max_tokens=100, range_ratio=0.5)
+    profile = TextProfile("t", "t", repetitions=1, max_tokens=Lengths.parse("100~0.5"))
     lengths = [profile.request(1, index).max_tokens for index in range(4_000)]
     assert min(lengths) in range(50, 53)
     assert max(lengths) in range(148, 151)
@@ -46,19 +47,17 @@ def test_output_lengths_vary_within_the_ratio_and_centre_on_it() -> None:
 
 
 def test_the_users_max_tokens_replace_the_profiles() -> None:
-    assert SHORT.with_options(Context(max_tokens=99)).request(0, 0).max_tokens == 99
-    assert SHORT.with_options(Context()) == SHORT
+    assert SHORT.with_options(Context(max_tokens=Lengths.constant(99))).request(0, 0).max_tokens == 99
+    assert SHORT.with_options(Context()).request(0, 0) == SHORT.request(0, 0)
 
 
 def test_exact_lengths_need_a_counter() -> None:
-    with pytest.raises(UsageError, match=r"--input-len needs .* /tokenize, or --tokenizer PATH"):
-        SHORT.with_options(Context(input_len=100))
+    with pytest.raises(
+        UsageError, match=r"exact prompt lengths need a count of tokens: .* /tokenize, or --tokenizer PATH"
+    ):
+        SHORT.with_options(Context(input_len=Lengths.constant(100)))
 
 
-def test_impossible_profiles_are_refused_with_all_their_mistakes() -> None:
-    with pytest.raises(UsageError) as caught:
-        TextProfile("odd", "odd", repetitions=0, max_tokens=8, range_ratio=1.0)
-    assert list(caught.value.problems) == [
-        "scenario odd: repetitions and max_tokens must be at least 1.",
-        "scenario odd: range_ratio is 1.0, allowed is 0 <= r < 1.",
-    ]
+def test_impossible_profiles_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"scenario odd: repetitions must be at least 1\."):
+        TextProfile("odd", "odd", repetitions=0, max_tokens=8)

@@ -1,17 +1,21 @@
 """Questions to a server outside of any measurement: which models, which version, how many tokens."""
 
 import http.client
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
 from vllm_locust.client.target import Target
 from vllm_locust.core.stream import error_message
-from vllm_locust.errors import UsageError
+from vllm_locust.errors import NobodyCounts, UsageError
 
 _TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 120.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class ServerModel:
     name: str
     max_model_len: int | None
     server_version: str | None
+    all_names: Sequence[str] = ()
+    """Every model that the server has, LoRA adapters among them; empty where it does not say."""
 
 
 def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -> ServerModel:
@@ -46,33 +52,54 @@ def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -
         known = ", ".join(str(known) for known in by_name)
         raise UsageError(f"--model {name!r} is not served by {target.url}, which has: {known}.")
     length = by_name[name].get("max_model_len")
-    return ServerModel(name, length if isinstance(length, int) else None, version)
+    return ServerModel(name, length if isinstance(length, int) else None, version, [*map(str, by_name)])
 
 
-def token_counter(
-    target: Target, headers: Mapping[str, str], model: str, *, chat: bool
-) -> Callable[[str], int] | None:
-    """Counts the tokens of a prompt by asking /tokenize, the chat template included when `chat`.
+class ServerTokenizer:
+    """Counts and encodes by asking the server's /tokenize. UsageError when that fails."""
 
-    None when the server offers no /tokenize.
-    """
+    def __init__(self, target: Target, headers: Mapping[str, str], model: str, *, chat: bool) -> None:
+        """`chat`: prompts are counted inside the chat template."""
+        self._ask = partial(_ask, target, headers, "POST", "/tokenize")
+        self._url = f"{target.url}/tokenize"
+        self._model = model
+        self._chat = chat
 
-    def count(prompt: str) -> int:
-        question: dict[str, Any] = {"model": model}
-        if chat:
-            question["messages"] = [{"role": "user", "content": prompt}]
-        else:
-            question["prompt"] = prompt
-        status, body = _ask(target, headers, "POST", "/tokenize", question)
-        if status != 200 or not isinstance(body, dict) or not isinstance(body.get("count"), int):
-            raise UsageError(f"{target.url}/tokenize answered {status}: {error_message(body)}")
-        return int(body["count"])
+    def count(self, prompt: str) -> int:
+        """Tokens of a whole prompt."""
+        if self._chat:
+            return self._tokenize({"messages": [{"role": "user", "content": prompt}]}, "count", int)
+        return self._tokenize({"prompt": prompt}, "count", int)
 
-    try:
-        count("hello")
-    except UsageError:
-        return None
-    return count
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a bare text."""
+        return self._tokenize({"prompt": text, "add_special_tokens": False}, "tokens", list)
+
+    def _tokenize(self, question: Mapping[str, Any], key: str, kind: type[T]) -> T:
+        status, body = self._ask({"model": self._model, **question})
+        if status != 200 or not isinstance(body, dict) or not isinstance(body.get(key), kind):
+            raise NobodyCounts(
+                f"{self._url} answered {status}, so that nobody counts tokens: give --tokenizer PATH"
+            )
+        value: T = body[key]
+        return value
+
+
+def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool:
+    """Empty the server's prefix cache; False when the server does not offer that, or cannot just now."""
+    status, body = _ask(target, headers, "POST", "/reset_prefix_cache")
+    if status in (404, 405):
+        return False
+    if status != 200:
+        raise UsageError(f"{target.url}/reset_prefix_cache answered {status}: {error_message(body)}")
+    return not (isinstance(body, dict) and body.get("success") is False)
+
+
+def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[str, Any]) -> None:
+    """Have a request answered that nobody measures. UsageError when it is not."""
+    status, answer = _ask(target, headers, "POST", path, body, timeout_s=_ANSWER_TIMEOUT_S)
+    if status != 200:
+        raise UsageError(f"{target.url}{path} answered {status}: {error_message(answer)}")
 
 
 def _version(target: Target, headers: Mapping[str, str]) -> str | None:
@@ -88,15 +115,16 @@ def _ask(
     method: str,
     path: str,
     question: Mapping[str, Any] | None = None,
+    timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, Any]:
     """Status and decoded body (JSON, or the text where it is none); UsageError when nothing answers."""
     connection: http.client.HTTPConnection
     if target.tls is not None:
         connection = http.client.HTTPSConnection(
-            target.host, target.port, timeout=_TIMEOUT_S, context=target.tls
+            target.host, target.port, timeout=timeout_s, context=target.tls
         )
     else:
-        connection = http.client.HTTPConnection(target.host, target.port, timeout=_TIMEOUT_S)
+        connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
     body = None if question is None else orjson.dumps(question)
     try:
         connection.request(method, target.path + path, body, {"Content-Type": "application/json", **headers})

@@ -7,17 +7,19 @@ alive, never raises for what the server or the network does, and turns every req
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import gevent
 import orjson
 from gevent import get_hub
+from gevent.event import Event
 
 from vllm_locust.client.connection import ConnectError, Connection, open_connection
 from vllm_locust.client.exchange import Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
-from vllm_locust.client.target import Target
+from vllm_locust.client.target import STICKY, Target
 from vllm_locust.core.record import CANCELLED, CONNECT, OK, PROTOCOL, TIMEOUT, RequestRecord
 
 CHAT_PATH = "/v1/chat/completions"
@@ -66,31 +68,54 @@ class Origin:
     phase: int = 0
     intended_s: float | None = None
     prompt_tokens: int | None = None
+    session: int | None = None
+    turn: int | None = None
+
+
+class RenderedPrompt(NamedTuple):
+    """The prompt of a body as it is sent: what is long is turned into bytes once."""
+
+    fields: Mapping[str, orjson.Fragment]
+    hash: str | None
+    """16 hexadecimal digits, the same for the same prompt; None for a body without one."""
+    size: int
+    """In bytes."""
+
+
+def render_prompt(body: Mapping[str, Any]) -> RenderedPrompt:
+    """Turn `messages` or `prompt` of a body into bytes."""
+    contents = {name: orjson.dumps(body[name]) for name in ("messages", "prompt") if name in body}
+    whole = b"".join(contents.values())
+    digest = blake2b(whole, digest_size=8).hexdigest() if contents else None
+    fields = {name: orjson.Fragment(content) for name, content in contents.items()}
+    return RenderedPrompt(fields, digest, len(whole))
 
 
 class Transport:
-    """What the users of one process share: the target, the event loop's pulse, the requests in flight."""
+    """What the users of one process share: the hosts, the event loop's pulse, the requests in flight."""
 
-    def __init__(self, target: Target, options: RequestOptions, run_id: str = "", worker: int = 0) -> None:
-        self.target = target
+    def __init__(
+        self,
+        targets: Target | Sequence[Target],
+        options: RequestOptions,
+        run_id: str = "",
+        worker: int = 0,
+        routing: str = STICKY,
+    ) -> None:
+        self.targets = [targets] if isinstance(targets, Target) else list(targets)
         self.options = options
         self.worker = worker
+        self.sticky = routing == STICKY
         self.in_flight = 0
         self.pulse = Pulse(get_hub().loop)
-        with suppress(OSError):
-            target.addresses  # noqa: B018 - looks the name up now, not in the first users' time
+        for target in self.targets:
+            with suppress(OSError):
+                target.addresses  # noqa: B018 - looks the name up now, not in the first users' time
         self._unplanned = 0
+        # Workers with few users each would otherwise all begin with the first host.
+        self._dealt = worker
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
-        self._head = "".join(
-            f"{name}: {value}\r\n"
-            for name, value in {
-                "Host": target.authority,
-                "User-Agent": "vllm-locust",
-                "Accept": "text/event-stream, application/json",
-                "Content-Type": "application/json",
-                **options.headers,
-            }.items()
-        )
+        self._heads = [_head(target, options) for target in self.targets]
         stream_options: dict[str, Any] = {"include_usage": True}
         if options.running_usage:
             stream_options["continuous_usage_stats"] = True
@@ -114,23 +139,32 @@ class Transport:
         self._unplanned += 1
         return UNPLANNED * (self.worker + 1) + self._unplanned - 1
 
-    def render(self, path: str, index: int, body: Mapping[str, Any]) -> bytes:
+    def deal_host(self) -> int:
+        """The next host in turn, as its place in `targets`."""
+        self._dealt += 1
+        return (self._dealt - 1) % len(self.targets)
+
+    def render(self, host: int, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
         content = orjson.dumps({**self._body, **body})
         head = (
-            f"POST {self.target.path}{path} HTTP/1.1\r\n{self._head}"
+            f"POST {self.targets[host].path}{path} HTTP/1.1\r\n{self._heads[host]}"
             f"X-Request-Id: {self._request_id}{index}\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         return head.encode("latin-1") + content
 
 
 class ChatClient:
-    """One user's client. Not to be shared between greenlets: a user waits for an answer before going on."""
+    """One user's client. Not to be shared between greenlets: a user waits for an answer before going on.
+
+    It keeps a connection to each host that it has asked. With sticky routing that is one, until `leave_host`.
+    """
 
     def __init__(self, transport: Transport, on_finished: Callable[[RequestRecord], None]) -> None:
         self._transport = transport
         self._on_finished = on_finished
-        self._connection: Connection | None = None
+        self._host: int | None = None
+        self._connections: dict[int, Connection] = {}
         self.free_s: float | None = None
         """When the last answer ended; None before the first."""
         self._owed_s = 0.0
@@ -145,14 +179,32 @@ class ChatClient:
         """Stream a text completion of a text or of token ids."""
         return self.request(COMPLETIONS_PATH, {"prompt": prompt, **body}, origin or Origin())
 
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def leave_host(self) -> None:
+        """Whoever is next to use this client is somebody new: they get a host of their own."""
+        self._host = None
 
-    def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
-        """Send `body` and wait for the answer's end. Fires `on_finished` once, even when interrupted."""
+    def wait_until(self, at_s: float, unless: Event) -> bool:
+        """Wait until this moment; False, and at once, when `unless` is or becomes set."""
+        while not unless.is_set() and (left_s := at_s - perf_counter()) > 0:
+            unless.wait(left_s)
+        return not unless.is_set()
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    def request(
+        self, path: str, body: Mapping[str, Any], origin: Origin, prompt: RenderedPrompt | None = None
+    ) -> Reply:
+        """Send `body` and wait for the answer's end. Fires `on_finished` once, even when interrupted.
+
+        `prompt` is what `render_prompt` makes of the body, where that is done already.
+        """
         transport = self._transport
+        if self._host is None or not transport.sticky:
+            self._host = transport.deal_host()
+        host = self._host
         index = transport.take_index() if origin.index is None else origin.index
         called_s = perf_counter()
         record = RequestRecord(
@@ -167,18 +219,25 @@ class ChatClient:
             phase=origin.phase,
             prompt_tokens=origin.prompt_tokens,
             model=body.get("model", transport.options.model),
+            target=transport.targets[host].name if len(transport.targets) > 1 else None,
+            session=origin.session,
+            turn=origin.turn,
+            planned_prompt_tokens=origin.prompt_tokens,
+            max_tokens=body.get("max_tokens"),
         )
         transport.in_flight += 1
         record.concurrency = transport.in_flight
         exchange = Exchange()
         try:
-            request = transport.render(path, index, body)
+            prompt = prompt or render_prompt(body)
+            record.prompt_hash = prompt.hash
+            request = transport.render(host, path, index, {**body, **prompt.fields})
             record.sent_s = perf_counter()
-            reused = self._attempt(record, exchange, request)
+            reused = self._attempt(record, exchange, host, request)
             if reused and _crossed(exchange, record.sent_s):
                 exchange = Exchange()
                 record.outcome = CANCELLED
-                self._attempt(record, exchange, request)
+                self._attempt(record, exchange, host, request)
         except Exception as error:
             record.outcome, record.error = PROTOCOL, f"the request could not be made: {error}"
             raise
@@ -193,12 +252,12 @@ class ChatClient:
             gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
         return Reply(exchange.answer.text, record)
 
-    def _attempt(self, record: RequestRecord, exchange: Exchange, request: bytes) -> bool:
+    def _attempt(self, record: RequestRecord, exchange: Exchange, host: int, request: bytes) -> bool:
         """Send once and wait for the end; True when that went over a connection that was open before."""
-        connection = self._connection
+        connection = self._connections.get(host)
         reused = connection is not None and not connection.closed
         if connection is None or connection.closed:
-            connection = self._connect(record)
+            connection = self._connect(record, host)
         if connection is None:
             return reused
         run_exchange(exchange, connection, request, self._remaining_s(record))
@@ -213,19 +272,32 @@ class ChatClient:
         assert record.sent_s is not None
         return max(record.sent_s + self._transport.options.timeout_s - perf_counter(), 0.001)
 
-    def _connect(self, record: RequestRecord) -> Connection | None:
+    def _connect(self, record: RequestRecord, host: int) -> Connection | None:
         """A new connection, or None when there is none to be had: then the record says why."""
         transport = self._transport
         started_s = perf_counter()
         limit_s = min(transport.options.connect_timeout_s, transport.options.timeout_s)
         try:
-            self._connection = open_connection(transport.target, transport.pulse, limit_s)
+            connection = open_connection(transport.targets[host], transport.pulse, limit_s)
         except ConnectError as error:
             record.outcome, record.error = CONNECT, str(error)
             return None
         finally:
             record.connect_s = perf_counter() - started_s
-        return self._connection
+        self._connections[host] = connection
+        return connection
+
+
+def _head(target: Target, options: RequestOptions) -> str:
+    """The header lines that all requests to a host have in common."""
+    headers = {
+        "Host": target.authority,
+        "User-Agent": "vllm-locust",
+        "Accept": "text/event-stream, application/json",
+        "Content-Type": "application/json",
+        **options.headers,
+    }
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def _crossed(exchange: Exchange, sent_s: float) -> bool:

@@ -9,6 +9,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from vllm_locust.errors import UsageError
 
+STICKY, ROUND_ROBIN = "sticky", "round-robin"
+"""Where there are several hosts: a user stays with the first one, or each request goes to the next one."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -40,6 +43,11 @@ class Target:
         """What the Host header says."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: the authority, and the path behind it if there is one."""
+        return f"{self.authority}{self.path}"
 
     @property
     def url(self) -> str:

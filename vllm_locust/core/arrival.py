@@ -59,6 +59,13 @@ def unit_arrivals(seed: int, phase: int, burstiness: float) -> Iterator[NDArray[
         yield times
 
 
+def _turns(trace: NDArray[np.float64], period_s: float | None) -> Iterator[NDArray[np.float64]]:
+    """The times of a trace in chunks, once or without an end."""
+    begins_s = (0.0,) if period_s is None or not len(trace) else (turn * period_s for turn in count())
+    for begin_s in begins_s:
+        yield from (begin_s + trace[first : first + CHUNK] for first in range(0, len(trace), CHUNK))
+
+
 @dataclass(frozen=True, slots=True)
 class _Membership:
     """From `from_s` on, the arrivals with i % of == position are mine."""
@@ -119,15 +126,24 @@ class Schedule:
     def of_trace(
         cls,
         times_s: Sequence[float],
+        period_s: float | None = None,
         *,
         requests: int | None = None,
         seconds: float = math.inf,
         scale: float = 1.0,
     ) -> Self:
-        """The arrivals of a trace, whose times ascend; a scale of 0.5 makes them take twice as long."""
+        """The arrivals of a trace, whose times ascend; a scale of 0.5 makes them take twice as long.
+
+        With a period the trace begins again after so long, and again. ValueError where that would be before
+        its last arrival.
+        """
         trace = np.asarray(times_s, dtype=np.float64)
+        if period_s is not None and len(trace):
+            span_s = trace[-1] - trace[0]
+            if not (period_s > 0 and period_s >= span_s):
+                raise ValueError(f"a trace of {span_s:g} s cannot begin again after {period_s} s")
         schedule = cls(Rate((Stage(1.0, 1.0),)), 1.0, 0, 0, requests=requests, seconds=seconds, scale=scale)
-        schedule._chunks = (trace[first : first + CHUNK] for first in range(0, len(trace), CHUNK))
+        schedule._chunks = _turns(trace, period_s)
         return schedule
 
     def scale_from(self, at_s: float, scale: float) -> None:

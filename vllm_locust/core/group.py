@@ -22,7 +22,17 @@ UNKNOWN = -1
 
 _EXAMPLE_LENGTH = 300
 
-_COUNTERS = ("planned", "ok", "dropped", "outside_window", "failed_in_window", "without_usage", "streams")
+_COUNTERS = (
+    "planned",
+    "ok",
+    "dropped",
+    "outside_window",
+    "failed_in_window",
+    "without_usage",
+    "streams",
+    "promised_lengths",
+    "kept_lengths",
+)
 _SECONDS = ("ttft_s", "e2el_s", "late_s", "ok_ended_s", "connect_s", "sent_s", "ended_s")
 _TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = ("itl", "itl_per_token", "lag", "ttft_bound", "itl_bound", "lateness")
@@ -69,6 +79,10 @@ class Group:
         """By kind, in the window or not; `dropped` is none of them."""
         self.without_usage = 0
         """Successful requests in the window whose tokens were counted, since the server sent no usage."""
+        self.promised_lengths = 0
+        """Successful requests in the window whose plan promised an exact number of prompt tokens, ..."""
+        self.kept_lengths = 0
+        """... and those of them in which the server counted just that."""
         self.streams = 0
         """Successful requests in the window that have at least one gap between tokens."""
         # One entry per successful request in the window; late = sent - intended.
@@ -164,6 +178,9 @@ class Group:
         self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
         self.cached_tokens.append(UNKNOWN if record.cached_tokens is None else record.cached_tokens)
         self.without_usage += record.tokens_counted
+        if (promised := record.planned_prompt_tokens) is not None and not record.tokens_counted:
+            self.promised_lengths += 1
+            self.kept_lengths += record.prompt_tokens == promised
         if record.connect_s is not None:
             self.connect_s.append(record.connect_s)
         if record.bounds_s:

@@ -109,6 +109,11 @@ class Rate:
     stages: tuple[Stage, ...]
 
     @property
+    def is_single(self) -> bool:
+        """One number, and no stages."""
+        return len(self.stages) == 1 and self.duration_s == math.inf
+
+    @property
     def duration_s(self) -> float:
         """The time of all stages; inf when the last one has no end."""
         return sum(stage.duration_s for stage in self.stages)

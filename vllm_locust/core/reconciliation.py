@@ -124,14 +124,15 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
     elif e2el["gap_ms"] is not None and _is_bunched(itl):
         yield (
             f"Mean ITL is {_both(itl)} though E2EL agrees: tokens travel several at a time, because of "
-            "--stream-interval, of speculative decoding, or of a gateway that buffers."
+            "--stream-interval, of speculative decoding, of a parser of tool calls or reasoning that holds "
+            "some back, or of a gateway that buffers."
         )
     early = [name for name, block in (("TTFT", ttft), ("E2EL", e2el)) if _is_early(block)]
     if early:
         yield (
             f"Mean {' and '.join(early)} of the client {'is' if len(early) == 1 else 'are'} below the "
-            "server's, which cannot be for the same requests: the server's histograms hold other requests "
-            "too, or those of another time than the client's window."
+            "server's: the server's histograms hold other requests too, or those of another time than the "
+            "client's window, or its parser of tool calls kept the last tokens to itself."
         )
 
 
@@ -168,8 +169,9 @@ def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], client_valid: 
             "with requests that do not share connections this is where the gap comes from."
         )
     return (
-        "The client vouches for its own figures: the time passes in the network, in a gateway in between, or "
-        "in vLLM's API server when it has more to do than its CPU can."
+        "The client vouches for its own figures: the time passes in the network, in a gateway in between, in "
+        "vLLM's API server when it has more to do than its CPU can, or in its parser of tool calls, which "
+        "sends nothing before a function's name is complete."
     )
 
 

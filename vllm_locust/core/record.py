@@ -60,6 +60,17 @@ class RequestRecord:
     worker: int = 0
     phase: int = 0
     model: str = ""
+    target: str | None = None
+    """The host that was asked, where there are several."""
+    session: int | None = None
+    """Of a conversation: the index in the plan, and as `turn` 1 for its first question."""
+    turn: int | None = None
+    planned_prompt_tokens: int | None = None
+    """The exact length that the plan promised; what came of it is `prompt_tokens`."""
+    max_tokens: int | None = None
+    """Output tokens asked for."""
+    prompt_hash: str | None = None
+    """16 hexadecimal digits, the same for the same prompt."""
     arrivals_s: Sequence[float] = field(default=(), repr=False)
     """Arrival of each token-carrying event. Kept until the record was folded, never written."""
     event_tokens: Sequence[int] = field(default=(), repr=False)
@@ -148,6 +159,12 @@ def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
             "worker": record.worker,
             "phase": record.phase,
             "model": record.model,
+            "target": record.target,
+            "session": record.session,
+            "turn": record.turn,
+            "planned_prompt_tokens": record.planned_prompt_tokens,
+            "max_tokens": record.max_tokens,
+            "prompt_hash": record.prompt_hash,
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )

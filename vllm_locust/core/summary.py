@@ -146,6 +146,7 @@ def _of_group(
             "dropped": group.dropped,
             "outside_window": group.outside_window,
         },
+        "prompt_lengths": {"promised": group.promised_lengths, "exact": group.kept_lengths},
         "failures": {kind: group.failures[kind].count for kind in sorted(group.failures)},
         "failure_examples": {kind: group.failures[kind].example for kind in sorted(group.failures)},
     }

@@ -32,9 +32,9 @@ def read_trace(path: Path, problem_prefix: str = "--arrivals") -> tuple[float, .
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for line, cell in _cells(file, mistake):
-                moment = _moment(cell)
-                first = moment if first is None else first
-                time_s = _difference_s(moment, first)
+                here = moment(cell)
+                first = here if first is None else first
+                time_s = difference_s(here, first)
                 if time_s is None:
                     like = "a date-time" if isinstance(first, datetime) else "a number of seconds"
                     like = "a number of seconds or an ISO date-time" if first is None else like
@@ -71,7 +71,7 @@ def _cells(file: TextIO, mistake: Callable[[str], UsageError]) -> Iterator[tuple
     lines = enumerate(chain([line], file), first)
     if line.lstrip().startswith("{"):
         yield from ((n, _value(n, line, mistake)) for n, line in lines if line.strip())
-    elif not line or _moment(line.strip()) is not None:
+    elif not line or moment(line.strip()) is not None:
         yield from ((n, line.strip()) for n, line in lines if line.strip())
     else:
         rows = csv.reader(line for _, line in lines)
@@ -96,7 +96,7 @@ def _value(number: int, line: str, mistake: Callable[[str], UsageError]) -> obje
     return values[name]
 
 
-def _moment(cell: object) -> float | datetime | None:
+def moment(cell: object) -> float | datetime | None:
     """What a trace says about a time; None when it says none."""
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return float(cell)
@@ -108,13 +108,13 @@ def _moment(cell: object) -> float | datetime | None:
     except ValueError:
         pass
     try:
-        moment = datetime.fromisoformat(cell)
+        date = datetime.fromisoformat(cell)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _difference_s(later: float | datetime | None, earlier: float | datetime | None) -> float | None:
+def difference_s(later: float | datetime | None, earlier: float | datetime | None) -> float | None:
     """The seconds between; None unless both are of one kind."""
     if isinstance(later, datetime) and isinstance(earlier, datetime):
         return (later - earlier).total_seconds()

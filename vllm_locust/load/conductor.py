@@ -103,10 +103,14 @@ class Conductor:
         on_end: Callable[[], None],
         *,
         watcher: Watcher | None = None,
+        before: Callable[[Phase], Phase] = lambda phase: phase,
         overlap: bool = False,
         most_members: int | None = None,
     ) -> None:
-        """`overlap` lets a phase drain while the next begins; `most_members` share an open loop at most."""
+        """`before` does what is to be done before the load of a phase begins.
+
+        `overlap` lets a phase drain while the next begins; `most_members` share an open loop at most.
+        """
         self.over = False
         self.failed = False
         """Going on was impossible: the log says why."""
@@ -119,6 +123,7 @@ class Conductor:
         self._began_s = began_s
         self._on_end = on_end
         self._watcher = watcher
+        self._before = before
         self._overlap = overlap
         self._most_members = most_members
         self._next_index = 0
@@ -203,6 +208,7 @@ class Conductor:
 
     def _conduct(self) -> None:
         while (phase := self._course.next_phase(self._now_s())) is not None:
+            phase = self._before(phase)
             self._await_users(phase)
             self._begin(phase)
             self._watch(phase)

@@ -14,21 +14,24 @@ import gevent
 from gevent.event import Event
 from locust.env import Environment
 
-from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, ChatClient, Origin, Reply, Transport
+from vllm_locust.client.chat import ChatClient, Origin, Reply, Transport
 from vllm_locust.core.arrival import Schedule
 from vllm_locust.core.rate import parse_rate
-from vllm_locust.core.record import DROPPED, RequestRecord
+from vllm_locust.core.record import DROPPED, OK, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.load.backlog import Backlog
+from vllm_locust.load.bodies import ReadyRequest, make_ready
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.lanes import Due, Lanes
+from vllm_locust.load.larder import Larder
 from vllm_locust.load.pacer import Pacer
 from vllm_locust.load.phases import TRACE, Phase
 from vllm_locust.load.plan import Dealer, Plan
+from vllm_locust.load.prefix_cache import phase_seed
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.process import CpuMeter
 from vllm_locust.load.rows import Rows
-from vllm_locust.workloads.scenario import PlannedRequest
+from vllm_locust.workloads.scenario import FollowUp, PlannedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +82,11 @@ class LoadGenerator:
         self.clients: set[ChatClient] = set()
         """Of the users there are now: what a user leaves open is closed at the end."""
         self.transport = Transport(
-            prepared.target, prepared.request_options, assignment.run_id, assignment.worker
+            prepared.targets,
+            prepared.request_options,
+            assignment.run_id,
+            assignment.worker,
+            self.settings.routing,
         )
         self.transport.pulse.widen()
         self.recording = Recording(origin_s=self.began_s)
@@ -87,12 +94,16 @@ class LoadGenerator:
         self._prepared = prepared
         self._seed = assignment.seed
         self._keep = keep
+        self._stock_ahead = stock_ahead
         self._leader = leader
         self.started = Event()
         """Set when the first phase has begun: what is sent before belongs nowhere."""
-        self.plan = Plan(leader, self._make, ahead=lambda: len(self.clients) if stock_ahead else 0)
+        self._larder = Larder(self._make)
+        self.plan = Plan(leader, self._take, ahead=lambda: len(self.clients) if stock_ahead else 0)
         self._lanes = Lanes(self._new_client, self._send_due, self._drop)
         self._pacers: dict[int, Pacer] = {}
+        self._over: dict[int, Event] = {}
+        """Of each phase: set when its load is over, for those who think about their next question."""
         self._rows = Rows(environment)
         self._backlog = Backlog(self._fold)
         self._rows_flusher = gevent.spawn(self._flush_rows)
@@ -138,15 +149,20 @@ class LoadGenerator:
         `base` of the phase's first request, and the `scale` of its rate.
         """
         self.phase = phase.number
+        self._over[phase.number] = Event()
         self.recording.begin_phase(phase.number, self.began_s + at_s, phase.warmup_s)
         self.plan.begin(phase, self.began_s + at_s)
-        if phase.open_loop:
+        if not phase.open_loop:
+            self._larder.begin(phase, step=None if self._stock_ahead else 1)
+        else:
             self._begin_open_loop(phase, at_s, **open_loop)
         self.started.set()
 
     def grant(self, phase: int, indices: Sequence[int], last: bool) -> None:
         """See `Plan.grant`."""
         self.plan.grant(phase, indices, last)
+        if self._stock_ahead:
+            self._larder.expect(indices)
         if not self.clients:
             self.plan.abandon()
 
@@ -162,6 +178,7 @@ class LoadGenerator:
     def end(self, phase: int) -> None:
         """The load of a phase is over; what is in flight may finish."""
         self.recording.close_phase(phase, perf_counter())
+        self._over.setdefault(phase, Event()).set()  # one who came late has not begun it
         if pacer := self._pacers.get(phase):
             pacer.end()
             self._leader.ended(phase, pacer.next_i)
@@ -174,6 +191,8 @@ class LoadGenerator:
         """Send nothing more; what is in flight may finish."""
         self.load_is_over = True
         self.plan.stop()
+        for over in self._over.values():
+            over.set()
         for pacer in self._pacers.values():
             pacer.end()
         self.recording.close_phase(self.phase, perf_counter())
@@ -203,6 +222,7 @@ class LoadGenerator:
             return
         self._closed = True
         self._backlog.close()
+        self._larder.close()
         self._rows_flusher.kill()
         self._rows.flush()
         self._lanes.close()
@@ -212,23 +232,19 @@ class LoadGenerator:
 
     # -- used by users ------------------------------------------------------------------------------------
 
-    def send(
-        self, client: ChatClient, planned: PlannedRequest, phase: int, intended_s: float | None
-    ) -> Reply:
-        """Send a request of the plan and wait for its answer."""
-        origin = Origin(
-            index=planned.index,
-            scenario=planned.scenario,
-            profile=planned.profile,
-            phase=phase,
-            intended_s=intended_s,
-            prompt_tokens=planned.prompt_tokens,
-        )
-        body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
-        if self.settings.endpoint_type == "completions":
-            return client.request(COMPLETIONS_PATH, {"prompt": planned.prompt, **body}, origin)
-        messages = [{"role": "user", "content": planned.prompt}]
-        return client.request(CHAT_PATH, {"messages": messages, **body}, origin)
+    def send(self, client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float | None) -> Reply:
+        """Send a request of the plan and wait for its answer, and so on to the end of a conversation.
+
+        The last reply. No turn begins behind a failure, nor when the load of the phase is over.
+        """
+        reply = _ask(client, ready, phase, intended_s)
+        while reply.record.outcome == OK and (following := _following(ready.planned, reply.text)) is not None:
+            intended_s = reply.record.ended_s + following.pause_s
+            if not client.wait_until(intended_s, unless=self._over[phase]):
+                break
+            ready = make_ready(following.request, self.settings.endpoint_type)
+            reply = _ask(client, ready, phase, intended_s)
+        return reply
 
     def take_in(self, record: RequestRecord) -> None:
         """A request is finished: tell everybody who listens."""
@@ -245,12 +261,13 @@ class LoadGenerator:
     ) -> None:
         schedule = self._schedule(phase, scale)
         schedule.members_from(0.0, position, of)
+        self._larder.begin(phase, step=max(of, 1))
         self._lanes.set_cap(self._cap(position, of))
         self._pacers[phase.number] = Pacer(
             phase.number,
             schedule,
             self.began_s + at_s,
-            lambda i: self._make(phase, base + i),
+            lambda i: self._take(phase, base + i),
             self._lanes,
             self._leader.idle,
         )
@@ -258,8 +275,14 @@ class LoadGenerator:
     def _schedule(self, phase: Phase, scale: float) -> Schedule:
         seconds = float("inf") if phase.seconds is None else phase.seconds
         if phase.rate == TRACE:
-            times_s = self._prepared.arrivals_s
-            return Schedule.of_trace(times_s, requests=phase.requests, seconds=seconds, scale=scale)
+            arrivals = self._prepared.arrivals(phase.member)
+            return Schedule.of_trace(
+                arrivals.times_s,
+                period_s=arrivals.period_s,
+                requests=phase.requests,
+                seconds=seconds,
+                scale=scale,
+            )
         rate = parse_rate(phase.rate or "")
         return Schedule(
             rate,
@@ -282,25 +305,31 @@ class LoadGenerator:
         return ChatClient(self.transport, self.take_in)
 
     def _send_due(self, client: ChatClient, due: Due) -> Reply:
+        client.leave_host()
         return self.send(client, due.request, due.phase, due.intended_s)
 
-    def _make(self, phase: Phase, index: int) -> PlannedRequest | None:
+    def _make(self, phase: Phase, index: int) -> ReadyRequest:
+        planned = self._prepared.scenario.phases[phase.member].request(phase_seed(phase, self._seed), index)
+        return make_ready(planned, self.settings.endpoint_type)
+
+    def _take(self, phase: Phase, index: int) -> ReadyRequest | None:
         """Request `index` of the plan; one that cannot be made is dropped, and the run goes on."""
-        member = self._prepared.scenario.phases[phase.member]
         try:
-            return member.request(self._seed, index)
+            return self._larder.take(phase, index)
         except Exception as error:
-            logger.exception("Request %d of %s could not be made", index, member.name)
-            broken = PlannedRequest(index, member.name, member.name, prompt="", max_tokens=0)
+            name = self._prepared.scenario.phases[phase.member].name
+            logger.exception("Request %d of %s could not be made", index, name)
+            broken = make_ready(PlannedRequest(index, name, name, prompt="", max_tokens=0), "completions")
             self._drop(Due(broken, phase.number, perf_counter()), f"it could not be made: {error}")
             return None
 
     def _drop(self, due: Due, why: str) -> None:
+        planned = due.request.planned
         self.take_in(
             RequestRecord(
-                index=due.request.index,
-                scenario=due.request.scenario,
-                profile=due.request.profile,
+                index=planned.index,
+                scenario=planned.scenario,
+                profile=planned.profile,
                 outcome=DROPPED,
                 intended_s=due.intended_s,
                 ended_s=perf_counter(),
@@ -308,6 +337,11 @@ class LoadGenerator:
                 worker=self.transport.worker,
                 phase=due.phase,
                 model=self.transport.options.model,
+                session=_session(planned),
+                turn=_turn(planned),
+                planned_prompt_tokens=planned.prompt_tokens,
+                max_tokens=planned.max_tokens,
+                prompt_hash=due.request.prompt.hash,
             )
         )
 
@@ -321,3 +355,32 @@ class LoadGenerator:
         while True:
             gevent.sleep(_ROWS_EVERY_S)
             self._rows.flush()
+
+
+def _ask(client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float | None) -> Reply:
+    """Send one request of the plan. Of a conversation, only the first turn has a number of the plan's."""
+    planned = ready.planned
+    origin = Origin(
+        index=planned.index if planned.turn == 1 else None,
+        scenario=planned.scenario,
+        profile=planned.profile,
+        phase=phase,
+        intended_s=intended_s,
+        prompt_tokens=planned.prompt_tokens,
+        session=_session(planned),
+        turn=_turn(planned),
+    )
+    return client.request(ready.path, ready.body, origin, ready.prompt)
+
+
+def _following(planned: PlannedRequest, answer: str) -> FollowUp | None:
+    return None if planned.then is None else planned.then(answer)
+
+
+def _session(planned: PlannedRequest) -> int | None:
+    """The conversation that a request is a part of."""
+    return planned.index if planned.then is not None or planned.turn > 1 else None
+
+
+def _turn(planned: PlannedRequest) -> int | None:
+    return None if _session(planned) is None else planned.turn

@@ -2,6 +2,8 @@
 
 Requests wait in one queue, in the order in which they were due, until a lane takes them: at once when there
 is no cap. What finds no socket left, or no turn before the load is over, was never sent: it is dropped.
+
+A conversation keeps its lane to its end, also while somebody thinks: the cap is one of conversations then.
 """
 
 import logging
@@ -14,7 +16,7 @@ import gevent
 from gevent.pool import Group
 
 from vllm_locust.client.chat import ChatClient
-from vllm_locust.workloads.scenario import PlannedRequest
+from vllm_locust.load.bodies import ReadyRequest
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _NO_TURN = "the load was over before its turn came, as --max-concurrency request
 class Due:
     """A request with the moment it is intended for."""
 
-    request: PlannedRequest
+    request: ReadyRequest
     phase: int
     intended_s: float
 
@@ -128,6 +130,8 @@ class Lanes:
         try:
             self._send(client, due)
         except Exception:
-            logger.exception("Could not send request %d", due.request.index)  # its record says `protocol`
+            logger.exception(
+                "Could not send request %d", due.request.planned.index
+            )  # its record says `protocol`
         finally:
             self._unfinished[due.phase] -= 1

@@ -15,6 +15,9 @@ from vllm_locust.core.slo import Slo
 from vllm_locust.load.phases import plain_rate
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.observe.addresses import without_secrets
+from vllm_locust.workloads.lengths import Lengths
+from vllm_locust.workloads.scenario import sources_of
+from vllm_locust.workloads.variety import Adapter, Variation
 
 _PACKAGES = ("vllm-locust", "locust", "gevent", "httptools", "orjson", "numpy")
 # Options whose values may be secret: their place on the command line is kept, what they say is not.
@@ -31,13 +34,14 @@ def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str
         "run": run_id,
         "start_time": started.isoformat(timespec="milliseconds"),
         "command": redact(sys.argv),
-        "host": prepared.target.url,
+        "host": ",".join(target.url for target in prepared.targets),
         "model": prepared.model.name,
         "max_model_len": prepared.model.max_model_len,
         "server_version": prepared.model.server_version,
         "scenario": prepared.scenario.name,
         "phases": [phase.name for phase in prepared.scenario.phases],
         "seed": settings.seed,
+        "datasets": sources_of(prepared.scenario),
         "options": {**options, "headers": sorted(settings.headers)},
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "machine": {"platform": _platform(), "cpus": os.cpu_count()},
@@ -84,8 +88,12 @@ def _is_secret(name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Lengths):
+        return value.smallest if value.is_constant else str(value)
     if isinstance(value, Path | Rate):
         return str(value)
+    if isinstance(value, Variation | Adapter):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
     return without_secrets(value) if isinstance(value, str) else value

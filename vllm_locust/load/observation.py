@@ -40,23 +40,23 @@ class ServerSide:
 
 def what_to_watch(prepared: Prepared) -> Watch:
     """The sources that a run's options name; by default `/metrics` of the target."""
-    settings, target = prepared.settings, prepared.target
-    own_url = f"{target.url}/metrics"
+    settings = prepared.settings
+    own_urls = [f"{target.url}/metrics" for target in prepared.targets]
     urls = settings.server_metrics_urls
     if urls is None:  # a log is given where the server's metrics cannot be reached
-        urls = () if settings.server_log is not None else (own_url,)
+        urls = () if settings.server_log is not None else own_urls
     return Watch(
         [
             {
                 "url": url,
                 # What the target may know, such as a key, is nobody else's.
-                "headers": dict(settings.headers) if same_origin(url, own_url) else {},
+                "headers": dict(settings.headers) if any(same_origin(url, own) for own in own_urls) else {},
                 "insecure": settings.insecure,
             }
             for url in urls
         ],
         [] if settings.server_log is None else [str(settings.server_log)],
-        gpu=settings.watches_server and target.host in _LOOPBACK_NAMES,
+        gpu=settings.watches_server and all(target.host in _LOOPBACK_NAMES for target in prepared.targets),
         interval_s=settings.server_metrics_interval_s,
     )
 
@@ -176,7 +176,11 @@ def _profiles(prepared: Prepared) -> list[str]:
     for phase in prepared.scenario.phases:
         with suppress(Exception):  # a request that cannot be made is dropped when its turn comes
             for index in range(_REQUESTS_LOOKED_AT):
-                names[phase.request(prepared.settings.seed, index).profile] = None
+                planned = phase.request(prepared.settings.seed, index)
+                names[planned.profile] = None
+                while planned.then is not None and (following := planned.then("")) is not None:
+                    planned = following.request
+                    names[planned.profile] = None
     return list(names)
 
 

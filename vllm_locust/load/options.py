@@ -5,13 +5,23 @@ What they mean is in `settings`. Where `vllm bench serve` has the option, its na
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from vllm_locust.load.settings import API_KEY_VARIABLE, DEFAULT_SCENARIO, ENDPOINT_TYPES, LEVEL_UNITS
+from vllm_locust.load.settings import (
+    ADAPTER_ORDERS,
+    API_KEY_VARIABLE,
+    DEFAULT_SCENARIO,
+    ENDPOINT_TYPES,
+    LEVEL_UNITS,
+    ROUTINGS,
+)
 from vllm_locust.observe.addresses import DEFAULT_PORT
 from vllm_locust.workloads import catalogue
 
 DEFAULT_STOP_TIMEOUT = "60"
+
+_Add = Callable[..., None]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,25 +41,93 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action.is_secret = secret
         action.is_required = action.is_multiple = False
 
+    _add_workload(add)
+    _add_load(add)
+    _add_requests(add)
+    _add_results(add)
+
+
+def _add_workload(add: _Add) -> None:
+    """What is asked."""
     add(
         "--scenario",
         metavar="NAME|FILE.py",
-        default=DEFAULT_SCENARIO,
         help=f"What is asked: {', '.join(catalogue.names())}; one member of a scenario (tiny.sl), a weighted "
-        f"mix (ss:3,ll:1) or a file of your own. Default: {DEFAULT_SCENARIO}",
+        f"mix (ss:3,ll:1) or a file of your own. Default: the locustfile's own, else {DEFAULT_SCENARIO}",
     )
-    add("--model", metavar="NAME", help="Model to ask. Default: the first one the server lists")
     add(
-        "--endpoint-type",
-        choices=ENDPOINT_TYPES,
-        default="chat",
-        help="chat (/v1/chat/completions) or completions (/v1/completions). Default: chat",
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        help="A parameter of the scenario, such as n=40; may be repeated. In a mix: SCENARIO.NAME=VALUE. "
+        "`vllm-locust options` lists them",
+    )
+    add(
+        "--dataset-path",
+        metavar="FILE",
+        help="Data set or trace for scenarios that read one, such as sharegpt, prompts, imdb and replay; "
+        "hf:ORG/NAME/FILE fetches one from the Hugging Face hub",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        help="Which requests a scenario makes: same seed, same requests. Default: a new one for each run, "
+        "noted in run.json, so that no prompt of an earlier run waits in the server's prefix cache",
     )
     add(
         "--num-prompts",
         metavar="N",
-        help="Stop after N requests (N per profile when a scenario runs several one after another)",
+        help="Stop after N requests (N per profile when a scenario runs several one after another; "
+        "conversations count as one each)",
     )
+    add(
+        "--input-len",
+        metavar="LENGTHS",
+        help="Exact prompt lengths in tokens, a number or a distribution, for scenarios of synthetic text",
+    )
+    add(
+        "--max-tokens",
+        metavar="LENGTHS",
+        help="Output tokens to ask for, instead of the scenario's own: a number, or a distribution such as "
+        "512~0.2 (within 20 %%), 100-200, normal:512:64, lognormal:512:0.8:100-2000 or file:lengths.csv",
+    )
+    add(
+        "--tokenizer",
+        metavar="PATH",
+        help="tokenizer.json, or a folder with one, to count tokens with when the server has no /tokenize",
+    )
+    add(
+        "--vary",
+        metavar="SHARE:JSON",
+        action="append",
+        in_web_ui=False,  # whose fields a comma takes apart
+        help='A share of the requests gets further fields: 20%%:{"temperature": 1.2, "priority": 5}; '
+        "max_tokens may be a distribution; may be repeated",
+    )
+    add(
+        "--lora-modules",
+        metavar="NAME[:WEIGHT]",
+        action="extend",
+        nargs="+",
+        help="LoRA adapters of the server to ask, instead of --model, drawn by weight",
+    )
+    add(
+        "--lora-assignment",
+        choices=ADAPTER_ORDERS,
+        default="random",
+        help="Whether adapters are drawn or come one after the other. Default: random",
+    )
+    add(
+        "--prefix-cache",
+        metavar="cold|warm",
+        help="What the server's prefix cache holds when the run, or a step of it, begins. cold: nothing of "
+        "earlier ones (/reset_prefix_cache, or a salt where the server has none); warm: the prefixes that "
+        "the scenario's requests share. Default: what it holds",
+    )
+
+
+def _add_load(add: _Add) -> None:
+    """How much of it."""
     add(
         "--request-rate",
         metavar="RATE",
@@ -107,14 +185,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="Let the last requests of a step finish while the next one warms up, instead of waiting for "
         "them. Default: wait",
     )
-    add("--max-tokens", metavar="N", help="Output tokens to ask for, instead of the scenario's own")
+
+
+def _add_requests(add: _Add) -> None:
+    """How it is asked."""
+    add("--model", metavar="NAME", help="Model to ask. Default: the first one the server lists")
     add(
-        "--input-len", metavar="N", help="Exact prompt length in tokens, for scenarios made of synthetic text"
-    )
-    add(
-        "--tokenizer",
-        metavar="PATH",
-        help="tokenizer.json, or a folder with one, to count tokens with when the server has no /tokenize",
+        "--endpoint-type",
+        choices=ENDPOINT_TYPES,
+        default="chat",
+        help="chat (/v1/chat/completions) or completions (/v1/completions). Default: chat",
     )
     add(
         "--ignore-eos",
@@ -124,13 +204,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Default: on",
     )
     add("--temperature", metavar="T", help="Sampling temperature. Default: the server's")
-    add("--dataset-path", metavar="FILE", help="Data set for scenarios that read one, such as sharegpt")
+    add("--extra-body", metavar="JSON", help='More fields for every request, for example {"top_p": 0.9}')
     add(
-        "--seed",
-        metavar="N",
-        help="Which requests a scenario makes: same seed, same requests. Default: a new one for each run, "
-        "noted in run.json, so that no prompt of an earlier run waits in the server's prefix cache",
+        "--continuous-usage-stats",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Ask for usage with every chunk, to tell how many tokens each carries. Costs the server time",
     )
+    add(
+        "--request-timeout",
+        metavar="TIME",
+        default="600",
+        help="Longest wait for a whole answer. Default: 600",
+    )
+    add(
+        "--routing",
+        choices=ROUTINGS,
+        default="sticky",
+        help="With several hosts (--host http://a:8000,http://b:8000): each user and conversation stays at "
+        "one, or each request goes to the next. Default: sticky",
+    )
+    add(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Do not check TLS certificates",
+    )
+    add(
+        "--api-key",
+        metavar="KEY",
+        secret=True,
+        help=f"Bearer token. Better in the environment, as {API_KEY_VARIABLE}: others can see command lines",
+    )
+    add(
+        "--header",
+        metavar="NAME=VALUE",
+        action="append",
+        in_web_ui=False,
+        help="Header for every request; may be repeated. Its value is never written to results",
+    )
+
+
+def _add_results(add: _Add) -> None:
+    """What is made of it."""
     add(
         "--warmup",
         metavar="TIME",
@@ -174,36 +290,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         in_web_ui=False,
         help="Prometheus finds client and server metrics at /metrics on this port, of this machine only "
         f"unless a host such as 0.0.0.0 is given; 0 for a free port, off for none. Default: {DEFAULT_PORT}",
-    )
-    add("--extra-body", metavar="JSON", help='More fields for every request, for example {"top_p": 0.9}')
-    add(
-        "--continuous-usage-stats",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="Ask for usage with every chunk, to tell how many tokens each carries. Costs the server time",
-    )
-    add(
-        "--request-timeout",
-        metavar="TIME",
-        default="600",
-        help="Longest wait for a whole answer. Default: 600",
-    )
-    add(
-        "--insecure",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="Do not check TLS certificates",
-    )
-    add(
-        "--api-key",
-        metavar="KEY",
-        secret=True,
-        help=f"Bearer token. Better in the environment, as {API_KEY_VARIABLE}: others can see command lines",
-    )
-    add(
-        "--header",
-        metavar="NAME=VALUE",
-        action="append",
-        in_web_ui=False,
-        help="Header for every request; may be repeated. Its value is never written to results",
     )

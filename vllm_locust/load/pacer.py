@@ -13,8 +13,8 @@ from gevent.event import Event
 
 from vllm_locust.client.alarm import Alarm
 from vllm_locust.core.arrival import Arrival, Schedule
+from vllm_locust.load.bodies import ReadyRequest
 from vllm_locust.load.lanes import Due, Lanes
-from vllm_locust.workloads.scenario import PlannedRequest
 
 # Sending many at a time must leave sockets unread for no longer than this.
 _TURN_S = 0.001
@@ -37,7 +37,7 @@ class Pacer:
         phase: int,
         schedule: Schedule,
         began_s: float,
-        make: Callable[[int], PlannedRequest | None],
+        make: Callable[[int], ReadyRequest | None],
         lanes: Lanes,
         on_idle: Callable[[int], None],
     ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, Self
 
 from vllm_locust.load.settings import Settings
-from vllm_locust.workloads.scenario import Scenario
+from vllm_locust.workloads.scenario import Scenario, arrivals_of, requests_of
 
 # For each profile of a scenario that runs several, when neither --run-time nor --num-prompts says otherwise.
 DEFAULT_PROFILE_S = 30.0
@@ -39,6 +39,10 @@ class Phase:
     seconds: float | None = None
     """With neither bound a phase goes on until the run is stopped."""
     warmup_s: float = 0.0
+    prefix_cache: str | None = None
+    """How the server's prefix cache was made cold or warm before: see `load.prefix_cache`."""
+    salt: str | None = None
+    """Drawn into every request of the phase, so that they are no other phase's."""
 
     @property
     def open_loop(self) -> bool:
@@ -52,6 +56,8 @@ class Phase:
             described["users"] = self.users
         if self.rate is not None:
             described["request_rate"] = plain_rate(self.rate)
+        if self.prefix_cache is not None:
+            described["prefix_cache"] = self.prefix_cache
         return described
 
     @property
@@ -162,31 +168,39 @@ def course_of(settings: Settings, scenario: Scenario, run_time_s: float | None) 
                     member,
                     names[member],
                     **level,
-                    requests=settings.num_prompts,
+                    requests=_requests(settings, scenario.phases[member]),
                     seconds=step_s,
                     warmup_s=warmup_s,
                 )
                 for number, (level, member) in enumerate(steps)
             ]
         )
-    rate = None
-    if settings.arrivals is not None:
-        rate = TRACE
-    elif settings.request_rate is not None:
-        rate = str(settings.request_rate)
     several = len(names) > 1
     phases = [
         Phase(
             number,
             number,
-            name,
-            rate=rate,
+            member.name,
+            rate=(rate := _rate(settings, member)),
             follows_users=rate is not None,
-            requests=settings.num_prompts,
+            requests=_requests(settings, member),
             warmup_s=(settings.step_warmup_s or 0.0) if several else settings.warmup_s,
         )
-        for number, name in enumerate(names)
+        for number, member in enumerate(scenario.phases)
     ]
-    if not several or settings.num_prompts is not None:
+    if not several or all(phase.requests is not None for phase in phases):
         return FixedCourse(phases)
     return FixedCourse(phases, shared_s=run_time_s or DEFAULT_PROFILE_S * len(names))
+
+
+def _rate(settings: Settings, scenario: Scenario) -> str | None:
+    """The rate of an open loop; None for a closed one."""
+    if settings.arrivals is not None or arrivals_of(scenario) is not None:
+        return TRACE
+    return None if settings.request_rate is None else str(settings.request_rate)
+
+
+def _requests(settings: Settings, scenario: Scenario) -> int | None:
+    """How many requests a phase has, where that is known: the user's number, or all that there are."""
+    bounds = (settings.num_prompts, requests_of(scenario))
+    return min((bound for bound in bounds if bound is not None), default=None)

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from gevent.event import Event
 
+from vllm_locust.load.bodies import ReadyRequest
 from vllm_locust.load.phases import Phase
-from vllm_locust.workloads.scenario import PlannedRequest
 
 
 class PlanEnded(Exception):
@@ -23,7 +23,7 @@ class PlanEnded(Exception):
 class Taken:
     """A request that was handed out, with the phase it belongs to and when that phase began."""
 
-    request: PlannedRequest
+    request: ReadyRequest
     phase: int
     phase_began_s: float
 
@@ -54,7 +54,7 @@ class Plan:
     def __init__(
         self,
         dealer: Dealer,
-        make: Callable[[Phase, int], PlannedRequest | None],
+        make: Callable[[Phase, int], ReadyRequest | None],
         ahead: Callable[[], int] = lambda: 0,
     ) -> None:
         self._dealer = dealer

@@ -5,19 +5,29 @@ All that is wrong is found before any load and reported together.
 
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
-from vllm_locust.client.ask import ServerModel, find_model, token_counter
+from vllm_locust.client.ask import ServerModel, ServerTokenizer, find_model
 from vllm_locust.client.chat import RequestOptions
 from vllm_locust.client.target import Target
 from vllm_locust.core.trace import read_trace, rescale
 from vllm_locust.errors import UsageError
+from vllm_locust.load.fit import too_long
 from vllm_locust.load.results import check_free
 from vllm_locust.load.settings import Settings
 from vllm_locust.workloads import catalogue
-from vllm_locust.workloads.scenario import Context, CountTokens, Scenario
-from vllm_locust.workloads.tokenizer import local_counter
+from vllm_locust.workloads.scenario import (
+    Arrivals,
+    Context,
+    CountTokens,
+    Encode,
+    Scenario,
+    arrivals_of,
+    primers_of,
+)
+from vllm_locust.workloads.tokenizer import local_counter, local_encoder
+from vllm_locust.workloads.variety import Varied
 
 T = TypeVar("T")
 
@@ -27,11 +37,18 @@ class Prepared:
     """What a run starts from."""
 
     settings: Settings
-    target: Target
+    targets: Sequence[Target]
     model: ServerModel
     scenario: Scenario
-    arrivals_s: Sequence[float] = ()
-    """When a trace sent its requests, if one is replayed."""
+    recorded: Arrivals | None = None
+    """What `--arrivals` has of a trace."""
+
+    def arrivals(self, member: int) -> Arrivals:
+        """When the requests of the scenario's phase `member` are sent, which a trace says."""
+        arrivals = self.recorded or arrivals_of(self.scenario.phases[member])
+        assert arrivals is not None
+        rate = self.settings.request_rate
+        return arrivals if rate is None else _at_rate(arrivals, rate.rate_at(0.0))
 
     @property
     def request_options(self) -> RequestOptions:
@@ -68,44 +85,78 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     if settings.results_dir is not None:
         folder = settings.results_dir
         attempt(lambda: check_free(folder))
-    target = attempt(lambda: Target.parse(host, _tls_context(settings)))
-    model = attempt(lambda: find_model(target, settings.headers, settings.model)) if target else None
-    counter = attempt(lambda: _counter(settings, target, model))
-    if counter is None and (model is None or settings.tokenizer is not None):
-        # Why nobody can count tokens is said already: what else is wrong with the scenario shows without.
-        settings = replace(settings, input_len=None, tokenizer=None)
-    scenario = attempt(lambda: _scenario(settings, counter))
-    arrivals_s = attempt(lambda: _arrivals(settings)) or ()
+    targets = attempt(lambda: [Target.parse(url, _tls_context(settings)) for url in host.split(",")])
+    model = attempt(lambda: _model(settings, targets)) if targets else None
+    counters = attempt(lambda: _counters(settings, targets, model)) or _NOBODY
+    scenario = attempt(lambda: _scenario(settings, counters, model))
+    recorded = attempt(lambda: _recorded(settings))
     if scenario is not None:
         problems.extend(_misfits(settings, model, scenario))
-    if problems or target is None or model is None or scenario is None:
+    if problems or targets is None or model is None or scenario is None:
         raise UsageError(*problems)
-    return Prepared(settings, target, model, scenario, arrivals_s)
+    return Prepared(settings, targets, model, scenario, recorded)
 
 
-def _arrivals(settings: Settings) -> Sequence[float]:
-    if settings.arrivals is None:
-        return ()
-    times_s = read_trace(settings.arrivals)
-    rate = settings.request_rate
-    return times_s if rate is None else rescale(times_s, rate.rate_at(0.0))
+def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:
+    """The model that all targets serve, as the first one describes it."""
+    first, *others = targets
+    model = find_model(first, settings.headers, settings.model)
+    for target in others:
+        find_model(target, settings.headers, model.name)
+    return model
+
+
+def _recorded(settings: Settings) -> Arrivals | None:
+    return None if settings.arrivals is None else Arrivals(read_trace(settings.arrivals))
+
+
+def _at_rate(arrivals: Arrivals, rate: float) -> Arrivals:
+    """Stretched so that `rate` requests a second come on average."""
+    times_s = rescale(arrivals.times_s, rate)
+    if arrivals.period_s is None:
+        return Arrivals(times_s)
+    stretch = times_s[-1] / (arrivals.times_s[-1] - arrivals.times_s[0])
+    return Arrivals(times_s, arrivals.period_s * stretch)
 
 
 def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) -> Iterator[str]:
     """What is right by itself and does not go together."""
+    several = f"--scenario {scenario.name} runs several in turn"
     if settings.warmup_s and len(scenario.phases) > 1:
         yield (
-            f"--warmup is for one kind of load, and --scenario {scenario.name} runs several in turn: "
+            f"--warmup is for one kind of load, and {several}: "
             f"take --step-warmup, or one of them, such as {scenario.phases[0].name}"
         )
     if settings.capacity and len(scenario.phases) > 1:
         yield (
-            f"A capacity search is for one kind of load, and --scenario {scenario.name} runs several "
-            f"in turn: take one of them, such as {scenario.phases[0].name}"
+            f"A capacity search is for one kind of load, and {several}: "
+            f"take one of them, such as {scenario.phases[0].name}"
         )
-    longest = model.max_model_len if model is not None else None
-    if longest and settings.input_len and settings.input_len >= longest:
-        yield f"--input-len {settings.input_len} is too long: the model takes {longest} with the answer"
+    yield from _timing_misfits(settings, scenario)
+    if settings.prefix_cache == "warm" and not _has_primers(scenario, settings.seed):
+        yield f"--prefix-cache warm needs a scenario whose requests share a prefix: {scenario.name} does not."
+    served = model.all_names if model is not None else ()
+    for adapter in settings.adapters:
+        if served and adapter.name not in served:
+            yield f"--lora-modules {adapter.name!r} is not served, the server has: {', '.join(served)}."
+    if model is not None and model.max_model_len is not None:
+        yield from too_long(settings, model.name, model.max_model_len, scenario)
+
+
+def _has_primers(scenario: Scenario, seed: int) -> bool:
+    return any(primers_of(phase, seed) for phase in scenario.phases)
+
+
+def _timing_misfits(settings: Settings, scenario: Scenario) -> Iterator[str]:
+    timed = any(arrivals_of(phase) is not None for phase in scenario.phases)
+    if timed and (settings.ladder or settings.capacity):
+        yield f"--scenario {scenario.name} says when to send: ladders and searches do not go with it."
+    if timed and settings.arrivals is not None:
+        yield f"--arrivals and --scenario {scenario.name} exclude each other: both say when to send."
+    if timed and settings.request_rate is not None and not settings.request_rate.is_single:
+        yield f"--request-rate {settings.request_rate} must be one number for --scenario {scenario.name}."
+    if settings.max_concurrency is not None and not (timed or settings.open_loop):
+        yield "--max-concurrency is for open loops, with --request-rate: without, users wait for answers."
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -117,24 +168,52 @@ def _tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _counter(settings: Settings, target: Target | None, model: ServerModel | None) -> CountTokens | None:
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """Who counts tokens, see `workloads.scenario.Context`."""
+
+    count_tokens: CountTokens
+    encode: Encode
+    count_text: CountTokens | None = None
+
+
+def _silent(_: str) -> NoReturn:
+    raise UsageError  # why nobody can count is said already
+
+
+_NOBODY = _Counters(_silent, _silent)
+
+
+def _counters(settings: Settings, targets: Sequence[Target] | None, model: ServerModel | None) -> _Counters:
     chat = settings.endpoint_type == "chat"
     if settings.tokenizer is not None:
-        return local_counter(settings.tokenizer, chat)
-    if settings.input_len is None or target is None or model is None:
-        return None
-    return token_counter(target, settings.headers, model.name, chat=chat)
+        return _Counters(
+            local_counter(settings.tokenizer, chat),
+            local_encoder(settings.tokenizer),
+            local_counter(settings.tokenizer),
+        )
+    if not targets or model is None:
+        return _NOBODY
+    server = ServerTokenizer(targets[0], settings.headers, model.name, chat=chat)
+    return _Counters(server.count, server.encode)
 
 
-def _scenario(settings: Settings, counter: CountTokens | None) -> Scenario:
+def _scenario(settings: Settings, counters: _Counters, model: ServerModel | None) -> Scenario:
     context = Context(
         dataset_path=settings.dataset_path,
         input_len=settings.input_len,
         max_tokens=settings.max_tokens,
-        count_tokens=counter,
-        count_text=local_counter(settings.tokenizer) if settings.tokenizer else None,
+        count_tokens=counters.count_tokens,
+        count_text=counters.count_text,
+        encode=counters.encode,
+        endpoint_type=settings.endpoint_type,
+        max_model_len=None if model is None else model.max_model_len,
+        parameters=settings.parameters,
     )
     scenario = catalogue.load(settings.scenario, context)
     for phase in scenario.phases:
         phase.request(settings.seed, 0)  # whatever is wrong with the data set shows now
+    if settings.variations or settings.adapters:
+        in_turn = settings.adapter_order == "round-robin"
+        return Varied(scenario, settings.variations, settings.adapters, in_turn)
     return scenario

@@ -27,6 +27,7 @@ from vllm_locust.load.master import Workers
 from vllm_locust.load.observation import Observation, ServerSide
 from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.phases import Course, FixedCourse, course_of
+from vllm_locust.load.prefix_cache import PrefixCache
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.results import ResultsFolder
 from vllm_locust.load.verdict import Generators, Verdict, conclude, sentences_on_lost
@@ -72,6 +73,7 @@ class Run:
             self.began_s,
             on_plan_end,
             watcher=self._observation,
+            before=PrefixCache(prepared, self.id).prepare,
             overlap=self.settings.step_overlap,
             most_members=self.settings.max_concurrency,
         )

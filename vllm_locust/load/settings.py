@@ -13,25 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
-
+from vllm_locust.client.target import ROUND_ROBIN, STICKY
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
-from vllm_locust.core.slo import Slo, parse_goodput, parse_slo
-from vllm_locust.core.times import parse_time
+from vllm_locust.core.slo import Slo, parse_slo
 from vllm_locust.errors import UsageError
-from vllm_locust.observe.addresses import parse_bind, parse_interval, parse_metrics_url, without_secrets
+from vllm_locust.load import convert
+from vllm_locust.observe.addresses import parse_bind, parse_interval, without_secrets
+from vllm_locust.workloads.lengths import Lengths
+from vllm_locust.workloads.variety import Adapter, Variation
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 DEFAULT_SCENARIO = "sharegpt"
 ENDPOINT_TYPES = ("chat", "completions")
 LEVEL_UNITS = ("users", "rate")
+ROUTINGS = (STICKY, ROUND_ROBIN)
+ADAPTER_ORDERS = ("random", "round-robin")
+PREFIX_CACHES = ("cold", "warm")
 DEFAULT_LADDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-
-OFF = "off"
-"""In place of a value: do without."""
-
-# Fields that a request's body gets from elsewhere.
-_OWN_BODY_FIELDS = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "n"})
 
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -44,6 +42,8 @@ class Settings:
     """The options of one run, checked and converted."""
 
     scenario: str = DEFAULT_SCENARIO
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Of the scenario, as they were written."""
     model: str | None = None
     endpoint_type: str = "chat"
     num_prompts: int | None = None
@@ -60,8 +60,14 @@ class Settings:
     """Search for the largest load that meets the SLOs: asked for by a shape, not by an option."""
     most_users: int | None = None
     """The most that a search tries: Locust's own number of users, when it is more than one."""
-    max_tokens: int | None = None
-    input_len: int | None = None
+    max_tokens: Lengths | None = None
+    input_len: Lengths | None = None
+    variations: Sequence[Variation] = ()
+    adapters: Sequence[Adapter] = ()
+    adapter_order: str = "random"
+    prefix_cache: str | None = None
+    """What the server's prefix cache is to hold when a phase begins: `cold` or `warm`; None: as it is."""
+    routing: str = STICKY
     tokenizer: str | None = None
     ignore_eos: bool = True
     temperature: float | None = None
@@ -101,33 +107,33 @@ class Settings:
 
 
 def read_settings(
-    options: argparse.Namespace | None, shape: str | None = None
+    options: argparse.Namespace | None, shape: str | None = None, scenario: str | None = None
 ) -> tuple[Settings, Sequence[str]]:
     """Check and convert all options: the settings, and one sentence per problem.
 
     An option with a problem has its default, so that what else is wrong can be found before anybody is told.
-    `shape` is the kind of load shape of the locustfile: `ladder`, `capacity` or none of ours.
+    `shape` is the kind of load shape of the locustfile: `ladder`, `capacity` or none of ours. `scenario` is
+    the one that it asks for where no option does.
     """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
-        scenario=reader.text("scenario") or DEFAULT_SCENARIO,
+        scenario=reader.text("scenario") or scenario or DEFAULT_SCENARIO,
         model=reader.text("model"),
-        endpoint_type=reader.take("endpoint_type", _one_of(ENDPOINT_TYPES), "chat"),
-        num_prompts=reader.take("num_prompts", _whole(at_least=1), None),
-        max_tokens=reader.take("max_tokens", _whole(at_least=1), None),
-        input_len=reader.take("input_len", _whole(at_least=1), None),
+        endpoint_type=reader.take("endpoint_type", convert.one_of(ENDPOINT_TYPES), "chat"),
+        num_prompts=reader.take("num_prompts", convert.whole(at_least=1), None),
+        **_workload_settings(reader),
         tokenizer=reader.text("tokenizer"),
         ignore_eos=reader.flag("ignore_eos", True),
-        temperature=reader.take("temperature", _number(at_least=0), None),
+        temperature=reader.take("temperature", convert.number(at_least=0), None),
         dataset_path=reader.take("dataset_path", Path, None),
-        seed=reader.take("seed", _whole(at_least=0), secrets.randbelow(1_000_000)),
-        warmup_s=reader.take("warmup", _time, 0.0),
+        seed=reader.take("seed", convert.whole(at_least=0), secrets.randbelow(1_000_000)),
+        warmup_s=reader.take("warmup", convert.time, 0.0),
         results_dir=reader.take("results_dir", Path, None),
         slos=reader.take_each("slo", parse_slo),
-        goodput_ms=reader.take("goodput", _goodput, {}),
-        extra_body=reader.take("extra_body", _json_object, {}),
+        goodput_ms=reader.take("goodput", convert.goodput, {}),
+        extra_body=reader.take("extra_body", convert.json_object, {}),
         continuous_usage_stats=reader.flag("continuous_usage_stats", False),
-        request_timeout_s=reader.take("request_timeout", _time, 600.0),
+        request_timeout_s=reader.take("request_timeout", convert.time, 600.0),
         insecure=reader.flag("insecure", False),
         headers=_headers(reader),
         **_observer_settings(reader),
@@ -145,32 +151,45 @@ def _most_users(options: argparse.Namespace | None) -> int | None:
 
 
 def _load_settings(reader: "_Reader", shape: str | None) -> dict[str, Any]:
-    levels = reader.take("levels", _one_of(LEVEL_UNITS), "users")
+    levels = reader.take("levels", convert.one_of(LEVEL_UNITS), "users")
     none: tuple[float, ...] = ()
     ladder = reader.take("ladder", lambda text: parse_levels(str(text), whole=levels == "users"), none)
     if shape == "ladder" and not ladder:
         ladder = DEFAULT_LADDER
     return {
         "request_rate": reader.take("request_rate", lambda text: parse_rate(str(text)), None),
-        "burstiness": reader.take("burstiness", _burstiness, 1.0),
-        "max_concurrency": reader.take("max_concurrency", _whole(at_least=1), None),
+        "burstiness": reader.take("burstiness", convert.burstiness, 1.0),
+        "max_concurrency": reader.take("max_concurrency", convert.whole(at_least=1), None),
         "arrivals": reader.take("arrivals", Path, None),
         "ladder": () if shape == "capacity" else ladder,
         "levels": levels,
-        "step_time_s": reader.take("step_time", _time, None),
-        "step_warmup_s": reader.take("step_warmup", _time, None),
+        "step_time_s": reader.take("step_time", convert.time, None),
+        "step_warmup_s": reader.take("step_warmup", convert.time, None),
         "step_overlap": reader.flag("step_overlap", False),
         "capacity": shape == "capacity",
     }
 
 
+def _workload_settings(reader: "_Reader") -> dict[str, Any]:
+    return {
+        "parameters": dict(reader.take_each("set", convert.assignment)),
+        "max_tokens": reader.take("max_tokens", convert.lengths, None),
+        "input_len": reader.take("input_len", convert.lengths, None),
+        "variations": reader.take_each("vary", convert.variation),
+        "adapters": reader.take_each("lora_modules", convert.adapter),
+        "adapter_order": reader.take("lora_assignment", convert.one_of(ADAPTER_ORDERS), "random"),
+        "prefix_cache": reader.take("prefix_cache", convert.one_of(PREFIX_CACHES), None),
+        "routing": reader.take("routing", convert.one_of(ROUTINGS), STICKY),
+    }
+
+
 def _observer_settings(reader: "_Reader") -> dict[str, Any]:
-    given = reader.take_each("server_metrics_url", _metrics_url_or_off)
+    given = reader.take_each("server_metrics_url", convert.metrics_url_or_off)
     urls: Sequence[str] | None = given or None
-    if OFF in given:  # for those before it; what comes behind counts
-        urls = given[len(given) - given[::-1].index(OFF) :]
+    if convert.OFF in given:  # for those before it; what comes behind counts
+        urls = given[len(given) - given[::-1].index(convert.OFF) :]
     exporter = None
-    if reader.text("exporter_port") != OFF:
+    if reader.text("exporter_port") != convert.OFF:
         exporter = reader.take("exporter_port", lambda text: parse_bind(str(text)), None)
     return {
         "server_metrics_urls": urls,
@@ -190,6 +209,8 @@ def _contradictions(
         yield "--request-timeout must be more than 0 s."
     if settings.server_log is not None and settings.server_metrics_urls:
         yield "--server-log and --server-metrics-url exclude each other: both tell of the same requests."
+    if settings.adapter_order == "round-robin" and any(one.weight != 1 for one in settings.adapters):
+        yield "--lora-assignment round-robin takes each adapter as often as any other: leave the weights out."
     yield from _open_loop_contradictions(settings, reader)
     yield from _step_contradictions(settings)
     if shape == "capacity" and reader.text("ladder"):
@@ -220,11 +241,8 @@ def _step_contradictions(settings: Settings) -> Iterator[str]:
 
 def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator[str]:
     stepped = bool(settings.ladder) or settings.capacity
-    if not settings.open_loop:
-        for name in ("burstiness", "max_concurrency"):
-            if reader.text(name):
-                option = name.replace("_", "-")
-                yield f"--{option} is for open loops, with --request-rate: without, users wait for answers."
+    if reader.text("burstiness") and not settings.open_loop:
+        yield "--burstiness is for open loops, with --request-rate: without, users wait for answers."
     rate = settings.request_rate
     if settings.levels == "users" and stepped and settings.open_loop:
         yield "--request-rate and --arrivals exclude levels of users: take --levels rate."
@@ -232,8 +250,7 @@ def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator
         yield "--ladder gives the rates with --levels rate: leave --request-rate and --arrivals out."
     if rate is not None and rate.is_infinite and settings.num_prompts is None:
         yield "--request-rate inf sends all requests at once: say how many with --num-prompts."
-    single = rate is not None and len(rate.stages) == 1 and rate.duration_s == float("inf")
-    if (settings.arrivals is not None or settings.capacity) and rate is not None and not single:
+    if (settings.arrivals is not None or settings.capacity) and rate is not None and not rate.is_single:
         yield f"--request-rate {rate} must be one number here, not stages."
 
 
@@ -252,12 +269,12 @@ class _Reader:
         value = self._options.get(name)
         return default if value is None else str(value).lower() in ("true", "on", "1")
 
-    def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
+    def take(self, name: str, read: Callable[[Any], T], default: T) -> T:
         value = self._options.get(name)
         if value is None or value in ("", []):
             return default
         try:
-            return convert(value)
+            return read(value)
         except UsageError as error:
             self.problems.extend(error.problems)
         except ValueError as error:
@@ -271,88 +288,18 @@ class _Reader:
             values = values.split(",")
         return [value.strip() for value in values if value.strip()]
 
-    def take_each(self, name: str, convert: Callable[[str], T]) -> list[T]:
+    def take_each(self, name: str, read: Callable[[str], T]) -> list[T]:
         """Convert each value of a repeatable option."""
         converted: list[T] = []
         for value in self.each(name):
             try:
-                converted.append(convert(value))
+                converted.append(read(value))
             except UsageError as error:
                 self.problems.extend(error.problems)
             except ValueError as error:
                 shown = without_secrets(value)
                 self.problems.append(f"--{name.replace('_', '-')} {shown!r} {error}.")
         return converted
-
-
-def _whole(at_least: int) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = at_least - 1
-        if number < at_least:
-            raise ValueError(f"is not a whole number of at least {at_least}")
-        return number
-
-    return convert
-
-
-def _number(at_least: float) -> Callable[[Any], float]:
-    def convert(value: Any) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not at_least <= number < float("inf"):
-            raise ValueError(f"is not a number of at least {at_least:g}")
-        return number
-
-    return convert
-
-
-def _burstiness(value: Any) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not number > 0:
-        raise ValueError("is not a number greater than 0, or inf")
-    return number
-
-
-def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"is none of {', '.join(choices)}")
-        return str(value)
-
-    return convert
-
-
-def _time(value: Any) -> float:
-    return parse_time(str(value))
-
-
-def _metrics_url_or_off(text: str) -> str:
-    return OFF if text == OFF else parse_metrics_url(text)
-
-
-def _goodput(value: Any) -> dict[str, float]:
-    parts = value.replace(",", " ").split() if isinstance(value, str) else value
-    return parse_goodput(parts)
-
-
-def _json_object(value: Any) -> dict[str, Any]:
-    try:
-        decoded = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not JSON ({error})") from None
-    if not isinstance(decoded, dict):
-        raise ValueError('is not a JSON object like {"top_p": 0.9}')
-    if taken := _OWN_BODY_FIELDS & decoded.keys():
-        raise ValueError(f"sets {', '.join(sorted(taken))}, which the suite sets itself")
-    return decoded
 
 
 def _headers(reader: _Reader) -> dict[str, str]:

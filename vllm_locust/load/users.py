@@ -13,6 +13,7 @@ A locustfile may be as short as this one:
 
 from collections.abc import Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, NoReturn
 
 from gevent.event import Event
@@ -21,7 +22,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from vllm_locust.client.chat import ChatClient, Origin, Reply
+from vllm_locust.client.chat import ChatClient, Origin, RenderedPrompt, Reply
 from vllm_locust.load import wiring as _wiring  # noqa: F401 - joins the suite to Locust
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.plan import PlanEnded, Taken
@@ -35,6 +36,8 @@ class VllmUser(User):
     """
 
     abstract = True
+    scenario: str | None = None
+    """What the run's scenario is when `--scenario` does not say: `scenario = "conversation"`."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -47,6 +50,9 @@ class VllmUser(User):
 
     def ask_next(self) -> Reply:
         """Send the next request of the scenario given by `--scenario`; without one, wait to be stopped.
+
+        Of a scenario of conversations it is a whole one, with the time to think between its turns; the last
+        reply is returned. The user's `wait_time` lies between two conversations.
 
         The request is intended for the moment the last answer arrived, plus the user's `wait_time`: whatever
         else passes until it is sent is counted as the client's being late. In an open loop this only waits:
@@ -74,12 +80,12 @@ class VllmUser(User):
             self._wait_to_be_stopped()
         return taken
 
-    def _wait(self, change: Event) -> None:
+    def _wait(self, change: Event, limit_s: float | None = None) -> None:
         """As Locust's users wait between tasks: one that is to stop is stopped at once."""
         if self._state == LOCUST_STATE_STOPPING:
             raise StopUser
         self._state = LOCUST_STATE_WAITING
-        change.wait()
+        change.wait(limit_s)
         self._state = LOCUST_STATE_RUNNING
 
     def _stop_if_load_is_over(self) -> None:
@@ -113,10 +119,25 @@ class _Client(ChatClient):
         super().__init__(user.generator.transport, user.generator.take_in)
         self._user = user
 
-    def request(self, path: str, body: Mapping[str, Any], origin: Origin) -> Reply:
+    def request(
+        self, path: str, body: Mapping[str, Any], origin: Origin, prompt: RenderedPrompt | None = None
+    ) -> Reply:
         while not self._user.generator.started.is_set():
             self._user._wait(self._user.generator.started)
         self._user._stop_if_load_is_over()
-        if origin.index is None:  # of a task of the user's own: it belongs to the phase there is
+        if (
+            origin.index is None and origin.session is None
+        ):  # of a task of the user's own: it belongs to the phase there is
             origin = replace(origin, phase=self._user.generator.phase)
-        return super().request(path, body, origin)
+        return super().request(path, body, origin, prompt)
+
+    def wait_until(self, at_s: float, unless: Event) -> bool:
+        """As a user waits; one whom Locust has told to stop does not begin another turn."""
+        user = self._user
+        if user._state == LOCUST_STATE_STOPPING:
+            return False
+        while not unless.is_set() and (left_s := at_s - perf_counter()) > 0:
+            user._wait(unless, left_s)
+        if unless.is_set():
+            self.free_s = perf_counter()  # what they were to wait for is no lateness of what comes instead
+        return not unless.is_set()

@@ -223,7 +223,12 @@ def _give_up(environment: Environment, problems: list[str]) -> None:
 
 
 def _settings(environment: Environment) -> tuple[Settings, list[str]]:
-    settings, problems = read_settings(environment.parsed_options, kind_of(environment.shape_class))
+    wanted = (getattr(user, "scenario", None) for user in environment.user_classes)
+    settings, problems = read_settings(
+        environment.parsed_options,
+        kind_of(environment.shape_class),
+        scenario=next((name for name in wanted if name), None),
+    )
     return settings, list(problems)
 
 

@@ -63,6 +63,10 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
         yield _line("Request rate configured (RPS)", rate if isinstance(rate, str) else float(rate))
     yield _line("Benchmark duration (s)", summary["duration"])
     yield _line("Total input tokens", summary["total_input_tokens"])
+    lengths = summary.get("prompt_lengths", {"promised": 0})
+    if lengths["promised"]:
+        kept = f"{lengths['exact']} of {lengths['promised']}"
+        yield _line("  prompts exactly as long as planned", kept)
     yield _line("Total generated tokens", summary["total_output_tokens"])
     if summary["completed_without_usage"]:
         yield _line("  counted by events, in requests", summary["completed_without_usage"])

@@ -9,7 +9,7 @@ from vllm_locust.simulator import framing, render
 from vllm_locust.simulator.config import ServerConfig
 from vllm_locust.simulator.engine import Request
 from vllm_locust.simulator.protocol import Generation
-from vllm_locust.simulator.text import ANSWER_PIECES, decode
+from vllm_locust.simulator.text import ANSWER_PIECES
 from vllm_locust.simulator.wire import Connection, HttpRequest
 
 
@@ -24,6 +24,7 @@ class Answer:
         "_base_id",
         "_config",
         "_created",
+        "_function",
         "_generation",
         "_num_sent",
         "_renderer",
@@ -62,6 +63,7 @@ class Answer:
         self._config = config
         self._created = int(time.time())
         self._generation = generation
+        self._function = generation.call.name if generation.call else None
         self._num_sent = 0
         self._renderer = render.StreamRenderer(
             chat=generation.chat,
@@ -69,6 +71,7 @@ class Answer:
             model=config.model,
             created=self._created,
             prompt_tokens=len(generation.prompt_ids),
+            function=self._function,
         )
         self.heads = self._renderer.heads
         self.tail = self._renderer.tail
@@ -89,14 +92,16 @@ class Answer:
         running_usage = self._generation.continuous_usage
         opening = b"" if self._num_sent else self._renderer.role(running_usage=running_usage)
         chunk = self._renderer.tokens(
-            self._take(num_new),
+            self._take(num_new).replace(b'"', rb"\""),
             request.num_output,
-            request.outcome,
+            self._reason() if request.outcome else None,
             running_usage=running_usage,
             with_fingerprint=request.outcome is not None and not self._generation.include_usage,
         )
         self._num_sent = request.num_output
-        self.plain = self._config.stream_interval == 1 and not running_usage
+        # The first two tokens of a call are no words: its name, and what opens the arguments.
+        words = self._function is None or self._num_sent > 1
+        self.plain = words and self._config.stream_interval == 1 and not running_usage
         return opening + chunk + (self._closing() if request.outcome else b"")
 
     def _body(self) -> bytes:
@@ -110,9 +115,10 @@ class Answer:
                 answer_id=request.id,
                 model=self._config.model,
                 created=self._created,
-                content=decode(request.output_ids),
-                reason=request.finish_reason,
+                content=self._take(request.num_output).decode(),
+                reason=self._reason(),
                 counts=counts,
+                function=self._function,
             )
         )
 
@@ -130,10 +136,22 @@ class Answer:
             "delayed_chunks": self.delayed_chunks,
         }
 
+    def _reason(self) -> str:
+        """Why the answer ended, as vLLM says it: a call is a reason, if the model chose the function."""
+        call, reason = self._generation.call, self.request.finish_reason
+        return "tool_calls" if call and not call.named and reason == "stop" else reason
+
     def _take(self, count: int) -> bytes:
+        """The text of the next tokens: words, or the arguments of a call, whose first token is its name."""
         size = len(ANSWER_PIECES)
         pieces = [ANSWER_PIECES[(self.cursor + offset) % size] for offset in range(count)]
         self.cursor = (self.cursor + count) % size
+        if self._function is not None:
+            last = self.request.num_output
+            special = {1: b"", 2: b'{"text":"'}
+            if self.request.outcome == "stop":
+                special[last] = b'"}'
+            pieces = [special.get(at, piece) for at, piece in enumerate(pieces, last - count + 1)]
         return b"".join(pieces)
 
     def _closing(self) -> bytes:

@@ -48,6 +48,8 @@ class Api:
             "/load": {"GET": self._load},
             "/metrics": {"GET": self._expose},
         }
+        if config.dev_mode:
+            self._routes["/reset_prefix_cache"] = {"POST": self._reset_prefix_cache}
 
     def handle(self, connection: Connection, http: HttpRequest) -> None:
         """Answer one request."""
@@ -116,7 +118,7 @@ class Api:
         chat = "messages" in body
         if not chat and not isinstance(body.get("prompt"), str):
             raise protocol.invalid_field("missing", "body.prompt", "Field required", body)
-        ids = protocol.prompt_ids(body, self._config.model, chat=chat) if chat or body["prompt"] else []
+        ids = protocol.prompt_ids(body, self._config, chat=chat) if chat or body["prompt"] else []
         strings = None
         if body.get("return_token_strs"):
             strings = [text.decode([token]) for token in ids]
@@ -145,6 +147,9 @@ class Api:
 
     def _load(self, connection: Connection, _: HttpRequest) -> None:
         _send_json(connection, {"server_load": self._in_flight()})
+
+    def _reset_prefix_cache(self, connection: Connection, _: HttpRequest) -> None:
+        _send_json(connection, {"success": self._engine.reset_prefix_cache()})
 
     def _expose(self, connection: Connection, _: HttpRequest) -> None:
         respond(connection, response(200, self._metrics.render(), exposition.CONTENT_TYPE))

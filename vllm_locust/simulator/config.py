@@ -23,6 +23,10 @@ class ServerConfig:
     sse_keep_alive_interval_s: float | None = None
     api_key: str | None = None
     enable_prompt_tokens_details: bool = False
+    images_per_prompt: int | None = None
+    """None: the model reads text only."""
+    dev_mode: bool = False
+    """Whether the endpoints for development are there."""
     send_log: Path | None = None
     exit_with_parent: bool = False
 

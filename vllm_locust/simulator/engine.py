@@ -141,6 +141,10 @@ class Engine:
         else:
             self._waiting.remove(request)
 
+    def reset_prefix_cache(self) -> bool:
+        """Forget all prefixes; False, and nothing is forgotten, while a request holds blocks."""
+        return self._kv.reset()
+
     def schedule(self, now: float) -> Step | None:
         """Choose the next step's batch; None when there is nothing to do."""
         step = Step()

@@ -83,6 +83,14 @@ class KVCache:
             self._block_of[key] = block
             self._key_of[block] = key
 
+    def reset(self) -> bool:
+        """Forget all content; False, and nothing is forgotten, while somebody refers to a block."""
+        if self.num_free < self.num_blocks:
+            return False
+        self._block_of.clear()
+        self._key_of = [None] * len(self._key_of)
+        return True
+
     def release(self, blocks: Sequence[int]) -> None:
         """Give up one reference on each block of a sequence; its end is evicted before its beginning."""
         for block in reversed(blocks):

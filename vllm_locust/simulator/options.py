@@ -2,7 +2,10 @@
 
 import argparse
 import gc
+import json
+import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from vllm_locust.simulator.config import LimitOverrides, configure
@@ -11,8 +14,9 @@ from vllm_locust.simulator.cost import DEFAULT_PRESET, PRESETS
 DESCRIPTION = """\
 Serve what looks like vLLM to any client: its scheduler (continuous batching, chunked prefill, paged KV cache
 with prefix caching, preemption) in simulated time, its API and its /metrics on a real socket. No GPU, no
-weights, nothing to download. Options with vLLM's names mean what they mean there; those that are not given
-come from the preset:
+weights, nothing to download. As with vLLM, VLLM_SERVER_DEV_MODE=1 in the environment adds
+POST /reset_prefix_cache. Options with vLLM's names mean what they mean there; those that are not given come
+from the preset:
 """ + "\n".join(f"  {name:<10} {preset.summary}" for name, preset in PRESETS.items())
 
 EXAMPLES = """\
@@ -22,6 +26,8 @@ examples:
   vllm-locust simulate --num-gpu-blocks-override 100               watch preemptions happen
   vllm-locust simulate --preset metronome --send-log sent.jsonl    the truth to judge a client against
 """
+
+_DEV_MODE = "VLLM_SERVER_DEV_MODE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +72,23 @@ def _add_serving(group: "argparse._ArgumentGroup") -> None:
         action="store_true",
         help="Tell the cached prompt tokens in the usage (default: off).",
     )
+    group.add_argument(
+        "--limit-mm-per-prompt",
+        dest="images_per_prompt",
+        type=_images_per_prompt,
+        metavar="JSON",
+        help="""Read images, at most so many in a prompt: '{"image": 4}' (default: read text only).""",
+    )
+
+
+def _images_per_prompt(text: str) -> int:
+    with suppress(ValueError):
+        limits = json.loads(text)
+        if isinstance(limits, dict) and list(limits) == ["image"]:
+            images = limits["image"]
+            if type(images) is int and images >= 0:
+                return images
+    raise argparse.ArgumentTypeError(f"""{text} is no limit of images, write '{{"image": 4}}'""")
 
 
 def _add_engine(group: "argparse._ArgumentGroup") -> None:
@@ -127,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         sse_keep_alive_interval_s=args.sse_keep_alive_interval,
         api_key=args.api_key,
         enable_prompt_tokens_details=args.enable_prompt_tokens_details,
+        images_per_prompt=args.images_per_prompt,
+        dev_mode=os.environ.get(_DEV_MODE, "0") not in ("", "0"),
         send_log=args.send_log,
         exit_with_parent=args.exit_with_parent,
     )

@@ -2,11 +2,13 @@
 
 Checks come in the server's order: JSON, required fields, types, model, prompt length, sampling parameters.
 Fields that change neither lengths nor timing (temperature, top_p, stop, logprobs, ...) are accepted and have
-no effect; several answers or prompts per request are refused.
+no effect, nor have those that give an answer a form (response_format, structured_outputs): it is words, as
+ever. A model that may call a function but need not (`"tool_choice": "auto"`) answers in words too. Several
+answers or prompts per request are refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,15 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The function that an answer has to call."""
+
+    name: str
+    named: bool
+    """By the request, not chosen by the model."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """A valid request for an answer."""
 
@@ -41,6 +52,7 @@ class Generation:
     include_usage: bool
     continuous_usage: bool
     request_id: str | None
+    call: ToolCall | None
 
 
 def parse_json(body: bytes, content_type: str) -> Body:
@@ -120,13 +132,10 @@ def check_model(body: Body, model: str) -> None:
         raise ApiError(404, message, "NotFoundError", "model")
 
 
-def prompt_ids(body: Body, model: str, *, chat: bool) -> list[int]:
-    """Token ids of `messages` or `prompt`."""
+def prompt_ids(body: Body, config: ServerConfig, *, chat: bool) -> list[int]:
+    """Token ids of `messages`, with `tools` before them, or of `prompt`."""
     if chat:
-        messages = body["messages"]
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise invalid_field("list_type", "body.messages", "Input should be a valid list", messages)
-        return text.encode_chat((str(turn.get("role")), _content(turn, model)) for turn in messages)
+        return _chat_ids(body, config)
     prompt = body.get("prompt")
     if not prompt:
         raise bad_request("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -146,18 +155,55 @@ def prompt_ids(body: Body, model: str, *, chat: bool) -> list[int]:
     return prompt
 
 
-def _content(turn: Body, model: str) -> str:
+def _chat_ids(body: Body, config: ServerConfig) -> list[int]:
+    messages = body["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise invalid_field("list_type", "body.messages", "Input should be a valid list", messages)
+    turns: list[tuple[str, list[int]]] = []
+    if body.get("tools") and body.get("tool_choice") != "none":
+        turns.append(("tools", text.encode(json.dumps(body["tools"], ensure_ascii=False))))
+    images: list[str] = []
+    for turn in messages:
+        turns.append((str(turn.get("role")), _content_ids(turn, config, images)))
+    limit = config.images_per_prompt or 0
+    if len(images) > limit:
+        raise bad_request(
+            f"At most {limit} image(s) may be provided in one prompt. "
+            "Set `--limit-mm-per-prompt` to increase this limit.",
+            "image",
+        )
+    return text.encode_chat(turns)
+
+
+def _content_ids(turn: Body, config: ServerConfig, images: list[str]) -> list[int]:
+    """Token ids of a message; the URLs of its images are added to `images`."""
     content = turn.get("content") or ""
     if isinstance(content, str):
-        return content
+        return text.encode(content)
     if not isinstance(content, list):
         raise invalid_field(
             "content_type", "body.messages", "Input should be a text or a list of parts", content
         )
-    texts = [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    if len(texts) < len(content):
-        raise bad_request(f"{model} is not a multimodal model")
-    return "".join(texts)
+    ids: list[int] = []
+    for part in (part if isinstance(part, dict) else {} for part in content):
+        if isinstance(part.get("text"), str):
+            ids += text.encode(part["text"])
+        elif config.images_per_prompt is None:
+            raise bad_request(f"{config.model} is not a multimodal model")
+        elif part.get("type") == "image_url":
+            images.append(_image_url(part))
+            ids += text.encode_image(images[-1])
+        else:
+            raise bad_request(f"Unknown part type: {part.get('type')}")
+    return ids
+
+
+def _image_url(part: Body) -> str:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise invalid_field("missing", "body.messages", "Field required: image_url.url", part)
+    return url
 
 
 def parse_generation(body: Body, config: ServerConfig, *, chat: bool) -> Generation:
@@ -165,8 +211,9 @@ def parse_generation(body: Body, config: ServerConfig, *, chat: bool) -> Generat
     if chat and "messages" not in body:
         raise invalid_field("missing", "body.messages", "Field required", body)
     _check_types(body)
+    functions = _callable_functions(body) if chat else []
     check_model(body, config.model)
-    ids = prompt_ids(body, config.model, chat=chat)
+    ids = prompt_ids(body, config, chat=chat)
     max_tokens = _max_tokens(body, len(ids), config.limits.context_len, chat=chat)
     min_tokens = _check_sampling(body, max_tokens)
     seed = body.get("seed") or 0
@@ -187,7 +234,49 @@ def parse_generation(body: Body, config: ServerConfig, *, chat: bool) -> Generat
         include_usage=bool(options.get("include_usage")),
         continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
         request_id=None if body.get("request_id") is None else str(body["request_id"]),
+        call=_call(functions, body["tool_choice"], start) if functions else None,
     )
+
+
+def _callable_functions(body: Body) -> list[str]:
+    """Names of the functions one of which has to be called; none where the answer is free."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if tools == []:
+        raise bad_request(
+            "`tools` must not be an empty array. "
+            "Either provide at least one tool or omit the field entirely.",
+            "tools",
+        )
+    if choice in (None, "none"):
+        return []
+    if tools is None:
+        raise bad_request("When using `tool_choice`, `tools` must be set.", "tool_choice")
+    try:
+        names = [str(tool["function"]["name"]) for tool in tools]
+    except (TypeError, KeyError):
+        raise invalid_field("missing", "body.tools", "Field required: function.name", tools) from None
+    if choice == "auto":
+        return []
+    if choice == "required":
+        return names
+    if not isinstance(choice, dict):
+        raise bad_request(
+            f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or '
+            '"required" are supported.',
+            "tool_choice",
+        )
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if name not in names:
+        raise bad_request(
+            "The tool specified in `tool_choice` does not match any of the specified `tools`", "tool_choice"
+        )
+    return [str(name)]
+
+
+def _call(functions: Sequence[str], choice: object, start: int) -> ToolCall:
+    """The call of a function that depends on the prompt as the words of an answer do."""
+    return ToolCall(functions[start % len(functions)], named=choice != "required")
 
 
 def _max_tokens(body: Body, num_prompt: int, context_len: int, *, chat: bool) -> int:

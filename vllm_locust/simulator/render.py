@@ -33,6 +33,11 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return frame(b"data: %b\n\n" % json.dumps(error).encode()) + DONE
 
 
+def tool_call_id(answer_id: str) -> str:
+    """The id of the call that an answer is."""
+    return f"chatcmpl-tool-{crc32(answer_id.encode()):016x}"
+
+
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """The three counts every usage object begins with."""
     return {
@@ -43,9 +48,21 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 
 class StreamRenderer:
-    """The chunks of one streamed answer; texts come as bytes that need no escaping in JSON."""
+    """The chunks of one streamed answer; texts come as bytes that need no escaping in JSON.
 
-    def __init__(self, *, chat: bool, answer_id: str, model: str, created: int, prompt_tokens: int) -> None:
+    An answer that calls a function names it in its first token; all further ones are pieces of the arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        chat: bool,
+        answer_id: str,
+        model: str,
+        created: int,
+        prompt_tokens: int,
+        function: str | None = None,
+    ) -> None:
         self._chat = chat
         self._model = model
         self._prompt_tokens = prompt_tokens
@@ -56,7 +73,15 @@ class StreamRenderer:
             "model": model,
         }
         self._envelope = b"data: %b," % orjson.dumps(head)[:-1]
-        if chat:
+        self._name = b""
+        if function is not None:
+            calls = b'"choices":[{"index":0,"delta":{"content":null,"tool_calls":[{'
+            opening = b'"id":"%b","type":"function","index":0,"function":{"name":%b'
+            named = opening % (tool_call_id(answer_id).encode(), orjson.dumps(function)[:-1])
+            self._name = self._envelope + calls + named
+            self._before = self._envelope + calls + b'"index":0,"function":{"arguments":"'
+            self._after = b'"}}]},"logprobs":null,"finish_reason":%b,"token_ids":null}]'
+        elif chat:
             self._before = self._envelope + b'"choices":[{"index":0,"delta":{"content":"'
             self._after = b'"},"logprobs":null,"finish_reason":%b,"token_ids":null}]'
         else:
@@ -82,7 +107,10 @@ class StreamRenderer:
         return frame(self._envelope + b'"choices":' + orjson.dumps([choice]) + rest)
 
     def tokens(self, piece: bytes, completion_tokens: int, reason: str | None, **options: bool) -> bytes:
-        """A chunk of one or more tokens; `running_usage` and `with_fingerprint` are its options."""
+        """A chunk of one or more tokens; `running_usage` and `with_fingerprint` are its options.
+
+        An empty piece in an answer that calls a function is the token that names it.
+        """
         if reason is None:
             after = self._after % b"null"
         elif self._chat:
@@ -91,7 +119,8 @@ class StreamRenderer:
             after = self._after % (b'"%b"' % reason.encode())
         counts = self._running_usage(completion_tokens) if options.get("running_usage") else b""
         mark = self._fingerprint() if options.get("with_fingerprint") else b""
-        return frame(self._before + piece + after + counts + mark + b"}\n\n")
+        before = self._before if piece else self._name or self._before
+        return frame(before + piece + after + counts + mark + b"}\n\n")
 
     def final_usage(self, completion_tokens: int, details: Mapping[str, int] | None) -> bytes:
         """The chunk without choices that carries the usage of the whole answer."""
@@ -120,14 +149,16 @@ def whole_answer(
     content: str,
     reason: str,
     counts: Mapping[str, Any],
+    function: str | None = None,
 ) -> dict[str, Any]:
-    """The body of an answer that is not streamed."""
+    """The body of an answer that is not streamed; `content` are the arguments where it calls a function."""
     if chat:
-        message = {
-            "role": "assistant",
-            "content": content,
-            **dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning")),
-        }
+        message: dict[str, Any] = {"role": "assistant", "content": None if function is not None else content}
+        message |= dict.fromkeys(("refusal", "annotations", "audio", "function_call"))
+        if function is not None:
+            call = {"name": function, "arguments": content}
+            message["tool_calls"] = [{"id": tool_call_id(answer_id), "type": "function", "function": call}]
+        message["reasoning"] = None
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         choice |= dict.fromkeys(("stop_reason", "token_ids", "routed_experts"))
         extra = ["prompt_logprobs", "prompt_token_ids", "prompt_text"]

@@ -7,11 +7,15 @@ Rule: deterministic everywhere; the same text has the same ids in every process.
 
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from struct import unpack
 from zlib import crc32
 
 VOCAB_SIZE = 1 << 17
 _PIECE = re.compile(rb" ?(?:[A-Za-z]{1,10}|[0-9]{1,3}|[\x80-\xff]{1,3}|[^\sA-Za-z0-9\x80-\xff])|\s+(?=\s)|\s")
 _TURN_START, _TURN_END = 1, 2
+IMAGE_TOKENS = 576
+"""What a picture comes to, of any size: 24 x 24 patches, as in LLaVA-1.5."""
 
 _ANSWER = (
     b" The first step of any measurement is to decide what would change your mind. A server that answers one"
@@ -49,13 +53,19 @@ def decode(token_ids: Iterable[int]) -> str:
     return b"".join(_PIECE_OF.get(i) or _WORDS[i % len(_WORDS)] for i in token_ids).decode()
 
 
-def encode_chat(messages: Iterable[tuple[str, str]]) -> list[int]:
-    """Token ids of (role, content) turns in the chat template: a frame of 5 tokens each, 3 for the answer."""
+def encode_image(url: str) -> list[int]:
+    """Token ids of a picture: the same for the same URL, which may hold the picture itself."""
+    digest = blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return [*unpack("<4H", digest)] * (IMAGE_TOKENS // 4)
+
+
+def encode_chat(messages: Iterable[tuple[str, list[int]]]) -> list[int]:
+    """Ids of (role, ids of the content) turns in the chat template: 5 more for each, 3 for the answer."""
     newline = encode("\n")
     ids: list[int] = []
     for role, content in messages:
         ids += [_TURN_START, crc32(role.encode()) & (VOCAB_SIZE - 1), *newline]
-        ids += encode(content)
+        ids += content
         ids += [_TURN_END, *newline]
     return [*ids, _TURN_START, *encode("assistant"), *newline]
 

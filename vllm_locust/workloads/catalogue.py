@@ -6,19 +6,23 @@
     ss:3,ll:1             a mix; a weight left out is 1
 
 A scenario module opens with a docstring whose first line is the question it answers, and defines
-`build(context: Context) -> Scenario`. Names that begin with an underscore are no scenarios.
+`build(context: Context) -> Scenario`. Its keyword-only arguments are what `--set` can set (see `parameters`).
+Names that begin with an underscore are no scenarios.
 """
 
 import ast
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads.mix import Mix
+from vllm_locust.workloads.parameters import convert, parameters_of
 from vllm_locust.workloads.scenario import Context, Scenario
 
 _PACKAGE = Path(__file__).parents[1]
@@ -35,15 +39,47 @@ def names() -> dict[str, str]:
     return {path.stem: _question(path) for path in sorted(folder().glob("[!_]*.py"))}
 
 
+def parameters(name: str) -> dict[str, str]:
+    """The parameters of a scenario of the catalogue, and what each is unless it is set."""
+    known = parameters_of(_builder(folder() / f"{name}.py"))
+    return {parameter: str(one.default) for parameter, one in known.items()}
+
+
 def load(spec: str, context: Context) -> Scenario:
-    """The scenario that `spec` asks for, or a UsageError that says what there is instead."""
+    """The scenario that `spec` asks for, or a UsageError that says what there is instead.
+
+    In a mix, `--set NAME=VALUE` is for the only scenario, and `--set SCENARIO.NAME=VALUE` for one of them.
+    """
     items = [item.strip() for item in spec.split(",")]
     weighted = [_split_weight(item, spec) for item in items]
-    scenarios = [_load_one(name, context) for _, name in weighted]
+    given = _shared_out(context.parameters, [name for _, name in weighted])
+    scenarios = [_load_one(name, replace(context, parameters=given[name])) for _, name in weighted]
     if len(scenarios) == 1:
         return scenarios[0]
     name = "+".join(scenario.name for scenario in scenarios)
     return Mix(name, [(weight, scenario) for (weight, _), scenario in zip(weighted, scenarios, strict=True)])
+
+
+def _shared_out(given: Mapping[str, str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What is set for which scenario."""
+    shares: dict[str, dict[str, str]] = {name: {} for name in names}
+    modules = {_stem(name): name for name in names}
+    for parameter, value in given.items():
+        scenario, dot, inner = parameter.rpartition(".")
+        if not dot and len(names) == 1:
+            shares[names[0]][parameter] = value
+        elif scenario in modules:
+            shares[modules[scenario]][inner] = value
+        else:
+            raise UsageError(
+                f"--set {parameter}={value}: say for which scenario, "
+                + " or ".join(f"{module}.{inner}={value}" for module in modules)
+            )
+    return shares
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem if name.endswith(".py") else name.partition(".")[0]
 
 
 def _split_weight(item: str, spec: str) -> tuple[float, str]:
@@ -87,12 +123,11 @@ def _member(scenario: Scenario, name: str) -> Scenario:
 
 
 def _build(path: Path, context: Context) -> Scenario:
-    module = _module(path)
-    build = getattr(module, "build", None)
-    if not callable(build):
-        raise UsageError(f"{path} is no scenario: it must define build(context) that returns one")
+    build = _builder(path)
+    arguments = convert(path.stem, build, context.parameters)
     try:
-        scenario = build(context)
+        # Scenarios that a scenario is made of are not who the user has set something of.
+        scenario = build(replace(context, parameters={}), **arguments)
     except UsageError:
         raise
     except Exception as error:
@@ -103,6 +138,13 @@ def _build(path: Path, context: Context) -> Scenario:
             "(name, phases and request(seed, index))"
         )
     return cast(Scenario, scenario)
+
+
+def _builder(path: Path) -> Callable[..., Any]:
+    build = getattr(_module(path), "build", None)
+    if not callable(build):
+        raise UsageError(f"{path} is no scenario: it must define build(context) that returns one")
+    return cast(Callable[..., Any], build)
 
 
 def _module(path: Path) -> ModuleType:

@@ -1,6 +1,6 @@
-"""Prompts of exactly n tokens, built without asking the tokenizer for each of them.
+"""Texts of exactly n tokens, built without asking the tokenizer for each of them.
 
-The rule: a prompt is a fixed lead followed by words that each add one token wherever they stand. Which words
+The rule: a text is a fixed lead followed by words that each add one token wherever they stand. Which words
 do that for this tokenizer, and what the lead and the chat template cost, is measured once by `calibrate`.
 
 Unique: the words are the digits of a hash of (scenario, seed, index). The first `unique_words` of them carry
@@ -8,11 +8,14 @@ Unique: the words are the digits of a hash of (scenario, seed, index). The first
 probability of 4e-15, any two of a million with less than 0.2 %.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import draw_bytes
+from vllm_locust.workloads.draw import draw, draw_bytes
 from vllm_locust.workloads.scenario import CountTokens
 
 # At most six letters each, the most frequent first: even a small vocabulary knows the beginning of the list.
@@ -28,9 +31,10 @@ _COMMON_WORDS = """
 """
 CANDIDATES = tuple(_COMMON_WORDS.split())
 
-_LEAD = "Words:"
+LEAD = "Words:"
 _UNIQUE_BITS = 48
 _FEWEST_WORDS = 16
+_LONG_WORDS = 1 << 17
 _SAMPLE_WORDS = (1, 32, 256)
 
 
@@ -43,7 +47,7 @@ class Vocabulary:
     overhead_tokens: int
     """Tokens of a prompt before its first word, chat template included."""
     table: tuple[str, ...]
-    """The words again and again, 256 in all: the word of each byte."""
+    """The words again and again, each behind a space, 256 in all: the word of each byte."""
 
     @property
     def unique_words(self) -> int:
@@ -58,31 +62,17 @@ class Vocabulary:
 
     def text(self, words: int, *key: str | int) -> str:
         """The key's sequence of `words` words, behind the lead."""
-        return " ".join([_LEAD, *map(self.table.__getitem__, draw_bytes(words, *key))])
+        return LEAD + self.words_of(words, *key)
 
+    def words_of(self, words: int, *key: str | int) -> str:
+        """The key's sequence of words, a space before each; a longer one of the same key begins with it.
 
-@dataclass(frozen=True, slots=True)
-class ExactPrompts:
-    """Prompts of `tokens` tokens each, different for each key."""
-
-    vocabulary: Vocabulary
-    tokens: int
-
-    def prompt(self, *key: str | int) -> str:
-        return self.vocabulary.text(self.tokens - self.vocabulary.overhead_tokens, *key)
-
-
-def exact_prompts(tokens: int, count_tokens: CountTokens) -> ExactPrompts:
-    """Prompts of exactly `tokens` tokens, or a UsageError that says why there are none."""
-    vocabulary = calibrate(count_tokens)
-    smallest = vocabulary.smallest_tokens
-    if tokens < smallest:
-        raise UsageError(
-            f"a prompt of {tokens} tokens is too short: the smallest possible is {smallest} "
-            f"({vocabulary.overhead_tokens} around the text, {vocabulary.unique_words} to make it unique)"
-        )
-    _check_sample(vocabulary, tokens - vocabulary.overhead_tokens, count_tokens)
-    return ExactPrompts(vocabulary, tokens)
+        So many words that make it unique are drawn one by one, the rest is a stretch of one long drawn text:
+        that costs no more for 100 000 words than for 100.
+        """
+        head = min(words, self.unique_words)
+        drawn = "".join(map(self.table.__getitem__, draw_bytes(head, *key)))
+        return drawn + _long_text(self.table).stretch(words - head, *key) if words > head else drawn
 
 
 @lru_cache(maxsize=4)
@@ -91,7 +81,7 @@ def calibrate(count_tokens: CountTokens) -> Vocabulary:
 
     A tokenizer that knows all the candidates is asked five times.
     """
-    overhead = count_tokens(_LEAD)
+    overhead = count_tokens(LEAD)
     added = _added_tokens(CANDIDATES, overhead, count_tokens)
     good = _single_token_words(CANDIDATES, added, overhead, count_tokens)
     if len(good) < _FEWEST_WORDS:
@@ -100,9 +90,9 @@ def calibrate(count_tokens: CountTokens) -> Vocabulary:
             f"{len(good)} of {len(CANDIDATES)} common words are one token, {_FEWEST_WORDS} are needed"
         )
     words = good[: 1 << (len(good).bit_length() - 1)]
-    vocabulary = Vocabulary(words, overhead, words * (256 // len(words)))
+    vocabulary = Vocabulary(words, overhead, byte_table(words))
     for sample_words in _SAMPLE_WORDS:
-        _check_sample(vocabulary, sample_words, count_tokens)
+        check_sample(vocabulary, sample_words, count_tokens)
     return vocabulary
 
 
@@ -125,10 +115,16 @@ def _single_token_words(
 
 
 def _added_tokens(words: tuple[str, ...], overhead: int, count_tokens: CountTokens) -> int:
-    return count_tokens(" ".join([_LEAD, *words])) - overhead
+    return count_tokens(" ".join([LEAD, *words])) - overhead
 
 
-def _check_sample(vocabulary: Vocabulary, words: int, count_tokens: CountTokens) -> None:
+def byte_table(words: tuple[str, ...]) -> tuple[str, ...]:
+    """See `Vocabulary.table`."""
+    return tuple(f" {word}" for word in words) * (256 // len(words))
+
+
+def check_sample(vocabulary: Vocabulary, words: int, count_tokens: CountTokens) -> None:
+    """UsageError unless the tokens of so many words add up."""
     expected = vocabulary.overhead_tokens + words
     counted = count_tokens(vocabulary.text(words, "calibration sample"))
     if counted != expected:
@@ -136,3 +132,28 @@ def _check_sample(vocabulary: Vocabulary, words: int, count_tokens: CountTokens)
             "prompts of an exact length are not possible with this tokenizer: "
             f"{words} words of one token each make a prompt of {counted} tokens, {expected} were expected"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _LongText:
+    """Drawn words in a row, and where each of them begins."""
+
+    text: str
+    begins: Sequence[int]
+
+    def stretch(self, words: int, *key: str | int) -> str:
+        """So many words from the place that belongs to the key, and behind the end from the beginning."""
+        total = len(self.begins) - 1
+        at = draw(*key, "stretch") % total
+        pieces = []
+        while words:
+            taken = min(words, total - at)
+            pieces.append(self.text[self.begins[at] : self.begins[at + taken]])
+            words, at = words - taken, 0
+        return "".join(pieces)
+
+
+@lru_cache(maxsize=4)
+def _long_text(table: tuple[str, ...]) -> _LongText:
+    words = [table[byte] for byte in draw_bytes(_LONG_WORDS, "long text")]
+    return _LongText("".join(words), array("Q", accumulate(map(len, words), initial=0)))

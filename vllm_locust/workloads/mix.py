@@ -12,7 +12,14 @@ from math import isfinite
 
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads.draw import draw, fraction
-from vllm_locust.workloads.scenario import PlannedRequest, Scenario
+from vllm_locust.workloads.scenario import (
+    Arrivals,
+    PlannedRequest,
+    Scenario,
+    arrivals_of,
+    primers_of,
+    requests_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +37,25 @@ class Member:
     def phases(self) -> Sequence[Scenario]:
         return (self,)
 
+    @property
+    def requests(self) -> int | None:
+        return requests_of(self.scenario)
+
+    @property
+    def arrivals(self) -> Arrivals | None:
+        return arrivals_of(self.scenario)
+
     def request(self, seed: int, index: int) -> PlannedRequest:
+        return self.scenario.request(self._seed(seed), index).mapped(self._named)
+
+    def primers(self, seed: int) -> Sequence[PlannedRequest]:
+        return [planned.mapped(self._named) for planned in primers_of(self.scenario, self._seed(seed))]
+
+    def _seed(self, seed: int) -> int:
         # 32 bits: a seed that every random generator of a user's own scenario accepts.
-        planned = self.scenario.request(draw(self.group, seed) >> 32, index)
+        return draw(self.group, seed) >> 32
+
+    def _named(self, planned: PlannedRequest) -> PlannedRequest:
         return replace(planned, scenario=f"{self.group}.{planned.scenario}")
 
 
@@ -66,6 +89,9 @@ class Mix:
         # Rounding may lift `drawn` onto the total itself.
         chosen = min(bisect_right(self._cumulative, drawn), len(self.members) - 1)
         return self.members[chosen].request(seed, index)
+
+    def primers(self, seed: int) -> Sequence[PlannedRequest]:
+        return [planned for member in self.members for planned in member.primers(seed)]
 
 
 class Ordered:

@@ -9,21 +9,23 @@ Lengths are counted by a local tokenizer where there is one (`Context.count_text
 they are estimated at 4 characters a token: close for English, too few for code and for most other languages.
 (To ask a server for each of some 90 000 rows would take minutes before every run.)
 
-The first pass over the data takes each conversation once, in an order drawn from the seed, with its prompt
-unchanged. Each further pass has another order, and a salt in front of each prompt, so that no cache knows it.
+Whole conversations, for scenarios that hold them, are read by `conversations`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import orjson
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import permuted, salt
-from vllm_locust.workloads.scenario import Context, CountTokens, PlannedRequest, Scenario
+from vllm_locust.workloads.datasets.formats import BrokenRow
+from vllm_locust.workloads.datasets.reading import Wanted, encoded, read
+from vllm_locust.workloads.datasets.spool import MEMORY_BYTES, Spool
+from vllm_locust.workloads.prompt_set import Prompt, PromptSet, PromptSpool, refuse_input_len
+from vllm_locust.workloads.scenario import Context, CountTokens
 
 SMALL_DATASET = Path(__file__).parent / "data" / "sharegpt_small.json"
 
@@ -35,80 +37,58 @@ _EXPECTED = (
     'expected is a ShareGPT file, [{"id": ..., "conversations": [{"from": ..., "value": ...}, ...]}, ...]'
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A prompt, and how many tokens its answer had (or is to have)."""
-
-    prompt: str
-    output_tokens: int
+_WANTED = Wanted("conversations", "conversations", _EXPECTED, tables=False)
+_QUESTION, _ANSWER = ("human", "user"), ("gpt", "chatgpt", "assistant", "bing", "bard")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a file holds, sorted out: `kept` to be sent, the others only counted."""
+    """What is to be sent of a file, and what run.json says of it."""
 
-    kept: tuple[Conversation, ...]
-    filtered: int
-    """Well-formed conversations that vLLM's rules leave out."""
-    skipped: int
-    """Rows that are no conversation at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShareGPT:
-    """The conversations of a data set, each once per pass."""
-
-    name: str
-    dataset: Dataset
-    profile: str = "sharegpt"
-
-    @property
-    def phases(self) -> Sequence[Scenario]:
-        return (self,)
-
-    def request(self, seed: int, index: int) -> PlannedRequest:
-        kept = self.dataset.kept
-        turn, position = divmod(index, len(kept))
-        conversation = kept[permuted(position, len(kept), self.name, seed, turn)]
-        unique = f"{salt(self.name, seed, index)}: " if turn else ""
-        return PlannedRequest(
-            index=index,
-            scenario=self.name,
-            profile=self.profile,
-            prompt=unique + conversation.prompt,
-            max_tokens=conversation.output_tokens,
-        )
+    kept: Sequence[Prompt]
+    """Without output lengths where the user has set them."""
+    source: Mapping[str, Any]
+    """`filtered` are well-formed conversations that vLLM's rules leave out, see `datasets.reading.read`."""
 
 
-def sharegpt(name: str, context: Context) -> ShareGPT:
+def sharegpt(name: str, context: Context) -> PromptSet:
     """The scenario of `context.dataset_path`, or of the small data set that comes with the package."""
-    if context.input_len is not None:
-        raise UsageError(
-            f"--input-len does not go with scenario {name}, whose prompts are as long as they were written: "
-            "leave it out, or take a synthetic scenario"
-        )
-    return ShareGPT(
-        name, read_dataset(context.dataset_path or SMALL_DATASET, context.count_text, context.max_tokens)
-    )
+    refuse_input_len(name, context)
+    path = context.dataset_path or SMALL_DATASET
+    dataset = read_dataset(path, context.count_text, context.max_tokens and context.max_tokens.smallest)
+    return PromptSet(name, "sharegpt", dataset.kept, context.max_tokens, source=dataset.source)
 
 
 @lru_cache(maxsize=2)
-def read_dataset(path: Path, count_text: CountTokens | None = None, max_tokens: int | None = None) -> Dataset:
+def read_dataset(
+    path: Path,
+    count_text: CountTokens | None = None,
+    max_tokens: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Dataset:
     """Read and filter a ShareGPT file, once per process; `max_tokens` replaces the lengths of the answers."""
-    rows = _rows(path)
-    turns = [_first_turns(row) for row in rows]
-    skipped = turns.count(None)
-    if skipped * 2 > len(rows):
-        raise UsageError(f"{path}: {skipped} of {len(rows)} rows are no conversations; {_EXPECTED}")
-    kept = tuple(_conversations(turns, count_text or estimated_tokens, max_tokens))
-    if not kept:
+    count = count_text or estimated_tokens
+    spool = PromptSpool(memory_bytes)
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        texts = [_text(turn) for turn in _turns(row)[:2]]
+        if len(texts) < 2:
+            return False
+        prompt, answer = texts
+        output_tokens = count(answer) if max_tokens is None else max_tokens
+        if not is_kept(count(prompt), output_tokens, output_is_given=max_tokens is not None):
+            return False
+        spool.append(encoded(prompt), output_tokens if max_tokens is None else None)
+        return True
+
+    source = read(path, _WANTED, keep)
+    if not source["kept"]:
         raise UsageError(
-            f"{path}: none of its {len(rows)} rows is a conversation of two turns with a prompt of "
+            f"{path}: none of its {source['rows']} rows is a conversation of two turns with a prompt of "
             f"{_MIN_TOKENS} to {_MAX_PROMPT_TOKENS} tokens and at most {_MAX_TOTAL_TOKENS} tokens in all; "
             f"{_EXPECTED}"
         )
-    return Dataset(kept, filtered=len(rows) - skipped - len(kept), skipped=skipped)
+    return Dataset(spool.prompts(), source)
 
 
 def estimated_tokens(text: str) -> int:
@@ -125,46 +105,87 @@ def is_kept(prompt_tokens: int, output_tokens: int, output_is_given: bool = Fals
     )
 
 
-def _conversations(
-    turns: Sequence[Sequence[str] | None], count: CountTokens, max_tokens: int | None
-) -> Iterator[Conversation]:
-    for values in turns:
-        if values is None or len(values) < 2:
-            continue
-        prompt, answer = values
-        output_tokens = count(answer) if max_tokens is None else max_tokens
-        if is_kept(count(prompt), output_tokens, output_is_given=max_tokens is not None):
-            yield Conversation(prompt, output_tokens)
+class ConversationStore(Sequence[list[tuple[str, str]]]):
+    """Whole conversations, each a list of (question, answer)."""
+
+    def __init__(self, records: Sequence[bytes], source: Mapping[str, Any]) -> None:
+        self.source = source
+        """See `datasets.reading.read`."""
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, number: int) -> list[tuple[str, str]]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[list[tuple[str, str]]]: ...
+    def __getitem__(self, number: int | slice) -> list[tuple[str, str]] | list[list[tuple[str, str]]]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        return [(question, answer) for question, answer in orjson.loads(self._records[number])]
 
 
-def _first_turns(row: Any) -> Sequence[str] | None:
-    """The texts of the first two turns (or of the only one), None for a row that is no conversation."""
-    turns = row.get("conversations") if isinstance(row, dict) else None
-    if not isinstance(turns, list):
-        return None
-    values = [turn.get("value") if isinstance(turn, dict) else None for turn in turns[:2]]
-    texts = [value for value in values if isinstance(value, str)]
-    return texts if len(texts) == len(values) else None
+def conversations(context: Context) -> ConversationStore:
+    """All conversations of `context.dataset_path`, or of the small data set that comes with the package."""
+    return read_conversations(context.dataset_path or SMALL_DATASET)
 
 
-def _rows(path: Path) -> list[Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: the data set cannot be read ({error.strerror}); {_EXPECTED}") from None
-    try:
-        rows = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise UsageError(f"{path} is {_what_it_is(path, content)} ({error}); {_EXPECTED}") from None
-    if not isinstance(rows, list):
-        raise UsageError(f"{path}: the file holds one {type(rows).__name__}, not a list of rows; {_EXPECTED}")
-    return rows
+@lru_cache(maxsize=2)
+def read_conversations(path: Path, memory_bytes: int = MEMORY_BYTES) -> ConversationStore:
+    """Whole conversations, once per process: each question (`human`, `user`) with the answer behind it.
+
+    What comes before the first question is left out, and a conversation ends where its turns do not alternate
+    or say nothing. Without a question and its answer it is filtered.
+    """
+    spool = Spool(memory_bytes)
+
+    def keep(row: Mapping[str, Any]) -> bool:
+        pairs = _pairs(_turns(row))
+        if not pairs:
+            return False
+        try:
+            spool.append(orjson.dumps(pairs))
+        except TypeError:
+            raise BrokenRow("half a character (a lone surrogate)") from None
+        return True
+
+    source = read(path, _WANTED, keep)
+    if not source["kept"]:
+        raise UsageError(
+            f"{path}: none of its {source['rows']} rows has a question and an answer; {_EXPECTED}"
+        )
+    return ConversationStore(spool.records(), source)
 
 
-def _what_it_is(path: Path, content: bytes) -> str:
-    if path.suffix == ".csv":
-        return "a CSV file, not JSON"
-    first_line, _, rest = content.strip().partition(b"\n")
-    if rest and first_line.startswith(b"{") and first_line.rstrip().endswith(b"}"):
-        return "a file of JSON lines, not one JSON list"
-    return "no valid JSON"
+def _pairs(turns: Sequence[Any]) -> list[tuple[str, str]]:
+    """Questions and answers, from the first question on as long as they alternate."""
+    spoken = [_role_and_text(turn) for turn in turns]
+    first = next((n for n, (role, _) in enumerate(spoken) if role in _QUESTION), len(spoken))
+    pairs = []
+    for (asker, question), (answerer, answer) in zip(spoken[first::2], spoken[first + 1 :: 2], strict=False):
+        if asker not in _QUESTION or answerer not in _ANSWER or not (question.strip() and answer.strip()):
+            break
+        pairs.append((question, answer))
+    return pairs
+
+
+def _role_and_text(turn: Any) -> tuple[str, str]:
+    text = _text(turn)
+    return str(turn["from"]).lower() if "from" in turn else "", text
+
+
+def _text(turn: Any) -> str:
+    text = turn.get("value") if isinstance(turn, dict) else None
+    if not isinstance(text, str):
+        raise BrokenRow("a turn without a text in 'value'")
+    return text
+
+
+def _turns(row: Mapping[str, Any]) -> list[Any]:
+    turns = row.get("conversations")
+    if isinstance(turns, list):
+        return turns
+    if "conversations" in row:
+        raise BrokenRow(f"'conversations' is no list ({type(turns).__name__})")
+    raise BrokenRow(f"no 'conversations', but {', '.join(map(repr, row)) or 'nothing'}")

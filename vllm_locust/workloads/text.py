@@ -1,4 +1,4 @@
-"""Synthetic prompts: one word repeated, behind a salt that no other request has.
+"""Synthetic prompts: one word repeated behind a salt that no other request has, or so many tokens of words.
 
 The salt is the very first thing of a prompt: a prefix cache works in blocks from the start, so two requests
 never share a block of the user's text. The same seed gives the same prompts again: for a second run against a
@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import fraction, salt
-from vllm_locust.workloads.exact import ExactPrompts, exact_prompts
+from vllm_locust.workloads.draw import salt
+from vllm_locust.workloads.filler import Filler, Segment, filler
+from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context, PlannedRequest, Scenario
 
 _INSTRUCTION = (
@@ -29,22 +30,13 @@ class TextProfile:
     name: str
     profile: str
     repetitions: int
-    max_tokens: int
-    range_ratio: float = 0.0
-    """Output tokens vary uniformly within max_tokens * (1 +- range_ratio); 0 <= range_ratio < 1."""
+    max_tokens: Lengths | int
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of every request's body, `{"temperature": 0.7}`."""
-    exact: ExactPrompts | None = None
-    """Takes the place of the repeated word: prompts of an exact number of tokens."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.repetitions < 1 or self.max_tokens < 1:
-            problems.append(f"scenario {self.name}: repetitions and max_tokens must be at least 1")
-        if not 0 <= self.range_ratio < 1:
-            problems.append(f"scenario {self.name}: range_ratio is {self.range_ratio}, allowed is 0 <= r < 1")
-        if problems:
-            raise UsageError(*problems)
+        if self.repetitions < 1:
+            raise UsageError(f"scenario {self.name}: repetitions must be at least 1")
 
     @property
     def phases(self) -> Sequence[Scenario]:
@@ -55,33 +47,65 @@ class TextProfile:
             index=index,
             scenario=self.name,
             profile=self.profile,
-            prompt=self._prompt(seed, index),
-            max_tokens=self._max_tokens(seed, index),
-            prompt_tokens=self.exact.tokens if self.exact else None,
+            prompt=salt(self.name, seed, index) + _body(self.repetitions),
+            max_tokens=_output(self.max_tokens).at(self.name, seed, index, "max_tokens"),
             extra=self.extra,
         )
 
-    def with_options(self, context: Context) -> "TextProfile":
+    def with_options(self, context: Context) -> "TextProfile | RandomText":
         """The profile with the user's `max_tokens` and `input_len` in place of its own lengths."""
-        profile = replace(self, max_tokens=context.max_tokens or self.max_tokens)
+        output = context.max_tokens or _output(self.max_tokens)
         if context.input_len is None:
-            return profile
-        if context.count_tokens is None:
-            raise UsageError(
-                "--input-len needs a count of tokens: a server that answers /tokenize, or --tokenizer PATH"
-            )
-        return replace(profile, exact=exact_prompts(context.input_len, context.count_tokens))
+            return replace(self, max_tokens=output)
+        return random_text(self.name, context, context.input_len, output, self.profile, self.extra)
 
-    def _prompt(self, seed: int, index: int) -> str:
-        if self.exact:
-            return self.exact.prompt(self.name, seed, index)
-        return salt(self.name, seed, index) + _body(self.repetitions)
 
-    def _max_tokens(self, seed: int, index: int) -> int:
-        if not self.range_ratio:
-            return self.max_tokens
-        offset = 2 * fraction(self.name, seed, index, "max_tokens") - 1
-        return max(1, round(self.max_tokens * (1 + self.range_ratio * offset)))
+@dataclass(frozen=True, slots=True)
+class RandomText:
+    """Prompts and answers of drawn lengths, every prompt different from its first words on."""
+
+    name: str
+    profile: str
+    input_len: Lengths
+    max_tokens: Lengths
+    filler: Filler
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def phases(self) -> Sequence[Scenario]:
+        return (self,)
+
+    def request(self, seed: int, index: int) -> PlannedRequest:
+        tokens = self.input_len.at(self.name, seed, index, "input_len")
+        return PlannedRequest(
+            index=index,
+            scenario=self.name,
+            profile=self.profile,
+            prompt=self.filler.prompt([Segment(tokens, (self.name, seed, index))]),
+            max_tokens=self.max_tokens.at(self.name, seed, index, "max_tokens"),
+            prompt_tokens=tokens if self.filler.exact else None,
+            extra=self.extra,
+        )
+
+
+def random_text(
+    name: str,
+    context: Context,
+    input_len: Lengths,
+    output_len: Lengths,
+    profile: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    exact: bool = False,
+) -> RandomText:
+    """Prompts and answers of these lengths, unless the user's options say otherwise; `exact`: or none."""
+    lengths = context.input_len or input_len
+    filled = filler(context, lengths, exact=exact)
+    return RandomText(name, profile or name, lengths, context.max_tokens or output_len, filled, extra or {})
+
+
+def _output(max_tokens: Lengths | int) -> Lengths:
+    return Lengths.constant(max_tokens) if isinstance(max_tokens, int) else max_tokens
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import orjson
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.scenario import CountTokens
+from vllm_locust.workloads.scenario import CountTokens, Encode
 
 
 @lru_cache(maxsize=8)
@@ -32,6 +32,13 @@ def local_counter(path_or_name: str, chat: bool = False) -> CountTokens:
     render = _chat_template(file.parent)
     # The template brings its own special tokens.
     return lambda text: len(tokenizer.encode(render(text), add_special_tokens=False).ids)
+
+
+@lru_cache(maxsize=8)
+def local_encoder(path_or_name: str) -> Encode:
+    """The ids of a bare text; see `local_counter`."""
+    tokenizer = _tokenizer(_tokenizer_file(path_or_name))
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,65 @@
+"""Cold and warm: what the simulator's cache knew of each request, in whole runs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.locust_command import Outcome, assert_ended_well, assert_nothing_is_lost, run_locust, simulator
+
+PREFIX = 256
+BLOCK = 16
+# One user, so that an earlier prompt is cached when the next one comes.
+OPTIONS = (
+    "--headless", "-u", "1", "-r", "1", "--endpoint-type", "completions", "--num-prompts", "12",
+    "--scenario", "prefix", "--set", f"prefix_len={PREFIX}", "--set", "prefixes=2", "--set", "input_len=40",
+    "--set", "output_len=1",
+)  # fmt: skip
+
+
+def run(folder: Path, *options: str, runs: int = 1) -> Outcome:
+    """The last of several runs against one simulator."""
+    with simulator(folder, "--enable-prompt-tokens-details") as server:
+        for number in range(runs):
+            results = folder / f"results-{number}"
+            outcome = run_locust(*OPTIONS, "--host", server.url, *options, folder=results)
+            assert_ended_well(outcome)
+            assert_nothing_is_lost(outcome)
+    return outcome
+
+
+def cached(outcome: Outcome, phase: int = 0) -> list[int]:
+    """Cached tokens of each request of a phase, in the order of the plan; the server leaves a 0 out."""
+    requests = sorted(outcome.requests, key=lambda request: request["index"])
+    return [request["cached_tokens"] or 0 for request in requests if request["phase"] == phase]
+
+
+def test_a_second_run_finds_what_the_first_has_left(tmp_path: Path) -> None:
+    """All of it, as the seed is the same: prompts have 296 tokens, of which the last one is computed anew."""
+    assert set(cached(run(tmp_path, runs=2))) == {(PREFIX + 40 - 1) // BLOCK * BLOCK}
+
+
+@pytest.mark.parametrize("resets", [True, False], ids=["reset", "salted"])
+def test_cold_begins_each_step_with_nothing_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resets: bool
+) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1" if resets else "0")
+    outcome = run(tmp_path, "--prefix-cache", "cold", "--ladder", "1,1", "--step-warmup", "0", runs=2)
+    for phase in (0, 1):
+        known = cached(outcome, phase)
+        assert known[0] == 0
+        assert known.count(0) == 2
+        assert known.count(PREFIX) == 10
+    how = "reset" if resets else "salted"
+    assert [phase["prefix_cache"] for phase in outcome.summary["phases"]] == [how, how]
+    assert ("instead the phase has prompts of its own" in outcome.stderr) is not resets
+    bodies = [
+        {request["prompt_hash"] for request in outcome.requests if request["phase"] == p} for p in (0, 1)
+    ]
+    assert not bodies[0] & bodies[1]
+
+
+def test_warm_begins_with_every_prefix_known(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "--prefix-cache", "warm")
+    assert cached(outcome) == [PREFIX] * 12
+    assert "Warming the prefix cache with 2 requests" in outcome.stderr
+    assert outcome.summary["requests"]["planned"] == 12

@@ -1,0 +1,177 @@
+"""`vllm-locust report`: what a run measured and what it really sent, from the folder it left behind."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_locust.report.results import Results
+    from vllm_locust.report.sent import SentByProfile
+
+DESCRIPTION = """\
+Show runs from the folders that --results-dir has filled: the result block once more, and what was really
+sent: how many prompts were different, how long prompts and answers were and were to be, how much of them the
+prefix cache had, conversations turn by turn, arrivals. Of a run that was killed, what it had written.
+"""
+
+EXAMPLES = """\
+examples:
+  vllm-locust report results/ll-64
+  vllm-locust report results/a results/b                  one after the other
+  vllm-locust report results/ll-64 --json | jq '.[0].sent.total.prompts'
+"""
+
+_WIDTH = 110
+_NOT_KNOWN = "n/a"
+_HASH_DIGITS = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "folders", metavar="DIR", nargs="+", type=Path, help="A folder that --results-dir has filled."
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="Print the same numbers as one JSON document, a list of runs."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a report of each folder; UsageError, before anything is printed, for those that hold no run."""
+    from vllm_locust.report.results import check, read_results
+    from vllm_locust.report.sent import describe
+
+    check(args.folders)
+    documents = []
+    for number, folder in enumerate(args.folders):
+        results = read_results(folder)
+        sent = describe(results.requests)
+        if args.json:
+            documents.append(_document(results, sent))
+        else:
+            print("\n\n" * bool(number) + _report(results, sent), end="", flush=True)
+    if args.json:
+        import orjson
+
+        print(orjson.dumps(documents, option=orjson.OPT_INDENT_2).decode())
+    return 0
+
+
+def _document(results: "Results", sent: "SentByProfile") -> dict[str, Any]:
+    return {
+        "folder": str(results.folder),
+        **_identity(results),
+        "problems": results.problems,
+        "run": results.run,
+        "summary": results.summary,
+        "sent": sent,
+    }
+
+
+def _identity(results: "Results") -> dict[str, Any]:
+    """What leads a report; from the summary where run.json is lost, and the other way round."""
+    run, summary = results.run or {}, results.summary or {}
+    return {
+        "scenario": run.get("scenario", summary.get("scenario")),
+        "model": run.get("model", summary.get("model_id")),
+        "host": run.get("host", summary.get("host")),
+        "server_version": run.get("server_version"),
+        "start_time": run.get("start_time", summary.get("date")),
+        "duration_s": summary.get("duration"),
+        "verdict": (summary.get("client") or {}).get("verdict"),
+    }
+
+
+def _report(results: "Results", sent: "SentByProfile") -> str:
+    from vllm_locust.report.sent_text import render_sent
+
+    server = (results.summary or {}).get("server") or {}
+    blocks = ["\n".join(_heading(results)) + "\n"]
+    if results.summary is not None:
+        blocks += _results(results.summary)
+    blocks.append("\n".join(_plan(results)) + "\n")
+    blocks.append(render_sent(sent, server.get("prefix_cache_hit_rate")))
+    return "\n".join(blocks)
+
+
+def _heading(results: "Results") -> Iterator[str]:
+    known = _identity(results)
+    version = f" (vLLM {known['server_version']})" if known["server_version"] else ""
+    yield from _title(f"Run in {results.folder}", "=")
+    yield _fact("scenario", known["scenario"])
+    yield _fact("model", known["model"])
+    yield _fact("host", f"{known['host'] or _NOT_KNOWN}{version}")
+    yield _fact("started", _date(known["start_time"]))
+    yield _fact("duration", _duration(results, known["duration_s"]))
+    yield _fact("measurement", known["verdict"])
+    for problem in results.problems:
+        yield fill(problem, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _results(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the run printed at its end."""
+    from vllm_locust.report.capacity import render_answer
+    from vllm_locust.report.text import render, render_phases
+
+    try:
+        yield render(summary)
+        phases: Sequence[Mapping[str, Any]] = summary["phases"]
+        if len(phases) > 1 or any("profiles" in phase for phase in phases):
+            yield render_phases(phases)
+        if "capacity" in summary:
+            yield render_answer(summary["capacity"], summary["capacity"]["unit"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"summary.json is not as this version writes it ({error!r}): its numbers are not shown.\n"
+
+
+def _plan(results: "Results") -> Iterator[str]:
+    """What was to be sent, and from which data."""
+    run = results.run or {}
+    yield from _title("What was sent", "-")
+    yield _fact("scenario", f"{run.get('scenario', _NOT_KNOWN)}, seed {run.get('seed', _NOT_KNOWN)}")
+    if parameters := (run.get("options") or {}).get("parameters"):
+        yield _fact("parameters", " ".join(f"{name}={value}" for name, value in parameters.items()))
+    for data_set in run.get("datasets") or ():
+        yield from _data_set(data_set)
+
+
+def _data_set(data_set: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        f"{data_set[name]} {name}"
+        for name in ("rows", "kept", "filtered", "skipped")
+        if data_set.get(name) is not None
+    ]
+    size = data_set.get("bytes")
+    details = [
+        *([] if size is None else [f"{size} bytes"]),
+        *([f"sha256 {data_set['sha256'][:_HASH_DIGITS]}..."] if data_set.get("sha256") else []),
+        *([", ".join(rows)] if rows else []),
+    ]
+    yield _fact("data set", data_set.get("path"))
+    if details:
+        yield _fact("", "; ".join(details))
+
+
+def _title(text: str, line: str) -> Iterator[str]:
+    yield text
+    yield line * len(text)
+
+
+def _fact(name: str, value: Any) -> str:
+    return f"  {name:<12} {_NOT_KNOWN if value is None else value}"
+
+
+def _duration(results: "Results", measured_s: float | None) -> str | None:
+    if measured_s is not None:
+        return f"{measured_s:.1f} s were measured"
+    last_s = max((ended_s for ended_s in results.requests["ended_s"].tolist() if ended_s >= 0), default=None)
+    return None if last_s is None else f"the last request that was recorded ended after {last_s:.1f} s"
+
+
+def _date(start_time: str | None) -> str | None:
+    """`2026-11-26 07:23:22 UTC` for `2026-11-26T07:23:22.667+00:00`."""
+    if start_time is None or not start_time.endswith("+00:00"):
+        return start_time
+    return f"{start_time[:19].replace('T', ' ')} UTC"
