@@ -65,7 +65,7 @@ def early_server(answer: bytes, ending: list[Step]) -> Iterator[int]:
         connection.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)  # a test that fails must not wait for it
         thread.start()
         yield listener.getsockname()[1]
         leave.set()

@@ -224,3 +224,21 @@ def test_error_messages_are_the_human_part() -> None:
     assert error_message({"detail": "Not Found"}) == "Not Found"
     assert error_message({"strange": 1}) == '{"strange":1}'
     assert len(error_message({"message": "x" * 5000})) == 500
+
+
+def finished(usage: str) -> Answer:
+    """An answer of one token that has no text, as vLLM streams it."""
+    answer = Answer()
+    pieces = [
+        '{"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": null}]}',
+        '{"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}',
+        f'{{"choices": [], "usage": {{"prompt_tokens": 11, "completion_tokens": {usage}}}}}',
+    ]
+    for number, piece in enumerate(pieces):
+        answer.feed(f"data: {piece}\n\n".encode(), float(number))
+    return answer
+
+
+def test_a_token_without_text_came_with_the_end_of_the_answer() -> None:
+    assert finished("1").arrivals_s == [1.0]
+    assert finished("0").arrivals_s == []

@@ -183,9 +183,9 @@ def test_the_verdict_on_the_client_is_in_words():
 
 
 def test_tokens_that_were_counted_and_cached_ones_are_told():
-    text = render(summary_of([an_ok(tokens_counted=True, cached_tokens=16)]))
+    text = render(summary_of([an_ok(tokens_counted=True, prompt_tokens=32, cached_tokens=16)]))
     assert value_of("  counted by events, in requests", text) == "1"
-    assert value_of("Total cached input tokens", text) == "16"
+    assert value_of("Total cached input tokens", text).split() == ["16", "(50.0", "%)"]
 
 
 @pytest.fixture

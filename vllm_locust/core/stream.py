@@ -98,6 +98,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_finish_s",
         "_last_usage",
         "_lessons",
         "_prefix",
@@ -118,6 +119,7 @@ class Answer:
     def __init__(self) -> None:
         self._sse = SseDecoder()
         self._last_usage = 0
+        self._finish_s: float | None = None
         # An event that begins and ends like one seen before, and has plain text in between: see `_learn`.
         self._prefix = self._suffix = b""
         self._lessons = _MAX_LESSONS
@@ -191,6 +193,8 @@ class Answer:
                 self.arrivals_s.append(arrival_s)
                 if self._lessons and not usage:
                     self._learn(data, choice)
+            elif choice.get("finish_reason") is not None:
+                self._finish_s = arrival_s
         elif "error" in event or event.get("object") == "error":
             self.fail(SERVER_ERROR_EVENT, error_message(event))
         if usage:
@@ -247,6 +251,9 @@ class Answer:
         output_tokens = _count(usage.get("completion_tokens"))
         if output_tokens is not None:
             self.output_tokens = output_tokens
+            if output_tokens and not self.arrivals_s and self._finish_s is not None:
+                # All that was generated are special tokens, which have no text: they came with the end.
+                self.arrivals_s.append(self._finish_s)
             if carries:
                 if output_tokens < self._last_usage:
                     raise ValueError(f"running usage fell from {self._last_usage} to {output_tokens}")

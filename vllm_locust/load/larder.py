@@ -19,7 +19,7 @@ MOST_REQUESTS = 1024
 MOST_BYTES = 16 << 20
 
 _TURN_S = 0.0005
-_REST_S = 0.0005
+_REST_S = 0.001
 
 
 class Larder:
@@ -68,12 +68,13 @@ class Larder:
     def _run(self) -> None:
         while True:
             self._some.wait()
+            # Whoever has just taken one is about to send it, and goes first.
+            gevent.sleep(_REST_S)
             ends_s = perf_counter() + _TURN_S
             while perf_counter() < ends_s:
                 if not self._make_next():
                     self._some.clear()
                     break
-            gevent.sleep(_REST_S)
 
     def _make_next(self) -> bool:
         """Make one; False when there is no room, or nothing to make."""

@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,8 +106,14 @@ class Settings:
         return {"rate": f"{value:g}"} if self.levels == "rate" else {"users": round(value)}
 
 
+def scenario_of(user_classes: Iterable[type]) -> str:
+    """The scenario that a locustfile asks for where no option does: that of the first user who has one."""
+    wanted = (getattr(user, "scenario", None) for user in user_classes)
+    return next((name for name in wanted if name), DEFAULT_SCENARIO)
+
+
 def read_settings(
-    options: argparse.Namespace | None, shape: str | None = None, scenario: str | None = None
+    options: argparse.Namespace | None, shape: str | None = None, scenario: str = DEFAULT_SCENARIO
 ) -> tuple[Settings, Sequence[str]]:
     """Check and convert all options: the settings, and one sentence per problem.
 
@@ -117,7 +123,7 @@ def read_settings(
     """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
-        scenario=reader.text("scenario") or scenario or DEFAULT_SCENARIO,
+        scenario=reader.text("scenario") or scenario,
         model=reader.text("model"),
         endpoint_type=reader.take("endpoint_type", convert.one_of(ENDPOINT_TYPES), "chat"),
         num_prompts=reader.take("num_prompts", convert.whole(at_least=1), None),

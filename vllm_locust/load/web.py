@@ -31,7 +31,7 @@ from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.prepare import prepare
 from vllm_locust.load.results import REQUESTS
 from vllm_locust.load.run import Run
-from vllm_locust.load.settings import API_KEY_VARIABLE, Settings, read_settings
+from vllm_locust.load.settings import API_KEY_VARIABLE, Settings, read_settings, scenario_of
 from vllm_locust.load.shapes import choose_shape, kind_of
 from vllm_locust.load.web_tab import Results, add_tab
 
@@ -87,6 +87,8 @@ def _amend_page(web_ui: WebUI) -> None:
                 option["default_value"] = None
             elif name in running:  # a form to edit the run sends all of them
                 option["default_value"] = running[name]
+        scenario = page["extra_options"]["scenario"]
+        scenario["default_value"] = scenario["default_value"] or scenario_of(environment.user_classes)
 
     web_ui.update_template_args = update_and_amend  # type: ignore[method-assign]
 
@@ -114,7 +116,8 @@ def _problems_of_start(environment: Environment) -> Sequence[str]:
     settings, problems = _settings_of_form(environment, _seconds(run_time))
     choose_shape(environment, settings)
     try:
-        prepare(settings, request.form.get("host") or environment.host or "", problems)
+        # A field that was emptied is what Locust takes.
+        prepare(settings, request.form.get("host", environment.host) or "", problems)
     except UsageError as error:
         return error.problems
     if not run_time and environment.parsed_options is not None:
@@ -138,7 +141,8 @@ def _settings_of_form(
     given = {**vars(environment.parsed_options or Namespace())}
     given.update({name: value for name, value in request.form.items() if name in given})
     given["run_time"] = run_time_s
-    return read_settings(Namespace(**given), kind_of(environment.shape_class))
+    shape, scenario = kind_of(environment.shape_class), scenario_of(environment.user_classes)
+    return read_settings(Namespace(**given), shape, scenario)
 
 
 def _seconds(run_time: str | None) -> int | None:

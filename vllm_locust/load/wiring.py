@@ -46,7 +46,7 @@ from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import tune_process
 from vllm_locust.load.rows import use_fine_buckets
 from vllm_locust.load.run import Run
-from vllm_locust.load.settings import Settings, read_settings
+from vllm_locust.load.settings import Settings, read_settings, scenario_of
 from vllm_locust.load.shapes import choose_shape, kind_of
 from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code
 from vllm_locust.load.web import dress
@@ -223,11 +223,8 @@ def _give_up(environment: Environment, problems: list[str]) -> None:
 
 
 def _settings(environment: Environment) -> tuple[Settings, list[str]]:
-    wanted = (getattr(user, "scenario", None) for user in environment.user_classes)
     settings, problems = read_settings(
-        environment.parsed_options,
-        kind_of(environment.shape_class),
-        scenario=next((name for name in wanted if name), None),
+        environment.parsed_options, kind_of(environment.shape_class), scenario_of(environment.user_classes)
     )
     return settings, list(problems)
 

@@ -71,7 +71,7 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["completed_without_usage"]:
         yield _line("  counted by events, in requests", summary["completed_without_usage"])
     if summary["total_cached_tokens"] is not None:
-        yield _line("Total cached input tokens", summary["total_cached_tokens"])
+        yield _line("Total cached input tokens", summary["total_cached_tokens"], _share_of_input(summary))
     yield _line("Request throughput (req/s)", summary["request_throughput"])
     if summary["request_goodput"] is not None:
         yield _line("Request goodput (req/s)", summary["request_goodput"])
@@ -79,6 +79,11 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
     yield _line("Peak output token throughput (tok/s)", _as_float(summary["max_output_tokens_per_s"]))
     yield _line("Peak concurrent requests", _as_float(summary["max_concurrent_requests"]))
     yield _line("Total token throughput (tok/s)", summary["total_token_throughput"])
+
+
+def _share_of_input(summary: Mapping[str, Any]) -> str:
+    total = summary["total_input_tokens"]
+    return f"({summary['total_cached_tokens'] / total * 100:.1f} %)" if total else ""
 
 
 def _failures(summary: Mapping[str, Any]) -> Iterator[str]:
