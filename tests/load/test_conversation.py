@@ -77,7 +77,7 @@ class Stage:
 
     def send(self, client: ChatClient, request: PlannedRequest, intended_s: float | None = 5.0) -> Reply:
         return LoadGenerator.send(
-            cast(LoadGenerator, self), client, make_ready(request, "chat"), 2, intended_s
+            cast(LoadGenerator, self), client, make_ready(request, request.index, "chat"), 2, intended_s
         )
 
 

@@ -43,12 +43,12 @@ class Dealer:
 
 
 def make(phase: Phase, index: int) -> ReadyRequest | None:
-    return make_ready(PlannedRequest(index, phase.name, phase.name, f"7-{index}", 1), "chat")
+    return make_ready(PlannedRequest(index, phase.name, phase.name, f"7-{index}", 1), index, "chat")
 
 
 def planned(
     dealer: Dealer,
-    ahead: Callable[[], int] = lambda: 0,
+    ahead: Callable[[], int] | None = None,
     make: Callable[[Phase, int], ReadyRequest | None] = make,
 ) -> Plan:
     dealer.plan = Plan(dealer, make, ahead)
@@ -215,3 +215,27 @@ def test_in_an_open_loop_nobody_is_handed_anything() -> None:
     plan.begin(Phase(0, 0, "a", rate="10"), 0.0)
     assert plan.try_take() is None
     assert dealer.asked == []
+
+
+def test_without_a_stock_the_next_indices_are_those_behind_the_last_one() -> None:
+    dealer = Dealer()
+    plan = planned(dealer)
+    assert list(plan.upcoming()) == []
+    plan.begin(Phase(0, 0, "a", requests=4), 0.0)
+    assert list(plan.upcoming()) == [0, 1, 2, 3]
+    taken(plan)
+    assert list(plan.upcoming()) == [1, 2, 3]
+    plan.begin(Phase(1, 0, "a", first_index=9), 0.0)
+    upcoming = iter(plan.upcoming())
+    assert [next(upcoming) for _ in range(3)] == [9, 10, 11]
+
+
+def test_with_a_stock_the_next_indices_are_those_in_it() -> None:
+    dealer = Dealer(at_once=False)
+    plan = planned(dealer, ahead=lambda: 4)
+    plan.begin(Phase(0, 0, "a"), 0.0)
+    assert list(plan.upcoming()) == []
+    plan.try_take()
+    dealer.answer(0, 5)
+    taken(plan)
+    assert list(plan.upcoming()) == [1, 2, 3, 4]

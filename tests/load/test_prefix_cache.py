@@ -9,19 +9,20 @@ from tests.locust_command import Outcome, assert_ended_well, assert_nothing_is_l
 PREFIX = 256
 BLOCK = 16
 # One user, so that an earlier prompt is cached when the next one comes.
-OPTIONS = (
-    "--headless", "-u", "1", "-r", "1", "--endpoint-type", "completions", "--num-prompts", "12",
-    "--scenario", "prefix", "--set", f"prefix_len={PREFIX}", "--set", "prefixes=2", "--set", "input_len=40",
-    "--set", "output_len=1",
+ALONE = ("--headless", "-u", "1", "-r", "1", "--endpoint-type", "completions")
+SHARED = (
+    "--num-prompts", "12", "--scenario", "prefix", "--set", f"prefix_len={PREFIX}", "--set", "prefixes=2",
+    "--set", "input_len=40", "--set", "output_len=1",
 )  # fmt: skip
 
 
 def run(folder: Path, *options: str, runs: int = 1) -> Outcome:
     """The last of several runs against one simulator."""
+    folder.mkdir(exist_ok=True)
     with simulator(folder, "--enable-prompt-tokens-details") as server:
         for number in range(runs):
             results = folder / f"results-{number}"
-            outcome = run_locust(*OPTIONS, "--host", server.url, *options, folder=results)
+            outcome = run_locust(*ALONE, "--host", server.url, *options, folder=results)
             assert_ended_well(outcome)
             assert_nothing_is_lost(outcome)
     return outcome
@@ -35,7 +36,7 @@ def cached(outcome: Outcome, phase: int = 0) -> list[int]:
 
 def test_a_second_run_finds_what_the_first_has_left(tmp_path: Path) -> None:
     """All of it, as the seed is the same: prompts have 296 tokens, of which the last one is computed anew."""
-    assert set(cached(run(tmp_path, runs=2))) == {(PREFIX + 40 - 1) // BLOCK * BLOCK}
+    assert set(cached(run(tmp_path, *SHARED, runs=2))) == {(PREFIX + 40 - 1) // BLOCK * BLOCK}
 
 
 @pytest.mark.parametrize("resets", [True, False], ids=["reset", "salted"])
@@ -43,7 +44,8 @@ def test_cold_begins_each_step_with_nothing_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resets: bool
 ) -> None:
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1" if resets else "0")
-    outcome = run(tmp_path, "--prefix-cache", "cold", "--ladder", "1,1", "--step-warmup", "0", runs=2)
+    steps = ("--ladder", "1,1", "--step-warmup", "0")
+    outcome = run(tmp_path, *SHARED, "--prefix-cache", "cold", *steps, runs=2)
     for phase in (0, 1):
         known = cached(outcome, phase)
         assert known[0] == 0
@@ -51,15 +53,27 @@ def test_cold_begins_each_step_with_nothing_known(
         assert known.count(PREFIX) == 10
     how = "reset" if resets else "salted"
     assert [phase["prefix_cache"] for phase in outcome.summary["phases"]] == [how, how]
-    assert ("instead the phase has prompts of its own" in outcome.stderr) is not resets
-    bodies = [
-        {request["prompt_hash"] for request in outcome.requests if request["phase"] == p} for p in (0, 1)
-    ]
-    assert not bodies[0] & bodies[1]
+    assert ("have a cache_salt of their own" in outcome.stderr) is not resets
+    numbers = sorted(request["number"] for request in outcome.requests)
+    assert numbers == list(range(24)), "the second step goes on where the first has ended"
+
+
+def test_cold_is_cold_for_prompts_that_are_always_the_same(tmp_path: Path) -> None:
+    """Those of a data set: where the cache is not emptied, only the server can keep them apart."""
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(f'{{"prompt": "{i} {"word " * 50}", "output_len": 1}}\n' for i in range(6)))
+    options = ("--scenario", "prompts", "--dataset-path", str(data), "--num-prompts", "6")
+    as_it_is = run(tmp_path / "as it is", *options, runs=2)
+    cold = run(tmp_path / "cold", *options, "--prefix-cache", "cold", runs=2)
+    assert min(cached(as_it_is)) > 0
+    assert set(cached(cold)) == {0}
+    sent = [{request["prompt_hash"] for request in outcome.requests} for outcome in (as_it_is, cold)]
+    assert sent[0] == sent[1]
 
 
 def test_warm_begins_with_every_prefix_known(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "--prefix-cache", "warm")
+    outcome = run(tmp_path, *SHARED, "--prefix-cache", "warm")
     assert cached(outcome) == [PREFIX] * 12
     assert "Warming the prefix cache with 2 requests" in outcome.stderr
     assert outcome.summary["requests"]["planned"] == 12
+    assert outcome.summary["phases"][0]["prefix_cache"] == "warmed"

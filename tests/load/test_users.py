@@ -48,7 +48,7 @@ class Stage:
 
     def try_take(self) -> Taken:
         request = PlannedRequest(len(self.records), "s", "p", "hello", max_tokens=1)
-        return Taken(make_ready(request, "chat"), self.phase, self.phase_began_s)
+        return Taken(make_ready(request, request.index, "chat"), self.phase, self.phase_began_s)
 
     def finished(self, phase: int) -> None:
         pass

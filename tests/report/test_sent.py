@@ -239,9 +239,9 @@ arrivals                offered req/s  late, ms: mean     p50     p99     max
   offered = as planned, dropped ones too (n/a: one, or all at one time); late = sent after the intended start.
 
 prompt tokens           answers   min   p10   p50    mean   p90   p99   max  total
-  short                       2     8     9    12    12.0    15    16    16     24
+  short                       1     8     8     8     8.0     8     8     8      8
   a_profile_of_a_very~        2  1000  1000  1000  1000.0  1000  1000  1000   2000
-  all                         4     8    10   508   506.0  1000  1000  1000   2024
+  all                         3     8   206  1000   669.3  1000  1000  1000   2008
 
 output tokens           answers  min  p10  p50  mean  p90  p99  max  total
   short                       1    4    4    4   4.0    4    4    4      4
@@ -250,9 +250,9 @@ output tokens           answers  min  p10  p50  mean  p90  p99  max  total
   Answers without usage, whose lengths are not known: 1.
 
 spread, log scale       prompt tokens: 8 .. 1000             output tokens: 2 .. 4
-  short                 |█   █                           |   |  █|
+  short                 |█                               |   |  █|
   a_profile_of_a_very~  |                               █|   |█ █|
-  all                   |▄   ▄                          █|   |▄ █|
+  all                   |▄                              █|   |▄ █|
   From the shortest to the longest of all; the highest bar of each line is its fullest bin.
 
 as planned?             promised  exact  worst off  answers  as asked  shorter  longer
@@ -268,7 +268,6 @@ prefix cache            answers  with a hit  cached tokens  prompt tokens  cache
   short                       1           0              0              8       0.0
   a_profile_of_a_very~        2           2           1024           2000      51.2
   all                         3           2           1024           2008      51.0
-  Answers that did not tell: 1. If nothing was cached there, the share of all is 50.6 %.
   The server's own prefix cache hit rate (from its metrics, over the measured window, whoever asked): 25.4 %.
 
 models asked            requests     %

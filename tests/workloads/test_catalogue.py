@@ -192,6 +192,13 @@ def test_parameters_are_the_keyword_arguments_of_build(
     assert capsys.readouterr().out == "(3, 0, 0.5, False, 'a', '7')\n"
 
 
+def test_a_parameter_is_for_all_members_of_its_scenario_in_a_mix() -> None:
+    mix = catalogue.load("imdb.packed,imdb.single", context(**{"imdb.copies": "3", "imdb.n": "2"}))
+    for member in mix.members:
+        assert member.request(1, 0).prompt == member.request(1, 2).prompt != member.request(1, 3).prompt
+    assert mix.members[0].request(1, 0).max_tokens == 2
+
+
 def test_a_parameter_in_a_mix_says_for_which_scenario(tmp_path: Path) -> None:
     path = write(tmp_path, PARAMETERS)
     mix = catalogue.load(f"{path}:3,ss", context(**{"own.n": "6"}))

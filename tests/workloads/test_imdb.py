@@ -151,14 +151,14 @@ def test_so_many_reviews_in_all(
 def test_without_a_number_of_reviews_there_is_no_end() -> None:
     assert [requests_of(scenario) for scenario in both()] == [None, None]
     assert len(asked_about(both(n=400)[0], 1)) == 400  # more than there are: passes follow each other
-    assert [primers_of(scenario, 1) for scenario in both()] == [(), ()]
+    assert [list(primers_of(scenario, 1)) for scenario in both()] == [[], []]
 
 
 def test_primers_are_all_the_prompts() -> None:
     for scenario in both(n=5, copies=3, reviews=22):
         count = requests_of(scenario)
         assert count is not None
-        primers = primers_of(scenario, 2)
+        primers = list(primers_of(scenario, 2))
         assert [primer.max_tokens for primer in primers] == [1] * (count // 3)
         assert [primer.prompt for primer in primers] == [
             scenario.request(2, index).prompt for index in range(0, count, 3)

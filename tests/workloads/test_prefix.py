@@ -123,7 +123,7 @@ def test_plans_depend_on_seed_and_index_alone() -> None:
 
 def test_primers_hold_each_prefix_once_and_a_rest_of_their_own() -> None:
     made = scenario(popularity="zipf:2")
-    primers = primers_of(made, 1)
+    primers = list(primers_of(made, 1))
     assert [primer.max_tokens for primer in primers] == [1] * 4
     assert {len(primer.prompt) for primer in primers} == {120}
     for index in range(100):

@@ -15,7 +15,7 @@ from vllm_locust.errors import UsageError
 from vllm_locust.simulator.text import encode
 from vllm_locust.workloads import catalogue
 from vllm_locust.workloads.lengths import Lengths
-from vllm_locust.workloads.mix import Mix
+from vllm_locust.workloads.mix import Mix, Ordered
 from vllm_locust.workloads.replay import SMALL_TRACE, Replay, replay
 from vllm_locust.workloads.scenario import Context, sources_of
 
@@ -173,8 +173,10 @@ def test_without_hash_ids_nothing_is_shared(tmp_path):
 
 def test_seeds_members_and_turns_share_nothing(tmp_path):
     scenario = ids_of(write(tmp_path))
-    mix = Mix("m", [(1, scenario)])
-    prompts = [scenario.request(1, 0), scenario.request(2, 0), scenario.request(1, 5), mix.request(1, 0)]
+    group = Ordered("m", [scenario])
+    prompts = [scenario.request(1, 0), scenario.request(2, 0), scenario.request(1, 5), group.request(1, 0)]
+    with pytest.raises(UsageError, match="replay says when its requests are sent, it cannot be mixed"):
+        Mix("m", [(1, scenario)])
     assert len({tuple(request.prompt[:8]) for request in prompts}) == 4
 
 

@@ -84,8 +84,8 @@ def test_with_max_tokens_short_answers_count_too(tmp_path: Path) -> None:
     assert dataset.source["filtered"] == 1
 
 
-def test_of_drawn_lengths_the_smallest_decides_what_is_kept(tmp_path: Path) -> None:
-    path = write(tmp_path, [row(1023, 1), row(10, 1), row(1024, 1), row(3, 1)])
+def test_of_drawn_lengths_the_largest_decides_what_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(48, 1), row(10, 1), row(49, 1), row(3, 1)])
     drawn = Lengths.parse("1025-2000")
     scenario = sharegpt("s", Context(dataset_path=path, count_text=count_words, max_tokens=drawn))
     assert scenario.source["kept"] == 2

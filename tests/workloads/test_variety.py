@@ -83,5 +83,5 @@ def test_a_conversation_gets_the_same_in_all_its_turns(index: int) -> None:
 
 def test_primers_are_sent_to_every_adapter() -> None:
     prefix = catalogue.load("prefix", context(prefixes="3"))
-    assert len(Varied(prefix, adapters=[Adapter("law"), Adapter("medicine")]).primers(1)) == 6
-    assert len(Varied(prefix, [Variation(0.5, {"a": 1})]).primers(1)) == 3
+    assert len(list(Varied(prefix, adapters=[Adapter("law"), Adapter("medicine")]).primers(1))) == 6
+    assert len(list(Varied(prefix, [Variation(0.5, {"a": 1})]).primers(1))) == 3

@@ -85,14 +85,15 @@ class ServerTokenizer:
         return value
 
 
-def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool:
-    """Empty the server's prefix cache; False when the server does not offer that, or cannot just now."""
+def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool | None:
+    """Empty the server's prefix cache; False when it cannot just now, None when it does not offer that."""
     status, body = _ask(target, headers, "POST", "/reset_prefix_cache")
     if status in (404, 405):
-        return False
+        return None
     if status != 200:
         raise UsageError(f"{target.url}/reset_prefix_cache answered {status}: {error_message(body)}")
-    return not (isinstance(body, dict) and body.get("success") is False)
+    # Old servers answer nothing, and may have done nothing.
+    return body.get("success") if isinstance(body, dict) else None
 
 
 def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[str, Any]) -> None:

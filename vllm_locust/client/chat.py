@@ -68,6 +68,7 @@ class Origin:
     phase: int = 0
     intended_s: float | None = None
     prompt_tokens: int | None = None
+    number: int | None = None
     session: int | None = None
     turn: int | None = None
 
@@ -220,6 +221,7 @@ class ChatClient:
             prompt_tokens=origin.prompt_tokens,
             model=body.get("model", transport.options.model),
             target=transport.targets[host].name if len(transport.targets) > 1 else None,
+            number=origin.number,
             session=origin.session,
             turn=origin.turn,
             planned_prompt_tokens=origin.prompt_tokens,

@@ -110,8 +110,8 @@ class Rate:
 
     @property
     def is_single(self) -> bool:
-        """One number, and no stages."""
-        return len(self.stages) == 1 and self.duration_s == math.inf
+        """One finite number, and no stages."""
+        return len(self.stages) == 1 and self.duration_s == math.inf and not self.is_infinite
 
     @property
     def duration_s(self) -> float:

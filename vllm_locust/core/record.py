@@ -34,7 +34,7 @@ class RequestRecord:
     """
 
     index: int
-    """Position in the plan: request `index` of (scenario, seed)."""
+    """Position in the plan of the run."""
     scenario: str
     profile: str
     outcome: str
@@ -60,6 +60,8 @@ class RequestRecord:
     worker: int = 0
     phase: int = 0
     model: str = ""
+    number: int | None = None
+    """Position in its scenario: request `number` of (scenario, seed)."""
     target: str | None = None
     """The host that was asked, where there are several."""
     session: int | None = None
@@ -159,6 +161,7 @@ def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
             "worker": record.worker,
             "phase": record.phase,
             "model": record.model,
+            "number": record.number,
             "target": record.target,
             "session": record.session,
             "turn": record.turn,

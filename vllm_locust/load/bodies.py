@@ -13,19 +13,28 @@ class ReadyRequest:
     """A request of the plan that only has to be sent."""
 
     planned: PlannedRequest
+    index: int
+    """In the plan of the run; `planned.index` is the one in its scenario."""
     path: str
     body: Mapping[str, Any]
     prompt: RenderedPrompt
 
     @property
     def size(self) -> int:
-        """Bytes of its prompt, which is nearly all of it."""
-        return self.prompt.size
+        """About how many bytes it takes: the prompt as it was made, and as it is sent."""
+        return 3 * self.prompt.size
 
 
-def make_ready(planned: PlannedRequest, endpoint_type: str) -> ReadyRequest:
+def make_ready(planned: PlannedRequest, index: int, endpoint_type: str) -> ReadyRequest:
+    """`index` is that of the plan of the run."""
     path, body = request_body(planned, endpoint_type)
-    return ReadyRequest(planned, path, body, render_prompt(body))
+    return ReadyRequest(planned, index, path, body, render_prompt(body))
+
+
+def broken_request(name: str, index: int) -> ReadyRequest:
+    """What stands for one that could not be made, in the record that says so."""
+    planned = PlannedRequest(index, name, name, prompt="", max_tokens=0)
+    return ReadyRequest(planned, index, "", {}, RenderedPrompt({}, None, 0))
 
 
 def request_body(planned: PlannedRequest, endpoint_type: str) -> tuple[str, dict[str, Any]]:

@@ -127,6 +127,8 @@ class Conductor:
         self._overlap = overlap
         self._most_members = most_members
         self._next_index = 0
+        self._next_number: dict[int, int] = {}
+        """By the member of the scenario."""
         self._dealt = 0
         self._returned: deque[int] = deque()
         self._used_up = False
@@ -208,7 +210,7 @@ class Conductor:
 
     def _conduct(self) -> None:
         while (phase := self._course.next_phase(self._now_s())) is not None:
-            phase = self._before(phase)
+            phase = self._before(self._numbered(phase))
             self._await_users(phase)
             self._begin(phase)
             self._watch(phase)
@@ -219,6 +221,7 @@ class Conductor:
             if phase.open_loop:
                 self._await(self._all_ended, phase)
                 self._next_index += self._dealt
+            self._next_number[phase.member] = phase.number_of(self._next_index)
             calm = self._overlap or self._await(self._all_idle, phase, self._course.patience_s)
             self._course.finished(phase, elapsed_s)
             if not calm:
@@ -226,6 +229,11 @@ class Conductor:
                 return
         for phase in self.begun:
             self._await(self._all_idle, phase)
+
+    def _numbered(self, phase: Phase) -> Phase:
+        """Indices count over the run, and the requests of each member of the scenario by themselves."""
+        first_number = self._next_number.get(phase.member, 0)
+        return replace(phase, first_index=self._next_index, first_number=first_number)
 
     def _await_users(self, phase: Phase) -> None:
         """Until somebody is there to send, and the level is reached."""

@@ -77,14 +77,19 @@ def goodput(value: Any) -> dict[str, float]:
 
 
 def json_object(value: Any) -> dict[str, Any]:
+    return _body_fields(value, _OWN_BODY_FIELDS)
+
+
+def _body_fields(text: str, taken: frozenset[str]) -> dict[str, Any]:
+    """Fields for the body of a request."""
     try:
-        decoded = orjson.loads(value)
+        decoded = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"is not JSON ({error})") from None
     if not isinstance(decoded, dict):
         raise ValueError('is not a JSON object like {"top_p": 0.9}')
-    if taken := _OWN_BODY_FIELDS & decoded.keys():
-        raise ValueError(f"sets {', '.join(sorted(taken))}, which the suite sets itself")
+    if own := taken & decoded.keys():
+        raise ValueError(f"sets {', '.join(sorted(own))}, which the suite sets itself")
     return decoded
 
 
@@ -118,10 +123,6 @@ def variation(text: str) -> Variation:
         part = 0.0
     if not colon or not 0 < part <= 1:
         raise ValueError('is not of the form SHARE:JSON, such as 20%:{"temperature": 1.2}')
-    decoded = orjson.loads(fields) if fields.strip().startswith("{") else None
-    if not isinstance(decoded, dict):
-        raise ValueError("has no JSON object behind its share")
-    if taken := (_OWN_BODY_FIELDS - {"max_tokens"}) & decoded.keys():
-        raise ValueError(f"sets {', '.join(sorted(taken))}, which the suite sets itself")
+    decoded = _body_fields(fields, _OWN_BODY_FIELDS - {"max_tokens"})
     most = decoded.pop("max_tokens", None)
     return Variation(part, decoded, None if most is None else lengths(most))

@@ -6,7 +6,7 @@ this process or on another machine; what it has measured is taken from it.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -20,14 +20,13 @@ from vllm_locust.core.rate import parse_rate
 from vllm_locust.core.record import DROPPED, OK, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.load.backlog import Backlog
-from vllm_locust.load.bodies import ReadyRequest, make_ready
+from vllm_locust.load.bodies import ReadyRequest, broken_request, make_ready
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.lanes import Due, Lanes
 from vllm_locust.load.larder import Larder
 from vllm_locust.load.pacer import Pacer
 from vllm_locust.load.phases import TRACE, Phase
 from vllm_locust.load.plan import Dealer, Plan
-from vllm_locust.load.prefix_cache import phase_seed
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.process import CpuMeter
 from vllm_locust.load.rows import Rows
@@ -94,12 +93,11 @@ class LoadGenerator:
         self._prepared = prepared
         self._seed = assignment.seed
         self._keep = keep
-        self._stock_ahead = stock_ahead
         self._leader = leader
         self.started = Event()
         """Set when the first phase has begun: what is sent before belongs nowhere."""
         self._larder = Larder(self._make)
-        self.plan = Plan(leader, self._take, ahead=lambda: len(self.clients) if stock_ahead else 0)
+        self.plan = Plan(leader, self._take, ahead=(lambda: len(self.clients)) if stock_ahead else None)
         self._lanes = Lanes(self._new_client, self._send_due, self._drop)
         self._pacers: dict[int, Pacer] = {}
         self._over: dict[int, Event] = {}
@@ -153,7 +151,7 @@ class LoadGenerator:
         self.recording.begin_phase(phase.number, self.began_s + at_s, phase.warmup_s)
         self.plan.begin(phase, self.began_s + at_s)
         if not phase.open_loop:
-            self._larder.begin(phase, step=None if self._stock_ahead else 1)
+            self._larder.begin(phase, self.plan.upcoming)
         else:
             self._begin_open_loop(phase, at_s, **open_loop)
         self.started.set()
@@ -161,8 +159,7 @@ class LoadGenerator:
     def grant(self, phase: int, indices: Sequence[int], last: bool) -> None:
         """See `Plan.grant`."""
         self.plan.grant(phase, indices, last)
-        if self._stock_ahead:
-            self._larder.expect(indices)
+        self._larder.look()
         if not self.clients:
             self.plan.abandon()
 
@@ -172,6 +169,7 @@ class LoadGenerator:
         if pacer is not None:
             pacer.schedule.scale_from(at_s, scale)
             pacer.schedule.members_from(at_s, position, of)
+            pacer.share(position, of)
             self._lanes.set_cap(self._cap(position, of))
             pacer.amend()
 
@@ -242,7 +240,7 @@ class LoadGenerator:
             intended_s = reply.record.ended_s + following.pause_s
             if not client.wait_until(intended_s, unless=self._over[phase]):
                 break
-            ready = make_ready(following.request, self.settings.endpoint_type)
+            ready = make_ready(following.request, ready.index, self.settings.endpoint_type)
             reply = _ask(client, ready, phase, intended_s)
         return reply
 
@@ -261,21 +259,24 @@ class LoadGenerator:
     ) -> None:
         schedule = self._schedule(phase, scale)
         schedule.members_from(0.0, position, of)
-        self._larder.begin(phase, step=max(of, 1))
         self._lanes.set_cap(self._cap(position, of))
-        self._pacers[phase.number] = Pacer(
+        pacer = self._pacers[phase.number] = Pacer(
             phase.number,
             schedule,
             self.began_s + at_s,
             lambda i: self._take(phase, base + i),
             self._lanes,
             self._leader.idle,
+            phase.requests,
         )
+        pacer.share(position, of)
+        self._larder.begin(phase, lambda: (base + i for i in pacer.upcoming()))
 
     def _schedule(self, phase: Phase, scale: float) -> Schedule:
         seconds = float("inf") if phase.seconds is None else phase.seconds
         if phase.rate == TRACE:
-            arrivals = self._prepared.arrivals(phase.member)
+            arrivals = self._prepared.arrivals[phase.member]
+            assert arrivals is not None
             return Schedule.of_trace(
                 arrivals.times_s,
                 period_s=arrivals.period_s,
@@ -309,8 +310,11 @@ class LoadGenerator:
         return self.send(client, due.request, due.phase, due.intended_s)
 
     def _make(self, phase: Phase, index: int) -> ReadyRequest:
-        planned = self._prepared.scenario.phases[phase.member].request(phase_seed(phase, self._seed), index)
-        return make_ready(planned, self.settings.endpoint_type)
+        planned = self._prepared.scenario.phases[phase.member].request(self._seed, phase.number_of(index))
+        if phase.salt is not None:
+            salt = {"cache_salt": phase.salt}
+            planned = planned.mapped(lambda one: replace(one, extra={**one.extra, **salt}))
+        return make_ready(planned, index, self.settings.endpoint_type)
 
     def _take(self, phase: Phase, index: int) -> ReadyRequest | None:
         """Request `index` of the plan; one that cannot be made is dropped, and the run goes on."""
@@ -319,15 +323,15 @@ class LoadGenerator:
         except Exception as error:
             name = self._prepared.scenario.phases[phase.member].name
             logger.exception("Request %d of %s could not be made", index, name)
-            broken = make_ready(PlannedRequest(index, name, name, prompt="", max_tokens=0), "completions")
-            self._drop(Due(broken, phase.number, perf_counter()), f"it could not be made: {error}")
+            broken = Due(broken_request(name, index), phase.number, perf_counter())
+            self._drop(broken, f"it could not be made: {error}")
             return None
 
     def _drop(self, due: Due, why: str) -> None:
         planned = due.request.planned
         self.take_in(
             RequestRecord(
-                index=planned.index,
+                index=due.request.index,
                 scenario=planned.scenario,
                 profile=planned.profile,
                 outcome=DROPPED,
@@ -337,10 +341,11 @@ class LoadGenerator:
                 worker=self.transport.worker,
                 phase=due.phase,
                 model=self.transport.options.model,
-                session=_session(planned),
-                turn=_turn(planned),
+                number=planned.index,
+                session=_session(due.request),
+                turn=_turn(due.request),
                 planned_prompt_tokens=planned.prompt_tokens,
-                max_tokens=planned.max_tokens,
+                max_tokens=planned.max_tokens or None,
                 prompt_hash=due.request.prompt.hash,
             )
         )
@@ -361,14 +366,15 @@ def _ask(client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float 
     """Send one request of the plan. Of a conversation, only the first turn has a number of the plan's."""
     planned = ready.planned
     origin = Origin(
-        index=planned.index if planned.turn == 1 else None,
+        index=ready.index if planned.turn == 1 else None,
         scenario=planned.scenario,
         profile=planned.profile,
         phase=phase,
         intended_s=intended_s,
         prompt_tokens=planned.prompt_tokens,
-        session=_session(planned),
-        turn=_turn(planned),
+        number=planned.index,
+        session=_session(ready),
+        turn=_turn(ready),
     )
     return client.request(ready.path, ready.body, origin, ready.prompt)
 
@@ -377,10 +383,11 @@ def _following(planned: PlannedRequest, answer: str) -> FollowUp | None:
     return None if planned.then is None else planned.then(answer)
 
 
-def _session(planned: PlannedRequest) -> int | None:
-    """The conversation that a request is a part of."""
-    return planned.index if planned.then is not None or planned.turn > 1 else None
+def _session(ready: ReadyRequest) -> int | None:
+    """The conversation that a request is a part of, by the index of its first turn."""
+    planned = ready.planned
+    return ready.index if planned.then is not None or planned.turn > 1 else None
 
 
-def _turn(planned: PlannedRequest) -> int | None:
-    return None if _session(planned) is None else planned.turn
+def _turn(ready: ReadyRequest) -> int | None:
+    return None if _session(ready) is None else ready.planned.turn

@@ -130,8 +130,6 @@ class Lanes:
         try:
             self._send(client, due)
         except Exception:
-            logger.exception(
-                "Could not send request %d", due.request.planned.index
-            )  # its record says `protocol`
+            logger.exception("Could not send request %d", due.request.index)  # its record says `protocol`
         finally:
             self._unfinished[due.phase] -= 1

@@ -23,6 +23,7 @@ from vllm_locust.load.results import ResultsFolder
 from vllm_locust.observe.addresses import LOOPBACK, same_origin
 
 _REQUESTS_LOOKED_AT = 32
+_TURNS_LOOKED_AT = 32
 # Locust's clock runs already: a server that is slower than that has to do with what it said before.
 _BASELINE_LIMIT_S = 0.25
 # Nothing is measured any more: as long as the observer gives a server to answer, and a little.
@@ -178,7 +179,9 @@ def _profiles(prepared: Prepared) -> list[str]:
             for index in range(_REQUESTS_LOOKED_AT):
                 planned = phase.request(prepared.settings.seed, index)
                 names[planned.profile] = None
-                while planned.then is not None and (following := planned.then("")) is not None:
+                for _ in range(_TURNS_LOOKED_AT):
+                    if planned.then is None or (following := planned.then("")) is None:
+                        break
                     planned = following.request
                     names[planned.profile] = None
     return list(names)

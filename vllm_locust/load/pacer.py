@@ -5,7 +5,8 @@ difference between `intended_s` and `sent_s`.
 """
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from time import perf_counter
 
 import gevent
@@ -40,6 +41,7 @@ class Pacer:
         make: Callable[[int], ReadyRequest | None],
         lanes: Lanes,
         on_idle: Callable[[int], None],
+        requests: int | None = None,
     ) -> None:
         self.phase = phase
         self.schedule = schedule
@@ -53,8 +55,22 @@ class Pacer:
         self._awake = Event()
         self._alarm = Alarm(self._awake.set)
         self._ended = False
+        self._requests = requests
+        self._position: int | None = 0
+        self._of = 1
         self._turn_ends_s = perf_counter() + _TURN_S
         self._greenlet = gevent.spawn(self._run)
+
+    def share(self, position: int | None, of: int) -> None:
+        """From now on every `of`-th request is sent here, the one at `position` first; None: none of them."""
+        self._position, self._of = position, of
+
+    def upcoming(self) -> Iterable[int]:
+        """The requests of the phase that are sent here next, as things stand."""
+        if self._position is None:
+            return ()
+        first = self.next_i + (self._position - self.next_i) % self._of
+        return range(first, self._requests or sys.maxsize, self._of)
 
     def amend(self) -> None:
         """The schedule has changed: what comes next may be another request, or at another time."""

@@ -42,11 +42,19 @@ class Phase:
     prefix_cache: str | None = None
     """How the server's prefix cache was made cold or warm before: see `load.prefix_cache`."""
     salt: str | None = None
-    """Drawn into every request of the phase, so that they are no other phase's."""
+    """Sent with every request of the phase (`cache_salt`): the server shares nothing with other phases."""
+    first_index: int = 0
+    """Of its requests in the run, ..."""
+    first_number: int = 0
+    """... and in its member of the scenario, which goes on where the member was left."""
 
     @property
     def open_loop(self) -> bool:
         return self.rate is not None
+
+    def number_of(self, index: int) -> int:
+        """Which request of its member of the scenario has this index of the run."""
+        return index - self.first_index + self.first_number
 
     @property
     def description(self) -> Mapping[str, Any]:

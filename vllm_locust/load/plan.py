@@ -5,8 +5,9 @@ no Locust.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from gevent.event import Event
@@ -48,14 +49,14 @@ class Plan:
     """The stock of indices of one process.
 
     `make(phase, index)` builds a request, or says None if it cannot be made. `ahead()` says how many indices
-    to keep in stock, so that nobody waits for an answer that takes a round trip.
+    to keep in stock, so that nobody waits for an answer that takes a round trip; None: no stock is needed.
     """
 
     def __init__(
         self,
         dealer: Dealer,
         make: Callable[[Phase, int], ReadyRequest | None],
-        ahead: Callable[[], int] = lambda: 0,
+        ahead: Callable[[], int] | None = None,
     ) -> None:
         self._dealer = dealer
         self._make = make
@@ -65,6 +66,8 @@ class Plan:
         self._stock: deque[int] = deque()
         self._asked = False
         self._used_up = True
+        self._next: int | None = None
+        """Without a stock, the index that is most likely granted next."""
         self._over: set[int] = set()
         """Phases of which the conductor wants nothing more."""
         self._unfinished: dict[int, int] = {}
@@ -79,6 +82,7 @@ class Plan:
         self._phase, self._began_s = phase, began_s
         self._stock.clear()
         self._asked, self._used_up = False, phase.open_loop
+        self._next = None if self._ahead else phase.first_index
         self._unfinished.setdefault(phase.number, 0)
         self._notify()
 
@@ -113,6 +117,15 @@ class Plan:
         self._stopped = True
         self.change.set()
 
+    def upcoming(self) -> Iterable[int]:
+        """The indices that are handed out next: those in stock, or where there is no stock those behind."""
+        if self._stock or self._phase is None or self._used_up:
+            return list(self._stock)
+        if self._next is None:
+            return ()
+        bound = self._phase.requests
+        return count(self._next) if bound is None else range(self._next, self._phase.first_index + bound)
+
     def try_take(self) -> Taken | None:
         """The next request, or None while there is none: see `change`. Raises PlanEnded."""
         while not self._stopped:
@@ -122,6 +135,7 @@ class Plan:
                 return None
             # Counted before it is made: one that cannot be made is accounted for as well.
             index = self._stock.popleft()
+            self._next = None if self._ahead else index + 1
             self.handed_out += 1
             self._unfinished[phase.number] += 1
             if (request := self._make(phase, index)) is not None:
@@ -135,7 +149,7 @@ class Plan:
         self._idle_if_over(number)
 
     def _restock(self) -> None:
-        ahead = self._ahead()
+        ahead = self._ahead() if self._ahead else 0
         if self._phase is None or self._used_up or self._asked or self._phase.number in self._over:
             return
         if len(self._stock) <= ahead // 2:

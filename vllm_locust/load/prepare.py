@@ -40,15 +40,8 @@ class Prepared:
     targets: Sequence[Target]
     model: ServerModel
     scenario: Scenario
-    recorded: Arrivals | None = None
-    """What `--arrivals` has of a trace."""
-
-    def arrivals(self, member: int) -> Arrivals:
-        """When the requests of the scenario's phase `member` are sent, which a trace says."""
-        arrivals = self.recorded or arrivals_of(self.scenario.phases[member])
-        assert arrivals is not None
-        rate = self.settings.request_rate
-        return arrivals if rate is None else _at_rate(arrivals, rate.rate_at(0.0))
+    arrivals: Sequence[Arrivals | None] = ()
+    """When the requests of each of the scenario's phases are sent, where a trace says it."""
 
     @property
     def request_options(self) -> RequestOptions:
@@ -89,12 +82,12 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     model = attempt(lambda: _model(settings, targets)) if targets else None
     counters = attempt(lambda: _counters(settings, targets, model)) or _NOBODY
     scenario = attempt(lambda: _scenario(settings, counters, model))
-    recorded = attempt(lambda: _recorded(settings))
     if scenario is not None:
         problems.extend(_misfits(settings, model, scenario))
+    arrivals = attempt(lambda: _arrivals(settings, scenario))
     if problems or targets is None or model is None or scenario is None:
         raise UsageError(*problems)
-    return Prepared(settings, targets, model, scenario, recorded)
+    return Prepared(settings, targets, model, scenario, arrivals or ())
 
 
 def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:
@@ -106,8 +99,16 @@ def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:
     return model
 
 
-def _recorded(settings: Settings) -> Arrivals | None:
-    return None if settings.arrivals is None else Arrivals(read_trace(settings.arrivals))
+def _arrivals(settings: Settings, scenario: Scenario | None) -> Sequence[Arrivals | None]:
+    """Of each phase, at the rate that the user wants."""
+    recorded = None if settings.arrivals is None else Arrivals(read_trace(settings.arrivals))
+    if scenario is None:
+        return ()
+    rate = settings.request_rate
+    known = [recorded or arrivals_of(phase) for phase in scenario.phases]
+    if rate is None or not rate.is_single:
+        return known
+    return [arrivals and _at_rate(arrivals, rate.rate_at(0.0)) for arrivals in known]
 
 
 def _at_rate(arrivals: Arrivals, rate: float) -> Arrivals:
@@ -144,7 +145,7 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
 
 
 def _has_primers(scenario: Scenario, seed: int) -> bool:
-    return any(primers_of(phase, seed) for phase in scenario.phases)
+    return any(next(iter(primers_of(phase, seed)), None) is not None for phase in scenario.phases)
 
 
 def _timing_misfits(settings: Settings, scenario: Scenario) -> Iterator[str]:

@@ -241,6 +241,8 @@ def _step_contradictions(settings: Settings) -> Iterator[str]:
         yield "--step-time must be more than 0 s."
     elif settings.step_time_s and (settings.step_warmup_s or 0) >= settings.step_time_s:
         yield f"--step-warmup leaves nothing of a --step-time of {settings.step_time_s:g} s to measure."
+    if settings.step_overlap and settings.prefix_cache == "cold":
+        yield "--step-overlap and --prefix-cache cold exclude each other: a cache in use cannot be emptied."
     if settings.step_overlap and (not settings.ladder or settings.step_warmup_s == 0):
         yield "--step-overlap needs a --ladder whose steps have a --step-warmup to drain into."
 

@@ -117,7 +117,7 @@ def _problems_of_start(environment: Environment) -> Sequence[str]:
     choose_shape(environment, settings)
     try:
         # A field that was emptied is what Locust takes.
-        prepare(settings, request.form.get("host", environment.host) or "", problems)
+        prepare(settings, request.form.get("host", environment.host or ""), problems)
     except UsageError as error:
         return error.problems
     if not run_time and environment.parsed_options is not None:

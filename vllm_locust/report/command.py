@@ -73,6 +73,7 @@ def _document(results: "Results", sent: "SentByProfile") -> dict[str, Any]:
 def _identity(results: "Results") -> dict[str, Any]:
     """What leads a report; from the summary where run.json is lost, and the other way round."""
     run, summary = results.run or {}, results.summary or {}
+    client = summary.get("client")
     return {
         "scenario": run.get("scenario", summary.get("scenario")),
         "model": run.get("model", summary.get("model_id")),
@@ -80,7 +81,7 @@ def _identity(results: "Results") -> dict[str, Any]:
         "server_version": run.get("server_version"),
         "start_time": run.get("start_time", summary.get("date")),
         "duration_s": summary.get("duration"),
-        "verdict": (summary.get("client") or {}).get("verdict"),
+        "verdict": client.get("verdict") if isinstance(client, dict) else None,
     }
 
 

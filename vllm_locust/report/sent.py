@@ -177,7 +177,7 @@ def describe(requests: Requests) -> SentByProfile:
     edges = {
         name: _edges(values[values != UNKNOWN])
         for name, values in (
-            ("prompt_tokens", answered["prompt_tokens"]),
+            ("prompt_tokens", _prompt_tokens(answered)),
             ("output_tokens", _output_tokens(answered)),
         )
     }
@@ -202,7 +202,7 @@ def _describe(profile: str | None, requests: Requests, edges: Mapping[str, NDArr
         answered=len(answered),
         failures={outcome: n for outcome, n in _named(sent, "outcome").items() if outcome != OK},
         prompts=_prompts(sent[HASH][sent[HASH] != 0]),
-        prompt_tokens=_spread(answered["prompt_tokens"], edges["prompt_tokens"]),
+        prompt_tokens=_spread(_prompt_tokens(answered), edges["prompt_tokens"]),
         output_tokens=_spread(_output_tokens(answered), edges["output_tokens"]),
         without_usage=int((_output_tokens(answered) == UNKNOWN).sum()),
         promised=_promised(answered),
@@ -218,6 +218,11 @@ def _named(requests: Requests, name: str, without: str | None = None) -> dict[st
     """Counts by word; of requests without one under the word `without`, or not at all."""
     named = ((word or without, count) for word, count in requests.count_words(name).items())
     return {word: count for word, count in named if word}
+
+
+def _prompt_tokens(answered: Requests) -> NDArray[np.int64]:
+    """As the server counted them: without usage, what stands there is what was planned."""
+    return np.where(answered["tokens_counted"] == 1, UNKNOWN, answered["prompt_tokens"])
 
 
 def _output_tokens(answered: Requests) -> NDArray[np.int64]:
@@ -262,7 +267,7 @@ def _prompts(hashes: NDArray[np.uint64]) -> Prompts | None:
 
 
 def _promised(answered: Requests) -> Promised | None:
-    tokens, promised = answered["prompt_tokens"], answered["planned_prompt_tokens"]
+    tokens, promised = _prompt_tokens(answered), answered["planned_prompt_tokens"]
     known = (tokens != UNKNOWN) & (promised != UNKNOWN)
     if not known.any():
         return None
@@ -284,7 +289,7 @@ def _answers(answered: Requests) -> Answers:
 
 def _cached(answered: Requests) -> Cached | None:
     """None where not one answer tells."""
-    tokens, cached = answered["prompt_tokens"], answered["cached_tokens"]
+    tokens, cached = _prompt_tokens(answered), answered["cached_tokens"]
     known = tokens != UNKNOWN
     told = known & (cached != UNKNOWN)
     if not told.any():
@@ -324,7 +329,7 @@ def _conversations_of(scenario: str, talk: Requests) -> Conversations:
 
 def _turn(name: str, requests: Requests) -> Turn:
     answered = requests.take(requests.is_word("outcome", OK))
-    tokens = answered["prompt_tokens"]
+    tokens = _prompt_tokens(answered)
     cached = _cached(answered)
     mean_ttft_s = _mean(answered["ttft_s"][~np.isnan(answered["ttft_s"])])
     return Turn(

@@ -57,7 +57,11 @@ class Answer:
         self.cursor = generation.answer_start
         prefix = "chatcmpl-" if generation.chat else "cmpl-"
         self.request = Request(
-            prefix + base_id, generation.prompt_ids, generation.output_ids, generation.finish_reason
+            prefix + base_id,
+            generation.prompt_ids,
+            generation.output_ids,
+            generation.finish_reason,
+            generation.cache_salt,
         )
         self._base_id = base_id
         self._config = config

@@ -29,6 +29,8 @@ class Request:
     """The answer, at least one token; its length is decided by whoever submits the request."""
     finish_reason: str = "length"
     """Why the answer ends where it ends: "length" or "stop"."""
+    cache_salt: int = 0
+    """Requests with different ones share no prefix."""
 
     outcome: str | None = None
     """None while alive, then `finish_reason` or "abort"."""
@@ -257,7 +259,7 @@ class Engine:
         if not self.limits.enable_prefix_caching:
             return []
         block_size = self.limits.block_size
-        extend_keys(request.keys, request.token_ids, block_size, request.num_tokens)
+        extend_keys(request.keys, request.token_ids, block_size, request.num_tokens, request.cache_salt)
         # The last token is computed in any case: the next one is sampled from its output.
         return self._kv.match(request.keys[: (request.num_tokens - 1) // block_size])
 
@@ -279,7 +281,7 @@ class Engine:
         if not self.limits.enable_prefix_caching:
             return
         block_size = self.limits.block_size
-        extend_keys(request.keys, request.token_ids, block_size, request.num_computed)
+        extend_keys(request.keys, request.token_ids, block_size, request.num_computed, request.cache_salt)
         for index in range(request.num_shared, request.num_computed // block_size):
             self._kv.share(request.blocks[index], request.keys[index])
             request.num_shared = index + 1

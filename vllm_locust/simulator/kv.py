@@ -9,10 +9,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 
-def extend_keys(keys: list[int], token_ids: Sequence[int], block_size: int, num_tokens: int) -> None:
-    """Append the keys of the full blocks among the first `num_tokens` tokens that `keys` lacks."""
+def extend_keys(
+    keys: list[int], token_ids: Sequence[int], block_size: int, num_tokens: int, salt: int = 0
+) -> None:
+    """Append the keys of the full blocks among the first `num_tokens` tokens that `keys` lacks.
+
+    Sequences with different salts share nothing.
+    """
     for start in range(len(keys) * block_size, num_tokens - block_size + 1, block_size):
-        parent = keys[-1] if keys else 0
+        parent = keys[-1] if keys else salt
         keys.append(hash((parent, *token_ids[start : start + block_size])))
 
 

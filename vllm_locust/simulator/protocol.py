@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import orjson
 
@@ -53,6 +54,8 @@ class Generation:
     continuous_usage: bool
     request_id: str | None
     call: ToolCall | None
+    cache_salt: int = 0
+    """Requests with different ones share no prefix."""
 
 
 def parse_json(body: bytes, content_type: str) -> Body:
@@ -235,6 +238,7 @@ def parse_generation(body: Body, config: ServerConfig, *, chat: bool) -> Generat
         continuous_usage=bool(options.get("include_usage") and options.get("continuous_usage_stats")),
         request_id=None if body.get("request_id") is None else str(body["request_id"]),
         call=_call(functions, body["tool_choice"], start) if functions else None,
+        cache_salt=crc32(str(salt).encode()) if (salt := body.get("cache_salt")) is not None else 0,
     )
 
 

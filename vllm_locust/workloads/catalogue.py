@@ -63,13 +63,15 @@ def load(spec: str, context: Context) -> Scenario:
 def _shared_out(given: Mapping[str, str], names: Sequence[str]) -> dict[str, dict[str, str]]:
     """What is set for which scenario."""
     shares: dict[str, dict[str, str]] = {name: {} for name in names}
-    modules = {_stem(name): name for name in names}
+    modules = list(dict.fromkeys(map(_stem, names)))
     for parameter, value in given.items():
         scenario, dot, inner = parameter.rpartition(".")
         if not dot and len(names) == 1:
             shares[names[0]][parameter] = value
-        elif scenario in modules:
-            shares[modules[scenario]][inner] = value
+        elif scenario in modules:  # of which a mix may have several members
+            for name in names:
+                if _stem(name) == scenario:
+                    shares[name][inner] = value
         else:
             raise UsageError(
                 f"--set {parameter}={value}: say for which scenario, "

@@ -4,6 +4,8 @@ No generator with a state, no global seed and no `hash()` (it differs between pr
 draws the same for the same key, in any order.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from hashlib import blake2b, shake_128
 from math import isqrt
 
@@ -18,6 +20,13 @@ def draw(*key: str | int) -> int:
 def fraction(*key: str | int) -> float:
     """A uniform number in [0, 1)."""
     return (draw(*key) >> 11) / (1 << 53)
+
+
+def pick(cumulative: Sequence[float], *key: str | int) -> int:
+    """The place of one of several, drawn by weight: `cumulative` are the sums of the weights up to each."""
+    drawn = fraction(*key) * cumulative[-1]
+    # Rounding may lift `drawn` onto the total itself.
+    return min(bisect_right(cumulative, drawn), len(cumulative) - 1)
 
 
 def salt(*key: str | int) -> str:

@@ -32,7 +32,7 @@ _COMMON_WORDS = """
 CANDIDATES = tuple(_COMMON_WORDS.split())
 
 LEAD = "Words:"
-_UNIQUE_BITS = 48
+UNIQUE_BITS = 48
 _FEWEST_WORDS = 16
 _LONG_WORDS = 1 << 17
 _SAMPLE_WORDS = (1, 32, 256)
@@ -53,7 +53,7 @@ class Vocabulary:
     def unique_words(self) -> int:
         """How many words from the start carry the 48 bits that make a prompt unique."""
         bits_per_word = len(self.words).bit_length() - 1
-        return -(-_UNIQUE_BITS // bits_per_word)
+        return -(-UNIQUE_BITS // bits_per_word)
 
     @property
     def smallest_tokens(self) -> int:

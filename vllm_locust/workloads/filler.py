@@ -8,6 +8,7 @@ the same key begins with the shorter one. Three ways to fill them:
     about          the same words where nobody can count tokens: about as long, and no length is promised
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,14 +16,22 @@ from typing import NamedTuple, Protocol
 
 from vllm_locust.errors import NobodyCounts, UsageError
 from vllm_locust.workloads.draw import draw, draw_bytes
-from vllm_locust.workloads.exact import CANDIDATES, Vocabulary, byte_table, calibrate, check_sample
+from vllm_locust.workloads.exact import (
+    CANDIDATES,
+    UNIQUE_BITS,
+    Vocabulary,
+    byte_table,
+    calibrate,
+    check_sample,
+)
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context
+
+logger = logging.getLogger(__name__)
 
 # What a chat template and the lead come to, where nobody can tell.
 _USUAL_OVERHEAD = 10
 _LONG_IDS = 1 << 17
-_UNIQUE_IDS = 8
 _FEWEST_IDS = 16
 
 Key = tuple[str | int, ...]
@@ -80,13 +89,15 @@ class IdFiller:
 
     ids: tuple[int, ...]
     """256 of them: the id of each byte."""
+    unique_ids: int
+    """How many of them, from the start, carry the 48 bits that make a prompt unique (see `exact`)."""
     exact: bool = True
     smallest_tokens: int = 1
 
     def prompt(self, segments: Sequence[Segment]) -> list[int]:
         prompt: list[int] = []
         for tokens, key in segments:
-            head = min(tokens, _UNIQUE_IDS)
+            head = min(tokens, self.unique_ids)
             prompt.extend(map(self.ids.__getitem__, draw_bytes(head, *key)))
             _extend(prompt, self.ids, tokens - head, key)
         return prompt
@@ -102,9 +113,12 @@ def filler(context: Context, lengths: Lengths, *, exact: bool = False) -> Filler
     except NobodyCounts:
         if exact or context.input_len is not None:
             raise
+        logger.warning(
+            "Nobody counts tokens here (--tokenizer PATH would): prompts are about as long as asked"
+        )
         words = CANDIDATES[:128]
         chosen = WordFiller(Vocabulary(words, _USUAL_OVERHEAD, byte_table(words)), exact=False)
-    if lengths.smallest < chosen.smallest_tokens and chosen.exact:
+    if lengths.smallest < chosen.smallest_tokens:
         raise UsageError(
             f"a prompt of {lengths.smallest} tokens is too short: the smallest possible is "
             f"{chosen.smallest_tokens}, for what stands around the text and for what makes it unique; "
@@ -115,7 +129,7 @@ def filler(context: Context, lengths: Lengths, *, exact: bool = False) -> Filler
 
 def _counted(context: Context, lengths: Lengths) -> Filler:
     if context.endpoint_type == "completions" and context.encode is not None:
-        return IdFiller(_common_ids(context))
+        return _ids(context)
     if context.count_tokens is not None:
         return _words(context, lengths)
     raise NobodyCounts(
@@ -133,14 +147,15 @@ def _words(context: Context, lengths: Lengths) -> WordFiller:
     return WordFiller(vocabulary)
 
 
-def _common_ids(context: Context) -> tuple[int, ...]:
+def _ids(context: Context) -> IdFiller:
     """Ids that are no special tokens, and that stand for something in any text."""
     assert context.encode is not None
     ids = list(dict.fromkeys(context.encode(" ".join(CANDIDATES))))
     if len(ids) < _FEWEST_IDS:
         raise UsageError(f"{len(CANDIDATES)} common words are {len(ids)} different tokens: these are too few")
-    chosen = ids[: 1 << (len(ids).bit_length() - 1)][:256]
-    return tuple(chosen * (256 // len(chosen)))
+    bits = min(len(ids).bit_length() - 1, 8)
+    chosen = ids[: 1 << bits]
+    return IdFiller(tuple(chosen * (256 // len(chosen))), unique_ids=-(-UNIQUE_BITS // bits))
 
 
 def _extend(prompt: list[int], ids: tuple[int, ...], tokens: int, key: Key) -> None:

@@ -113,12 +113,10 @@ class Classification:
             max_tokens=count if self.max_tokens is None else self.max_tokens.at(*key, "max_tokens"),
         )
 
-    def primers(self, seed: int) -> Sequence[PlannedRequest]:
+    def primers(self, seed: int) -> Iterator[PlannedRequest]:
         """All the prompts, where there is an end: what comes then is in the prefix cache as a whole."""
-        if self.total is None:
-            return ()
-        numbers = range(self._prompts(self.total))
-        return [replace(self.request(seed, number * self.copies), max_tokens=1) for number in numbers]
+        for number in range(self._prompts(self.total or 0)):
+            yield replace(self.request(seed, number * self.copies), max_tokens=1)
 
     def _prompts(self, reviews: int) -> int:
         return -(-reviews // self.per_prompt)

@@ -115,18 +115,19 @@ def _cut_normal(kind: str, text: str) -> _Parts:
     if log:
         mu = math.log(mu)
 
-    def deviation(value: float) -> float:
+    def share_below(value: float) -> float:
         value = math.log(value) if log else value
-        return max(-_FAR, min(_FAR, (value - mu) / sigma))
+        return _STANDARD.cdf(max(-_FAR, min(_FAR, (value - mu) / sigma)))
 
-    first = _STANDARD.cdf(deviation(low - 0.5))
-    last = 1.0 if high is None else _STANDARD.cdf(deviation(high + 0.5))
+    first = share_below(low - 0.5)
+    last = 1.0 if high is None else share_below(high + 0.5)
     if not first < last:
         raise ValueError
 
     def quantile(p: float) -> float:
         inside = first + p * (last - first)
-        value = mu + sigma * (_STANDARD.inv_cdf(inside) if 0 < inside < 1 else -_FAR)
+        deviation = _STANDARD.inv_cdf(inside) if 0 < inside < 1 else (-_FAR, _FAR)[inside >= 1]
+        value = mu + sigma * deviation
         return math.exp(value) if log else value
 
     return low, high, quantile
@@ -137,7 +138,9 @@ def _of_file(path: Path) -> _Parts:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             cells = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
-        numbers = sorted(_whole(cell) for cell in cells[not cells[0].isdecimal() if cells else 0 :])
+        if cells and not cells[0].isdecimal():
+            del cells[0]  # the name of the column
+        numbers = sorted(map(_whole, cells))
     except OSError as error:
         raise UsageError(f"lengths file:{path} cannot be read ({error.strerror})") from None
     except ValueError:  # a text of another encoding too

@@ -4,14 +4,13 @@ A member answers as MIX.MEMBER (`tiny.ss`) and with a seed of its own, derived f
 prompt of `tiny.ss` occurs in `ss` or in `huge.ss`.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import isfinite
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import draw, fraction
+from vllm_locust.workloads.draw import draw, pick
 from vllm_locust.workloads.scenario import (
     Arrivals,
     PlannedRequest,
@@ -48,8 +47,8 @@ class Member:
     def request(self, seed: int, index: int) -> PlannedRequest:
         return self.scenario.request(self._seed(seed), index).mapped(self._named)
 
-    def primers(self, seed: int) -> Sequence[PlannedRequest]:
-        return [planned.mapped(self._named) for planned in primers_of(self.scenario, self._seed(seed))]
+    def primers(self, seed: int) -> Iterator[PlannedRequest]:
+        return (planned.mapped(self._named) for planned in primers_of(self.scenario, self._seed(seed)))
 
     def _seed(self, seed: int) -> int:
         # 32 bits: a seed that every random generator of a user's own scenario accepts.
@@ -76,6 +75,9 @@ class Mix:
                     for weight, part in wrong
                 )
             )
+        timed = [part.name for _, part in parts if arrivals_of(part) is not None]
+        if timed:
+            raise UsageError(f"mix {name}: {timed[0]} says when its requests are sent, it cannot be mixed")
         self.name = name
         self.members = _members(name, [part for _, part in parts])
         self._cumulative = tuple(accumulate(weight for weight, _ in parts))
@@ -85,13 +87,10 @@ class Mix:
         return (self,)
 
     def request(self, seed: int, index: int) -> PlannedRequest:
-        drawn = fraction(self.name, seed, index, "member") * self._cumulative[-1]
-        # Rounding may lift `drawn` onto the total itself.
-        chosen = min(bisect_right(self._cumulative, drawn), len(self.members) - 1)
-        return self.members[chosen].request(seed, index)
+        return self.members[pick(self._cumulative, self.name, seed, index, "member")].request(seed, index)
 
-    def primers(self, seed: int) -> Sequence[PlannedRequest]:
-        return [planned for member in self.members for planned in member.primers(seed)]
+    def primers(self, seed: int) -> Iterator[PlannedRequest]:
+        return (planned for member in self.members for planned in member.primers(seed))
 
 
 class Ordered:

@@ -33,6 +33,8 @@ def convert(scenario: str, build: Callable[..., Any], given: Mapping[str, str]) 
             continue
         try:
             arguments[name] = _value(text, known[name])
+        except UsageError as error:
+            problems.extend(error.problems)
         except ValueError as error:
             problems.append(f"--set {name}={text}: {name} of scenario {scenario} {error}")
     if problems:

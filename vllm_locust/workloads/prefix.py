@@ -8,14 +8,13 @@ template puts behind the text counts as a part of the prefix, as it does in any 
 that some tokens less than `prefix_len` are alike there; token ids on /v1/completions are alike to the token.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import fraction
+from vllm_locust.workloads.draw import pick
 from vllm_locust.workloads.filler import Filler, Segment, filler
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context, PlannedRequest, Scenario
@@ -58,9 +57,7 @@ class SharedPrefix:
 
     def rank(self, seed: int, index: int) -> int:
         """Which prefix request `index` has: 0 is the most popular one."""
-        drawn = fraction(self.name, seed, index, "prefix") * self.cumulative[-1]
-        # Rounding may lift `drawn` onto the total itself.
-        return min(bisect_right(self.cumulative, drawn), self.prefixes - 1)
+        return pick(self.cumulative, self.name, seed, index, "prefix")
 
     def primers(self, seed: int) -> Sequence[PlannedRequest]:
         """A request for each prefix, the most popular one last: a cache that is too small keeps that one."""

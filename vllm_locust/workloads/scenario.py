@@ -5,7 +5,7 @@ the same bytes for the same (scenario, seed, index). The one exception is a conv
 stands behind the server's own answers: its first request is pure, and so is every one of a recorded one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -108,9 +108,9 @@ def arrivals_of(scenario: Scenario) -> Arrivals | None:
     return arrivals
 
 
-def primers_of(scenario: Scenario, seed: int) -> Sequence[PlannedRequest]:
+def primers_of(scenario: Scenario, seed: int) -> Iterable[PlannedRequest]:
     """Requests that put into the server's prefix cache what requests have in common."""
-    primers: Callable[[int], Sequence[PlannedRequest]] | None = getattr(scenario, "primers", None)
+    primers: Callable[[int], Iterable[PlannedRequest]] | None = getattr(scenario, "primers", None)
     return () if primers is None else primers(seed)
 
 
@@ -119,7 +119,8 @@ def sources_of(scenario: Scenario) -> Sequence[Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
 
     def look(part: Scenario) -> None:
-        if (source := getattr(part, "source", None)) is not None:
+        source = getattr(part, "source", None)
+        if isinstance(source, Mapping) and "path" in source:
             found[source["path"]] = source
         inner: Sequence[Scenario] = getattr(part, "members", ())
         wrapped: Scenario | None = getattr(part, "scenario", None)

@@ -24,6 +24,7 @@ from vllm_locust.errors import UsageError
 from vllm_locust.workloads.datasets.formats import BrokenRow
 from vllm_locust.workloads.datasets.reading import Wanted, encoded, read
 from vllm_locust.workloads.datasets.spool import MEMORY_BYTES, Spool
+from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.prompt_set import Prompt, PromptSet, PromptSpool, refuse_input_len
 from vllm_locust.workloads.scenario import Context, CountTokens
 
@@ -55,8 +56,13 @@ def sharegpt(name: str, context: Context) -> PromptSet:
     """The scenario of `context.dataset_path`, or of the small data set that comes with the package."""
     refuse_input_len(name, context)
     path = context.dataset_path or SMALL_DATASET
-    dataset = read_dataset(path, context.count_text, context.max_tokens and context.max_tokens.smallest)
+    dataset = read_dataset(path, context.count_text, _longest(context.max_tokens))
     return PromptSet(name, "sharegpt", dataset.kept, context.max_tokens, source=dataset.source)
+
+
+def _longest(lengths: Lengths | None) -> int | None:
+    """What the filter takes for the length of the answers that the user asks for."""
+    return None if lengths is None else lengths.largest or lengths.smallest
 
 
 @lru_cache(maxsize=2)

@@ -3,13 +3,12 @@
 Rule: whatever a request gets is drawn from (seed, index), and a whole conversation gets the same.
 """
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from vllm_locust.workloads.draw import fraction
+from vllm_locust.workloads.draw import fraction, pick
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import (
     Arrivals,
@@ -66,11 +65,11 @@ class Varied:
     def arrivals(self) -> Arrivals | None:
         return arrivals_of(self.scenario)
 
-    def primers(self, seed: int) -> Sequence[PlannedRequest]:
+    def primers(self, seed: int) -> Iterator[PlannedRequest]:
         """Each adapter has a cache of its own, and needs all of them."""
-        primers = primers_of(self.scenario, seed)
         models = [{"model": adapter.name} for adapter in self.adapters] or [{}]
-        return [replace(one, extra={**one.extra, **model}) for one in primers for model in models]
+        for one in primers_of(self.scenario, seed):
+            yield from (replace(one, extra={**one.extra, **model}) for model in models)
 
     def request(self, seed: int, index: int) -> PlannedRequest:
         fields: dict[str, Any] = {}
@@ -92,6 +91,4 @@ class Varied:
         if self.in_turn:
             return self.adapters[index % len(self.adapters)]
         cumulative = list(accumulate(adapter.weight for adapter in self.adapters))
-        drawn = fraction("adapter", seed, index) * cumulative[-1]
-        # Rounding may lift `drawn` onto the total itself.
-        return self.adapters[min(bisect_right(cumulative, drawn), len(self.adapters) - 1)]
+        return self.adapters[pick(cumulative, "adapter", seed, index)]
