@@ -4,6 +4,7 @@ Rule: importing this module costs nothing; a subcommand imports what it needs, a
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code
 
 

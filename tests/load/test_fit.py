@@ -53,10 +53,15 @@ def test_estimated_lengths_refuse_nothing(caplog: pytest.LogCaptureFixture) -> N
     assert "About 200 of the first 200 requests of t" in caplog.text
 
 
+def test_an_answer_that_is_too_long_by_itself_is_refused() -> None:
+    (problem,) = sentences(TextProfile("t", "t", repetitions=10, max_tokens=128), 128)
+    assert "All requests of t are more than the 128 tokens" in problem
+
+
 def test_messages_and_phases_are_looked_at_too(caplog: pytest.LogCaptureFixture) -> None:
-    assert sentences(catalogue.load("tiny", context()), 300) == []
+    assert sentences(catalogue.load("tiny", context()), 520) == []
     assert "tiny.sl" in caplog.text
     assert "tiny.ss" not in caplog.text
     caplog.clear()
-    sentences(catalogue.load("tools", context(max_tokens="600")), 500)
+    sentences(catalogue.load("tools", context(max_tokens="490")), 500)
     assert "About 200 of the first 200 requests of tools" in caplog.text

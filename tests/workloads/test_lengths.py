@@ -67,6 +67,16 @@ def test_the_distribution_is_the_one_that_is_named(text: str, expected: "stats.r
     assert np.all(np.abs(below - expected.cdf(quantiles + 0.5)) < slack)
 
 
+def test_without_a_range_the_shortest_possible_length_is_where_it_begins() -> None:
+    lengths = Lengths.parse("normal:100:40").above(80)
+    values = np.array([lengths.at("test", index) for index in range(COUNT)])
+    expected = stats.truncnorm((79.5 - 100) / 40, np.inf, 100, 40)
+    assert values.min() == 80
+    assert abs(values.mean() - expected.mean()) < 4 * expected.std() / np.sqrt(COUNT)
+    for kept in ("normal:100:40:50-150", "100-200", "100"):
+        assert Lengths.parse(kept).above(80).smallest == Lengths.parse(kept).smallest
+
+
 def test_what_is_cut_off_does_not_pile_up_at_the_ends() -> None:
     values = drawn("normal:100:1000:50-150")
     assert np.mean(values == 50) < 0.03

@@ -80,6 +80,10 @@ class Ensemble(Protocol):
 class Watcher(Protocol):
     """Who wants to know where the run is."""
 
+    def phase_begins(self) -> None:
+        """A phase's load is about to begin: now is the time to look at how things stand before it."""
+        ...
+
     def phase_began(self, phase: Phase, at_s: float, of: int | None) -> None:
         """A phase's load begins `at_s` seconds into the run; there are `of`, if that is known."""
         ...
@@ -212,6 +216,8 @@ class Conductor:
         while (phase := self._course.next_phase(self._now_s())) is not None:
             phase = self._before(self._numbered(phase))
             self._await_users(phase)
+            if self._watcher is not None:
+                self._watcher.phase_begins()
             self._begin(phase)
             self._watch(phase)
             elapsed_s = self._now_s() - self._phase_began_s

@@ -102,6 +102,10 @@ class Observation:
 
     # -- told by the run ----------------------------------------------------------------------------------
 
+    def phase_begins(self) -> None:
+        """Its counters are what the server says before its first request."""
+        self._observer.scrape().wait(_BASELINE_LIMIT_S)
+
     def phase_began(self, phase: Phase, at_s: float, of: int | None) -> None:
         """A phase's load begins `at_s` seconds into the run; there are `of`, if that is known."""
         self._phase, self._phase_began_s, self._loaded = phase, at_s, True
@@ -110,7 +114,6 @@ class Observation:
         self._observer.tell(
             "phase", number=phase.number, title=phase.title, level=level, unit=unit, at_s=at_s, of=of
         )
-        self._observer.scrape()
         if phase.warmup_s:
             warm_s = self._began_s + at_s + phase.warmup_s
             self._warm = gevent.spawn_later(max(warm_s - perf_counter(), 0.0), self._observer.scrape)

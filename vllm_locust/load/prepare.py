@@ -3,6 +3,7 @@
 All that is wrong is found before any load and reported together.
 """
 
+import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from vllm_locust.workloads.scenario import (
     Scenario,
     arrivals_of,
     primers_of,
+    sources_of,
 )
 from vllm_locust.workloads.tokenizer import local_counter, local_encoder
 from vllm_locust.workloads.variety import Varied
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -214,6 +218,8 @@ def _scenario(settings: Settings, counters: _Counters, model: ServerModel | None
     scenario = catalogue.load(settings.scenario, context)
     for phase in scenario.phases:
         phase.request(settings.seed, 0)  # whatever is wrong with the data set shows now
+    if settings.dataset_path is not None and not sources_of(scenario):
+        logger.warning("--dataset-path %s: %s reads no data set.", settings.dataset_path, scenario.name)
     if settings.variations or settings.adapters:
         in_turn = settings.adapter_order == "round-robin"
         return Varied(scenario, settings.variations, settings.adapters, in_turn)

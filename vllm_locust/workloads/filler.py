@@ -106,7 +106,8 @@ class IdFiller:
 def filler(context: Context, lengths: Lengths, *, exact: bool = False) -> Filler:
     """The best way there is to make prompts of these lengths; UsageError where one is too short to be made.
 
-    `exact` refuses, with a sentence, to do it about.
+    Lengths without a range are to be taken from the shortest on (`Lengths.above`). `exact` refuses, with a
+    sentence, to do it about.
     """
     try:
         chosen = _counted(context, lengths)
@@ -118,7 +119,7 @@ def filler(context: Context, lengths: Lengths, *, exact: bool = False) -> Filler
         )
         words = CANDIDATES[:128]
         chosen = WordFiller(Vocabulary(words, _USUAL_OVERHEAD, byte_table(words)), exact=False)
-    if lengths.smallest < chosen.smallest_tokens:
+    if lengths.above(chosen.smallest_tokens).smallest < chosen.smallest_tokens:
         raise UsageError(
             f"a prompt of {lengths.smallest} tokens is too short: the smallest possible is "
             f"{chosen.smallest_tokens}, for what stands around the text and for what makes it unique; "

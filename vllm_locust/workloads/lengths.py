@@ -5,7 +5,7 @@
     100-200               uniform from 100 to 200, both included
     normal:512:64         mean 512, standard deviation 64
     lognormal:512:0.8     median 512; the logarithm has the standard deviation 0.8
-    normal:512:64:100-900 the same, cut to that range (without one: from 1 on)
+    normal:512:64:100-900 the same, cut to that range (without one: from the shortest on that is possible)
     file:lengths.csv      drawn from the numbers in a file, one per line or in the first column of a CSV
 
 Distributions that are cut are renormalised, not clipped: nothing piles up at the ends (inversion of the
@@ -66,6 +66,13 @@ class Lengths:
     def constant(cls, tokens: int) -> Self:
         return cls.parse(tokens)
 
+    def above(self, smallest: int) -> Self:
+        """The same; one that was given no range has no length below this one."""
+        kind, _, rest = self.text.partition(":")
+        if kind not in ("normal", "lognormal") or rest.count(":") > 1 or smallest <= self.smallest:
+            return self
+        return type(self)(self.text, *_cut_normal(kind, rest, smallest))
+
     @property
     def is_constant(self) -> bool:
         return self.smallest == self.largest
@@ -103,11 +110,11 @@ def _uniform(text: str) -> _Parts:
     return low, high, lambda p: low - 0.5 + p * (high - low + 1)
 
 
-def _cut_normal(kind: str, text: str) -> _Parts:
+def _cut_normal(kind: str, text: str, smallest: int = 1) -> _Parts:
     middle, spread, *ends = text.split(":")
     if len(ends) > 1:
         raise ValueError
-    low, high = _range(ends[0]) if ends else (1, None)
+    low, high = _range(ends[0]) if ends else (smallest, None)
     mu, sigma = float(middle), float(spread)
     if not (0 < mu < math.inf and 0 < sigma < math.inf):
         raise ValueError

@@ -107,7 +107,7 @@ def shared_prefix(
     popularity: str,
 ) -> SharedPrefix:
     """Requests that share prefixes; the user's `input_len` is that of the rest."""
-    rest = context.input_len or input_len
+    rest = (context.input_len or input_len).above(_FEWEST_REST_TOKENS)
     if rest.smallest < _FEWEST_REST_TOKENS:
         raise UsageError(
             f"scenario {name}: input_len is {rest}, it must be at least {_FEWEST_REST_TOKENS} tokens: "

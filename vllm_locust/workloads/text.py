@@ -101,6 +101,7 @@ def random_text(
     """Prompts and answers of these lengths, unless the user's options say otherwise; `exact`: or none."""
     lengths = context.input_len or input_len
     filled = filler(context, lengths, exact=exact)
+    lengths = lengths.above(filled.smallest_tokens)
     return RandomText(name, profile or name, lengths, context.max_tokens or output_len, filled, extra or {})
 
 
