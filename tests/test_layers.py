@@ -1,9 +1,10 @@
 """Imports point down only: this file knows the floors of the house and reads the imports, running none.
 
     cli
+    experiment
     load        the only one that knows Locust
-    observe     client     report     simulator
-    workloads
+    observe     client     compare     report     offline     simulator
+    workloads   results    kv_cache
     core
     errors      is open to all
 
@@ -49,12 +50,30 @@ HOUSE = {
     "core": floor(never=ENGINE | WORLD, seeded_only=True),
     "workloads": floor("core", never=ENGINE, seeded_only=True),
     "simulator": floor("core", "workloads", never=ENGINE),
-    "report": floor("core", never=ENGINE),
+    "results": floor("core", never=ENGINE),
+    "kv_cache": floor("core", never=ENGINE),
+    "report": floor("core", "results", "kv_cache", never=ENGINE),
+    "compare": floor("core", "results", "report", never=ENGINE),
+    # Drives vLLM itself, in vLLM's environment, where there need be no Locust.
+    "offline": floor("core", "workloads", "results", "report", never=ENGINE),
+    # Starts Locust as a user would: by its command.
+    "experiment": floor("core", "results", "report", "compare", never=ENGINE),
     "client": floor("core", never=frozenset({"locust"})),
     "observe": floor("core", never=ENGINE),
     "load": floor("core", "workloads", "simulator", "report", "client", "observe"),
     # What a user types must answer at once, and must work without Locust where Locust is not needed.
-    "cli": floor("core", "workloads", "simulator", "report", never=ENGINE, lazily_anything=True),
+    "cli": floor(
+        "core",
+        "workloads",
+        "simulator",
+        "report",
+        "compare",
+        "offline",
+        "experiment",
+        "kv_cache",
+        never=ENGINE,
+        lazily_anything=True,
+    ),
     "__init__": floor("core", "workloads", "simulator", "report", never=ENGINE, lazily_anything=True),
     "__main__": floor("cli", never=ENGINE),
     # The catalogue stands beside the package in a checkout, and inside it in a wheel.

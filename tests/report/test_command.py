@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.core.made_records import an_ok
-from tests.report.made_lines import RUN, a_failed, a_folder, a_line
+from tests.results.made_lines import RUN, a_failed, a_folder, a_line
 from vllm_locust.cli import main
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import summarize

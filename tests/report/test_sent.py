@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.made_records import records
-from tests.report.made_lines import NEW_KEYS, a_failed, a_line, without
+from tests.results.made_lines import NEW_KEYS, a_failed, a_line, without
 from vllm_locust.core.record import to_json_line
-from vllm_locust.report.requests import read_lines
 from vllm_locust.report.sent import (
     Answers,
     Arrivals,
@@ -23,6 +22,7 @@ from vllm_locust.report.sent import (
     describe,
 )
 from vllm_locust.report.sent_text import WIDTH, render_sent
+from vllm_locust.results.requests import read_lines
 
 
 def described(*lines: bytes) -> SentByProfile:

@@ -7,6 +7,7 @@ Times are seconds on one axis: in memory `time.perf_counter` of the process that
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import orjson
 
 OK = "ok"
@@ -117,6 +118,13 @@ class RequestRecord:
         return (self.last_token_s - self.first_token_s) / (output_tokens - 1)
 
     @property
+    def max_itl_s(self) -> float | None:
+        """The longest gap between token-carrying events, the worst stall of the answer; None without one."""
+        if len(self.arrivals_s) < 2:
+            return None
+        return float(np.diff(np.asarray(self.arrivals_s, np.float64)).max())
+
+    @property
     def total_tokens(self) -> int:
         """Prompt and output tokens together, unknown ones as 0."""
         return (self.prompt_tokens or 0) + (self.output_tokens or 0)
@@ -151,6 +159,7 @@ def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
             "last_token_s": since(record.last_token_s),
             "ended_s": since(record.ended_s),
             "tpot_s": rounded(record.tpot_s) if ok else None,
+            "max_itl_s": rounded(record.max_itl_s) if ok else None,
             "prompt_tokens": record.prompt_tokens,
             "output_tokens": record.output_tokens,
             "tokens_counted": record.tokens_counted,

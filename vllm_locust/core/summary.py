@@ -27,6 +27,9 @@ from vllm_locust.core.recording import Recording, Window
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 """Always in a summary, for every family."""
 
+CURVE = (0.0, 1.0, 5.0, *(10.0 * i for i in range(1, 10)), 75.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.99, 100.0)
+"""The percentiles of `itl_curve_ms`."""
+
 FAMILIES = {
     "ttft": "time to first token",
     "tpot": "time per output token after the first",
@@ -139,6 +142,7 @@ def _of_group(
         **_counts(group, window),
         **_rates(group, window, goodput_ms),
         **_latencies(group, percentiles),
+        "itl_curve_ms": [[q, _ms(group.itl.percentile(q))] for q in sorted(CURVE)] if group.itl.count else [],
         "requests": {
             "planned": group.planned,
             "ok": group.ok,

@@ -25,8 +25,10 @@ _SECRET_OPTIONS = ("--api-key", "--header", "--web-login")
 _HIDDEN = "***"
 
 
-def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str, Any]:
-    """The manifest of a run that starts at `started` (UTC)."""
+def describe_run(
+    prepared: Prepared, run_id: str, started: datetime, users: int | None = None
+) -> dict[str, Any]:
+    """The manifest of a run that starts at `started` (UTC) with so many of Locust's `users`."""
     settings = prepared.settings
     names = [field.name for field in fields(settings) if field.name != "headers"]
     options = {name: _plain(getattr(settings, name)) for name in names}
@@ -39,6 +41,7 @@ def describe_run(prepared: Prepared, run_id: str, started: datetime) -> dict[str
         "max_model_len": prepared.model.max_model_len,
         "server_version": prepared.model.server_version,
         "scenario": prepared.scenario.name,
+        "users": users,
         "phases": [phase.name for phase in prepared.scenario.phases],
         "seed": settings.seed,
         "datasets": sources_of(prepared.scenario),

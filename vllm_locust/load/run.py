@@ -58,7 +58,8 @@ class Run:
         self.began_s = perf_counter()
         self.id = uuid.uuid4().hex[:8]
         started = datetime.now(UTC)
-        self._manifest = describe_run(prepared, self.id, started)
+        users = getattr(environment.parsed_options, "num_users", None)
+        self._manifest = describe_run(prepared, self.id, started, users)
         self._temporary: TemporaryDirectory[str] | None = None
         self.results = self._results_folder(started, several=environment.web_ui is not None)
         self._observation: Observation | None = None

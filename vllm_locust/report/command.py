@@ -7,8 +7,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_locust.report.results import Results
     from vllm_locust.report.sent import SentByProfile
+    from vllm_locust.results.folder import Results
 
 DESCRIPTION = """\
 Show runs from the folders that --results-dir has filled: the result block once more, and what was really
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a report of each folder; UsageError, before anything is printed, for those that hold no run."""
-    from vllm_locust.report.results import check, read_results
     from vllm_locust.report.sent import describe
+    from vllm_locust.results.folder import check, read_results
 
     check(args.folders)
     documents = []

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_locust.core.record import DROPPED, OK
-from vllm_locust.report.requests import HASH, UNKNOWN, Requests
+from vllm_locust.results.requests import HASH, UNKNOWN, Requests
 
 BINS = 32
 """Of a histogram of lengths, at most."""

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.made_records import records
-from tests.report.made_lines import NEW_KEYS, a_line, without
+from tests.results.made_lines import NEW_KEYS, a_line, without
 from vllm_locust.core.record import to_json_line
-from vllm_locust.report.requests import COUNTS, HASH, TIMES, UNKNOWN, WORDS, read_lines
+from vllm_locust.results.requests import COUNTS, HASH, TIMES, UNKNOWN, WORDS, read_lines
 
 
 @given(st.lists(records(), max_size=8))

@@ -17,8 +17,23 @@ UNKNOWN = -1
 """In a column of counts."""
 
 WORDS = ("profile", "scenario", "outcome", "finish_reason", "model", "target")
-TIMES = ("intended_s", "sent_s", "ended_s", "ttft_s")
+TIMES = (
+    "intended_s",
+    "sent_s",
+    "first_token_s",
+    "last_token_s",
+    "ended_s",
+    "ttft_s",
+    "total_s",
+    "tpot_s",
+    "max_itl_s",
+    "connect_s",
+)
 COUNTS = (
+    "index",
+    "phase",
+    "worker",
+    "concurrency",
     "prompt_tokens",
     "output_tokens",
     "cached_tokens",

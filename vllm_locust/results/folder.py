@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from vllm_locust.errors import UsageError
-from vllm_locust.report.requests import Requests, read_lines
+from vllm_locust.results.requests import Requests, read_lines
 
 RUN = "run.json"
 REQUESTS = "requests.jsonl"
