@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from vllm_locust.cli import COMMANDS
+
 ASK = """
 import sys
 from vllm_locust.cli import main
@@ -18,7 +20,7 @@ print("loaded:", *sorted({"gevent", "locust"} & set(sys.modules)))
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--version", "--help", "options", "simulate --help", "exporter --help", "report --help"]
+    "arguments", ["--version", "--help", "options", *(f"{name} --help" for name in COMMANDS)]
 )
 def test_locust_is_not_loaded(arguments: str) -> None:
     done = subprocess.run(

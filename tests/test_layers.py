@@ -62,18 +62,8 @@ HOUSE = {
     "observe": floor("core", never=ENGINE),
     "load": floor("core", "workloads", "simulator", "report", "client", "observe"),
     # What a user types must answer at once, and must work without Locust where Locust is not needed.
-    "cli": floor(
-        "core",
-        "workloads",
-        "simulator",
-        "report",
-        "compare",
-        "offline",
-        "experiment",
-        "kv_cache",
-        never=ENGINE,
-        lazily_anything=True,
-    ),
+    "options": floor("workloads", never=ENGINE, lazily_anything=True),
+    "cli": floor(never=ENGINE, lazily_anything=True),
     "__init__": floor("core", "workloads", "simulator", "report", never=ENGINE, lazily_anything=True),
     "__main__": floor("cli", never=ENGINE),
     # The catalogue stands beside the package in a checkout, and inside it in a wheel.
