@@ -32,7 +32,13 @@ def test_a_real_page():
     (engine,), gpus = parse_page(PAGE)
     assert gpus == ()
     assert (engine.engine, engine.model_name) == ("0", "tiny")
-    assert engine.gauges == {"running": 4, "waiting": 16, "kv_cache_usage": 0.0019533634476864847}
+    assert engine.gauges == {
+        "running": 4,
+        "waiting": 16,
+        "kv_cache_usage": 0.0019533634476864847,
+        "num_gpu_blocks": 8192,
+        "block_size": 128,
+    }
     assert engine.counters == {
         "preemptions": 0,
         "prompt_tokens": 1456,
@@ -51,6 +57,19 @@ def test_a_real_page():
     }
     assert engine.histograms["itl"].counts[:4] == (220, 4, 1, 0)
     assert engine.histograms["e2e"].count == 0
+
+
+def test_the_size_of_the_cache_is_that_of_its_engine():
+    """Its metric has no label for the model."""
+    running = 'vllm:num_requests_running{engine="%s",model_name="m"} 1\n'
+    config = 'vllm:cache_config_info{engine="%s",num_gpu_blocks="%s",block_size="16"} 1.0\n'
+    first, second = engines(running % 0 + running % 1 + config % (0, 100) + config % (1, "None"))
+    assert first.gauges == {"running": 1, "num_gpu_blocks": 100, "block_size": 16}
+    assert second.gauges == {"running": 1, "block_size": 16}
+    (only,) = engines(
+        'vllm:num_requests_running{model_name="m"} 1\nvllm:cache_config_info{num_gpu_blocks="7"} 1\n'
+    )
+    assert (only.engine, only.gauges) == ("0", {"running": 1, "num_gpu_blocks": 7})
 
 
 def test_what_the_library_writes_is_read():

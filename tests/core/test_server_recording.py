@@ -275,7 +275,13 @@ def test_gpus():
 def test_the_block_of_the_summary():
     def look(at_s, n, usage):
         counters = {"prefix_cache_queries": 8 * n, "prefix_cache_hits": 2 * n, "preemptions": n}
-        gauges = {"kv_cache_usage": usage, "running": 3, "waiting": 1}
+        gauges = {
+            "kv_cache_usage": usage,
+            "running": 3,
+            "waiting": 1,
+            "num_gpu_blocks": 100,
+            "block_size": 16,
+        }
         ttft = HistogramState(BOUNDS, (n, 0, 0), 0.05 * n)
         return sample(
             at_s, engine("0", gauges, counters, ttft=ttft, queue=HistogramState(BOUNDS, (0, 0, 0), 0))
@@ -286,7 +292,17 @@ def test_the_block_of_the_summary():
     assert block == {
         "samples": 3,
         "covered_s": 3,
-        "engines": [{"source": "a", "engine": "0", "model_name": "m"}],
+        "engines": [
+            {
+                "source": "a",
+                "engine": "0",
+                "model_name": "m",
+                "num_gpu_blocks": 100,
+                "block_size": 16,
+                "kv_cache_usage_peak": 0.5,
+                "kv_cache_usage_mean": pytest.approx((0.5 * 2 + 0.25) / 3),
+            }
+        ],
         "restarts": 0,
         "kv_cache_usage_peak": 0.5,
         "kv_cache_usage_mean": pytest.approx((0.5 * 2 + 0.25) / 3),

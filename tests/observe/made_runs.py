@@ -9,7 +9,7 @@ import msgpack
 from tests.core.made_records import an_ok
 from vllm_locust.core.record import DROPPED, TIMEOUT, RequestRecord
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.server import EngineState, GpuState, ServerSample
+from vllm_locust.core.server import GAUGES, EngineState, GpuState, ServerSample
 from vllm_locust.observe.live import Identity, LiveRun
 
 BEGAN_S = 1000.0
@@ -96,9 +96,7 @@ def a_run(made: Sequence[RequestRecord], parts: int = 7, **more: Any) -> tuple[R
 
 def engine(name: str = "0", histograms: Mapping[str, Any] | None = None, **values: float) -> EngineState:
     """An engine's state; what is no gauge counts."""
-    known = ("running", "waiting", "swapped", "kv_cache_usage", "prefix_cache_hit_ratio")
-    rates = ("prompt_throughput", "generation_throughput")
-    gauges = {key: value for key, value in values.items() if key in known + rates}
+    gauges = {key: value for key, value in values.items() if key in GAUGES}
     counters = {key: value for key, value in values.items() if key not in gauges}
     return EngineState(name, "m", gauges, counters, histograms or {})
 

@@ -28,8 +28,10 @@ GAUGES = (
     "prefix_cache_hit_ratio",
     "prompt_throughput",
     "generation_throughput",
+    "num_gpu_blocks",
+    "block_size",
 )
-"""Requests, ratios 0..1, tokens per second."""
+"""Requests, ratios 0..1, tokens per second; blocks of the KV cache, and tokens of one."""
 
 COUNTERS = (
     "preemptions",
@@ -175,6 +177,9 @@ _COUNTER_NAMES = {
     "requests_finished": ("request_success",),
     "admission_rejections": ("admission_rejections",),
 }
+# Of labels: the size of the KV cache is no value of its own.
+_CACHE_CONFIG = "cache_config_info"
+_CACHE_SIZES = ("num_gpu_blocks", "block_size")
 _HISTOGRAM_NAMES = {
     "ttft": ("time_to_first_token_seconds",),
     "itl": ("inter_token_latency_seconds", "time_per_output_token_seconds"),
@@ -196,7 +201,7 @@ _TOTAL, _BUCKET, _SUM = "_total", "_bucket", "_sum"
 
 def _raw_names() -> dict[str, str]:
     """What each name of a sample on a page counts for, without its prefix: the name of its family."""
-    names = {raw: raw for raws in _GAUGE_NAMES.values() for raw in raws}
+    names = {raw: raw for raws in _GAUGE_NAMES.values() for raw in raws} | {_CACHE_CONFIG: _CACHE_CONFIG}
     for raws in _COUNTER_NAMES.values():
         names |= {raw + suffix: raw for raw in raws for suffix in ("", _TOTAL)}
     for raws in _HISTOGRAM_NAMES.values():
@@ -270,6 +275,8 @@ class _Vllm:
         self._values: _Series = {}
         self._sums: _Series = {}
         self._buckets: _Buckets = {}
+        self._cache_sizes: dict[str, dict[str, float]] = {}
+        """By engine: this metric does not tell the model."""
 
     def add(self, sample: Sample) -> None:
         name = _PREFIX.sub("", sample.name, count=1)
@@ -277,7 +284,13 @@ class _Vllm:
         if family is None:
             raise ValueError(_BROKEN)
         key = (sample.labels.get("engine", ""), sample.labels.get("model_name", ""))
-        if family in _GAUGE_FAMILIES:
+        if family == _CACHE_CONFIG:
+            sizes = {size: sample.labels.get(size, "") for size in _CACHE_SIZES}
+            # "None" until the cache is made.
+            self._cache_sizes[key[0]] = {
+                size: float(text) for size, text in sizes.items() if text.isdecimal()
+            }
+        elif family in _GAUGE_FAMILIES:
             self._add_gauge(family, key, sample.value)
         elif sample.value < 0:
             pass  # nothing of the rest can be: better not known than wrong
@@ -302,7 +315,8 @@ class _Vllm:
         histograms = self._histograms(home)
         for key in sorted(set(home.values()), key=_in_order):
             states = histograms.get(key, {})
-            yield EngineState(*key, gauges.get(key, {}), counters.get(key, {}), states)
+            sizes = self._cache_sizes.get(key[0], self._cache_sizes.get("", {}))
+            yield EngineState(*key, {**gauges.get(key, {}), **sizes}, counters.get(key, {}), states)
 
     def _homes(self) -> dict[_Key, _Key]:
         """To which engine each pair of labels belongs."""

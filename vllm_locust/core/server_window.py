@@ -14,6 +14,9 @@ Engine = tuple[str, str, str]
 """Source, engine, model name."""
 
 
+_CACHE_SIZES = ("num_gpu_blocks", "block_size")
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """A gauge over a window: its highest value, and its mean over time."""
@@ -76,8 +79,14 @@ class ServerWindow:
             "samples": self.samples,
             "covered_s": self.covered_s,
             "engines": [
-                {"source": source, "engine": engine, "model_name": model_name}
-                for source, engine, model_name in self.engines
+                {
+                    "source": source,
+                    "engine": engine,
+                    "model_name": model_name,
+                    **{size: round(gauges[size].peak) for size in _CACHE_SIZES if size in gauges},
+                    **_levels("kv_cache_usage", gauges.get("kv_cache_usage")),
+                }
+                for (source, engine, model_name), gauges in self.engines.items()
             ],
             "restarts": self.restarts,
             **_levels("kv_cache_usage", self.gauges.get("kv_cache_usage")),

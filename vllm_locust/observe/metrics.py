@@ -56,6 +56,8 @@ _SERVER_GAUGES = {
     ),
     "prompt_throughput": ("prompt_throughput", "Prompt tokens per second as the server logs them"),
     "generation_throughput": ("generation_throughput", "Output tokens per second as the server logs them"),
+    "num_gpu_blocks": ("kv_cache_blocks", "Blocks of the KV cache"),
+    "block_size": ("kv_cache_block_size_tokens", "Tokens of a block of the KV cache"),
 }
 _SERVER_COUNTERS = {
     "preemptions": "Requests thrown out of the batch for want of KV cache",
