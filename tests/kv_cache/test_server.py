@@ -1,0 +1,94 @@
+"""What a running vLLM says of its cache: a page of a real one, and servers that tell nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from vllm_locust.errors import UsageError
+from vllm_locust.kv_cache.server import EngineCache, ask_server, read_page
+
+REAL_PAGE = (Path(__file__).parents[1] / "core" / "samples" / "metrics_load.txt").read_text(encoding="utf-8")
+
+
+@contextmanager
+def served(page: str, status: int = 200) -> Iterator[str]:
+    """The address of a server that answers every question with this page."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+    assert set(asked) <= {"/metrics", "/gateway/metrics"}
+
+
+def test_a_real_page() -> None:
+    (cache,) = read_page(REAL_PAGE)
+    assert cache == EngineCache("0", 8192, 128, "auto", 1048576, 256.0)
+    assert cache.max_model_len == 4096
+    assert cache.concurrency(4096) == 256.0
+    assert cache.concurrency(129) == 4096.0
+
+
+def test_an_older_page_and_several_engines() -> None:
+    lines = [
+        f'vllm:cache_config_info{{block_size="16",engine="{engine}",num_gpu_blocks="{blocks}"}} 1.0'
+        for engine, blocks in ((10, 300), (2, 200), (0, 100))
+    ]
+    caches = read_page("\n".join(lines))
+    assert [(cache.engine, cache.num_gpu_blocks) for cache in caches] == [("0", 100), ("2", 200), ("10", 300)]
+    assert caches[0].capacity_tokens == 1600
+    assert caches[0].max_model_len is None
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/metrics", "/v1/"])
+def test_the_address_of_the_server_will_do(path: str) -> None:
+    with served(REAL_PAGE) as url:
+        assert ask_server(url + path)[0].num_gpu_blocks == 8192
+
+
+def test_a_path_in_front_is_kept() -> None:
+    with served(REAL_PAGE) as url:
+        assert ask_server(f"{url}/gateway")[0].block_size == 128
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "vllm:num_requests_running 3\n",
+        'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n',
+        'vllm:cache_config_info{block_size="16",num_gpu_blocks="1"',
+    ],
+)
+def test_a_page_that_does_not_tell(page: str) -> None:
+    with served(page) as url, pytest.raises(UsageError, match="does not say how many KV blocks it has"):
+        ask_server(url)
+
+
+def test_a_server_that_is_none() -> None:
+    with served("no", 404) as url, pytest.raises(UsageError, match=r"/metrics answered 404: it is no vLLM"):
+        ask_server(url)
+    with pytest.raises(UsageError, match=r"127.0.0.1:1/metrics does not answer: .*refused"):
+        ask_server("http://127.0.0.1:1")
+    for url in ("localhost:8000", "ftp://x", "http://"):
+        with pytest.raises(UsageError, match="is no address of a server"):
+            ask_server(url)

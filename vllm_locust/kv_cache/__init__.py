@@ -1,0 +1,1 @@
+"""How many tokens and requests a GPU's memory holds, from a model's config.json; runs no model."""

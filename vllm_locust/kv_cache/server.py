@@ -1,0 +1,108 @@
+"""What a running vLLM says of its KV cache: `vllm:cache_config_info` on its page of metrics."""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from urllib.parse import urlsplit
+
+from vllm_locust.errors import UsageError
+
+_TIMEOUT_S = 10.0
+_LARGEST_PAGE = 16 << 20
+_INFO = ("vllm:cache_config_info", "vllm_cache_config_info")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCache:
+    """The KV cache of one engine; None is not said."""
+
+    engine: str
+    num_gpu_blocks: int
+    block_size: int
+    cache_dtype: str | None = None
+    tokens: int | None = None
+    """As vLLM counts them itself, in sequences of `max_model_len`; older ones do not say."""
+    max_concurrency: float | None = None
+
+    @property
+    def capacity_tokens(self) -> int:
+        """What vLLM says, else blocks x block size, which is right where all layers keep the same."""
+        return self.num_gpu_blocks * self.block_size if self.tokens is None else self.tokens
+
+    def concurrency(self, tokens: int) -> float:
+        """Requests of this length that fit at once, where all layers keep the same."""
+        return self.num_gpu_blocks / ceil(tokens / self.block_size)
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The length that vLLM's own numbers are for."""
+        if self.tokens is None or not self.max_concurrency:
+            return None
+        return round(self.tokens / self.max_concurrency)
+
+
+def ask_server(url: str) -> Sequence[EngineCache]:
+    """The caches of all engines of the server at `url`, at least one. UsageError when it does not tell."""
+    address = _address(url)
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
+            page = answer.read(_LARGEST_PAGE).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        raise UsageError(
+            f"{address} answered {error.code}: it is no vLLM server, or hides its metrics"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", None) or error
+        raise UsageError(f"{address} does not answer: {why or type(error).__name__}") from None
+    engines = read_page(page)
+    if not engines:
+        raise UsageError(
+            f"{address} does not say how many KV blocks it has (num_gpu_blocks of vllm:cache_config_info)"
+        )
+    return engines
+
+
+def read_page(page: str) -> Sequence[EngineCache]:
+    """The caches on a page of metrics, in order of the engines; empty where none is told."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    lines = [line for line in page.splitlines() if line.startswith(_INFO)]
+    try:
+        families = list(text_string_to_metric_families("\n".join([*lines, ""])))
+    except (ValueError, IndexError):
+        return ()
+    found = [cache for family in families for one in family.samples for cache in _cache(one.labels)]
+    return sorted(found, key=lambda cache: (len(cache.engine), cache.engine))
+
+
+def _cache(labels: Mapping[str, str]) -> Iterator[EngineCache]:
+    blocks, size = _whole(labels.get("num_gpu_blocks")), _whole(labels.get("block_size"))
+    if blocks and size:
+        dtype = labels.get("cache_dtype")
+        concurrency = _number(labels.get("kv_cache_max_concurrency"))
+        tokens = _whole(labels.get("kv_cache_size_tokens"))
+        yield EngineCache(labels.get("engine", "0"), blocks, size, dtype, tokens, concurrency)
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = json.loads(text) if text is not None else None
+    except ValueError:  # "None"
+        return None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--url {url!r} is no address of a server, such as http://localhost:8000")
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return parts._replace(path=path if path.endswith("/metrics") else f"{path}/metrics").geturl()
