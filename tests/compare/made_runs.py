@@ -1,0 +1,71 @@
+"""Results folders whose numbers are known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+DURATION_S = 60.0
+
+
+def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 600, **changes: Any) -> Path:
+    """A run whose latencies are `factor` times the usual; `changes` are keys of its summary, or `start_time`.
+
+    From seed to seed they differ by about one per cent.
+    """
+    generator = np.random.default_rng(seed)
+    total_s = 0.3 * factor * generator.lognormal(0, 0.1, count) * generator.lognormal(0, 0.005)
+    ended_s = np.sort(generator.uniform(0, DURATION_S, count))
+    folder.mkdir(parents=True)
+    lines = [
+        {
+            "index": index,
+            "outcome": "ok",
+            "phase": 0,
+            "ended_s": ended,
+            "total_s": total,
+            "ttft_s": total * 0.3,
+            "tpot_s": total * 0.07,
+            "output_tokens": 11,
+            "prompt_tokens": 50,
+        }
+        for index, (ended, total) in enumerate(zip(ended_s.tolist(), total_s.tolist(), strict=True))
+    ]
+    (folder / "requests.jsonl").write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    run = {"scenario": "made", "options": {}, "start_time": changes.pop("start_time", None)}
+    summary = {
+        "scenario": "made",
+        "model_id": "m",
+        "completed": count,
+        "failed": 0,
+        "error_rate": 0.0,
+        "start_s": 0.0,
+        "end_s": DURATION_S,
+        "total_input_tokens": 50 * count,
+        "total_output_tokens": 11 * count,
+        "requests": {"planned": count},
+        "client": {"verdict": "valid", "reasons": []},
+        "request_throughput": count / DURATION_S / factor,
+        "output_throughput": 11 * count / DURATION_S / factor,
+        "request_goodput": None,
+        "mean_tpot_ms": float(total_s.mean()) * 70,
+        "p99_tpot_ms": float(np.percentile(total_s, 99)) * 70,
+        "p99_itl_ms": float(np.percentile(total_s, 99)) * 80,
+        "p50_ttft_ms": float(np.percentile(total_s, 50)) * 300,
+        "p99_ttft_ms": float(np.percentile(total_s, 99)) * 300,
+        "p50_e2el_ms": float(np.percentile(total_s, 50)) * 1000,
+        "p99_e2el_ms": float(np.percentile(total_s, 99)) * 1000,
+        "phases": [{"phase": 0, "name": "made", "start_s": 0.0, "end_s": DURATION_S}],
+        **changes,
+    }
+    (folder / "run.json").write_bytes(orjson.dumps(run))
+    (folder / "summary.json").write_bytes(orjson.dumps(summary))
+    return folder
+
+
+def write_runs(folder: Path, count: int, *, seed: int = 0, **more: Any) -> Path:
+    """Several, in folders of their own."""
+    for number in range(count):
+        write_run(folder / f"{number:02}", seed=seed + number, **more)
+    return folder

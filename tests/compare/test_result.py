@@ -1,0 +1,234 @@
+"""Comparisons of folders: units, verdicts, exit codes, and what is wrong with what people have."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.compare.made_runs import write_run, write_runs
+from vllm_locust.compare.judge import Judged
+from vllm_locust.compare.result import Comparison, compare_folders
+from vllm_locust.errors import UsageError
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    (cell,) = comparison.cells
+    return {metric.key: metric.verdict for metric in cell.metrics}
+
+
+def metric(comparison: Comparison, key: str) -> Judged:
+    return next(one for cell in comparison.cells for one in cell.metrics if one.key == key)
+
+
+def test_the_same_is_the_same(tmp_path: Path) -> None:
+    found = compare_folders(write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50))
+    assert found.exit_code == 0
+    assert found.cells[0].unit == "run"
+    assert verdicts(found)["p50_e2el_ms"] == "same"
+    assert "request_goodput" not in verdicts(found)
+    assert not found.sentences
+
+
+def test_slower_is_a_regression_and_faster_is_better(tmp_path: Path) -> None:
+    slow, fast = (
+        write_runs(tmp_path / name, 5, seed=seed, factor=factor)
+        for name, seed, factor in (("slow", 0, 1.3), ("fast", 50, 1.0))
+    )
+    worse, better = compare_folders(fast, slow), compare_folders(slow, fast)
+    assert (worse.exit_code, better.exit_code) == (3, 0)
+    assert verdicts(worse)["p50_e2el_ms"] == verdicts(worse)["request_throughput"] == "regression"
+    assert verdicts(better)["p50_e2el_ms"] == verdicts(better)["request_throughput"] == "better"
+    found = metric(worse, "p50_e2el_ms")
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0.3 < found.high
+    assert metric(worse, "request_throughput").change == pytest.approx(1 / 1.3 - 1)
+
+
+def test_a_change_that_may_be_within_the_tolerance_is_only_worse(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 5), write_runs(tmp_path / "b", 5, seed=50, factor=1.06)
+    found = compare_folders(base, new, tolerance=0.06, metrics=["p50_e2el_ms"])
+    assert verdicts(found) == {"p50_e2el_ms": "worse"}
+    assert found.exit_code == 0
+
+
+def test_unclear_says_what_would_do_and_fails_only_if_strict(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    found = compare_folders(base, new, tolerance=0.001)
+    one = metric(found, "p50_e2el_ms")
+    assert one.verdict == "unclear"
+    assert one.needed is None or one.needed > 4
+    assert found.exit_code == 0
+    assert "would show 0.1 %" in found.text()
+    assert compare_folders(base, new, tolerance=0.001, strict=True).exit_code == 4
+
+
+def test_a_rising_error_rate_is_a_regression(tmp_path: Path) -> None:
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(tmp_path / "b", 4, seed=50, completed=540, failed=60, error_rate=0.1)
+    found = metric(compare_folders(base, new), "error_rate")
+    assert found.verdict == "regression"
+    assert found.change == pytest.approx(0.1)
+
+
+def test_no_failure_in_few_requests_is_no_proof(tmp_path: Path) -> None:
+    sides = [write_runs(tmp_path / name, 4, completed=20) for name in "ab"]
+    assert metric(compare_folders(*sides), "error_rate").verdict == "unclear"
+
+
+def test_runs_in_turns_are_pairs(tmp_path: Path) -> None:
+    """A drift of 50 % that both sides share hides 10 % from runs, and not from pairs."""
+    for turn in range(6):
+        for side, factor in (("a", 1.0), ("b", 1.1)):
+            write_run(
+                tmp_path / side / str(turn),
+                seed=turn,
+                factor=factor * (1 + turn / 10),
+                start_time=f"2026-01-01T00:0{turn}:{'00' if (side == 'a') == (turn % 2 == 0) else '30'}",
+            )
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert found.cells[0].unit == "pair"
+    assert metric(found, "p50_e2el_ms").change == pytest.approx(0.1)
+    assert verdicts(found)["p50_e2el_ms"] == "regression"
+
+
+def test_runs_one_side_after_the_other_are_no_pairs(tmp_path: Path) -> None:
+    for number in range(12):
+        write_run(
+            tmp_path / ("a" if number < 6 else "b") / str(number),
+            seed=number,
+            start_time=f"2026-01-01T00:{number:02}",
+        )
+    assert compare_folders(tmp_path / "a", tmp_path / "b").cells[0].unit == "run"
+
+
+def test_one_against_one_is_judged_by_blocks_and_says_so(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "a", count=3000)
+    found = compare_folders(base, write_run(tmp_path / "b", seed=9, factor=1.3, count=3000))
+    assert found.cells[0].unit == "block"
+    assert verdicts(found)["p50_e2el_ms"] == "regression"
+    assert "p99_itl_ms" not in verdicts(found)
+    told = " ".join(found.cells[0].sentences)
+    assert "does not have it for each block of time: p99_itl_ms" in told
+    assert "not whether the configurations do" in told
+
+
+def test_a_percentile_that_few_requests_are_beyond_is_left_out(tmp_path: Path) -> None:
+    sides = [write_run(tmp_path / str(seed), seed=seed, count=1500) for seed in range(2)]
+    found = compare_folders(*sides)
+    assert "p50_e2el_ms" in verdicts(found)
+    assert "p99_e2el_ms" not in verdicts(found)
+    assert "less than 20 requests are beyond it: p99_ttft_ms, p99_tpot_ms, p99_e2el_ms" in " ".join(
+        found.cells[0].sentences
+    )
+
+
+def test_one_short_run_is_refused(tmp_path: Path) -> None:
+    found = compare_folders(write_run(tmp_path / "a", count=50), write_run(tmp_path / "b", seed=9, count=50))
+    assert (found.cells[0].unit, found.exit_code) == (None, 4)
+    assert "Too little to judge" in found.text()
+
+
+def test_an_invalid_run_decides_nothing(tmp_path: Path) -> None:
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(
+        tmp_path / "b", 4, seed=50, factor=2.0, client={"verdict": "invalid", "reasons": ["it was late"]}
+    )
+    found = compare_folders(base, new)
+    assert found.exit_code == 4
+    assert "it was late" in found.text()
+
+
+def test_cells_of_an_experiment_are_compared_one_by_one(tmp_path: Path) -> None:
+    for side, seed, factor in (("a", 0, 1.0), ("b", 50, 1.3)):
+        write_runs(tmp_path / side / "chat-8", 4, seed=seed)
+        write_runs(tmp_path / side / "chat-64", 4, seed=seed, factor=factor)
+    write_runs(tmp_path / "b" / "chat-128", 4)
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    judged = {cell.name: {one.key: one.verdict for one in cell.metrics} for cell in found.cells}
+    assert judged["chat-8"]["p50_e2el_ms"] == "same"
+    assert judged["chat-64"]["p50_e2el_ms"] == "regression"
+    assert "Only new has chat-128: left out." in found.sentences
+
+
+def test_phases_of_a_ladder_are_cells(tmp_path: Path) -> None:
+    keys = ("error_rate", "p50_e2el_ms", "completed", "failed")
+    for side, seed in (("a", 0), ("b", 50)):
+        for number in range(4):
+            folder = write_run(tmp_path / side / str(number), seed=seed + number)
+            summary = orjson.loads((folder / "summary.json").read_bytes())
+            phases = [
+                {"phase": i, "name": "made", "users": users, **{key: summary[key] for key in keys}}
+                for i, users in enumerate((1, 8))
+            ]
+            (folder / "summary.json").write_bytes(orjson.dumps(summary | {"phases": phases}))
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert [cell.name for cell in found.cells] == ["made at 1 users", "made at 8 users"]
+    assert [one.key for one in found.cells[0].metrics] == ["error_rate", "p50_e2el_ms"]
+
+
+def test_what_was_asked_differently_is_said(tmp_path: Path) -> None:
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(tmp_path / "b", 4, seed=50, model_id="other", total_input_tokens=60000, request_rate=5.0)
+    told = " ".join(compare_folders(base, new).sentences)
+    assert "They differ in model: m in base, other in new." in told
+    assert "Prompts had 50 tokens on average in base and 100 in new." in told
+    assert "the plan sets the throughput" in told
+
+
+def test_a_killed_run_is_left_out(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 5), write_runs(tmp_path / "b", 4, seed=50)
+    (base / "00" / "summary.json").unlink()
+    found = compare_folders(base, new)
+    assert found.cells[0].units == (4, 4)
+    assert "has no summary" in found.text()
+
+
+def test_only_killed_runs_are_too_little(tmp_path: Path) -> None:
+    base, new = write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=50)
+    (base / "summary.json").unlink()
+    found = compare_folders(base, new)
+    assert found.exit_code == 4
+    assert "too little to judge from" in found.text()
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_all_failed_in_one_run(tmp_path: Path, side: str) -> None:
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    summary = orjson.loads((tmp_path / side / "00" / "summary.json").read_bytes())
+    nothing: dict[str, Any] = {key: None for key in summary if key.endswith("_ms")}
+    rates = {"request_throughput": 0.0, "output_throughput": 0.0, "error_rate": 1.0}
+    (tmp_path / side / "00" / "summary.json").write_bytes(
+        orjson.dumps(summary | nothing | rates | {"failed": 600, "completed": 0})
+    )
+    found = compare_folders(base, new)
+    assert metric(found, "p50_ttft_ms").verdict == "unclear"
+    assert f"p50_ttft_ms has no value in {side}/00." in found.text()
+    assert metric(found, "request_throughput").change is not None
+
+
+def test_nothing_in_base_and_something_in_new(tmp_path: Path) -> None:
+    base = write_runs(tmp_path / "a", 4, request_goodput=0.0)
+    new = write_runs(tmp_path / "b", 4, seed=50, request_goodput=3.0)
+    assert metric(compare_folders(base, new), "request_goodput").verdict == "better"
+    assert metric(compare_folders(new, base), "request_goodput").verdict == "regression"
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 2), tmp_path / "none"
+    with pytest.raises(UsageError, match="does not exist"):
+        compare_folders(base, new)
+    with pytest.raises(UsageError, match="is in BASE and in NEW"):
+        compare_folders(base, base / "00")
+    with pytest.raises(UsageError, match="did you mean p99_ttft_ms"):
+        compare_folders(base, write_run(tmp_path / "b"), metrics=["p99_tfft_ms"])
+    with pytest.raises(UsageError, match="only BASE may be a baseline file"):
+        compare_folders(base, base / "00" / "run.json")
+    with pytest.raises(UsageError, match="is no baseline"):
+        compare_folders(base / "00" / "run.json", base)
+
+
+def test_the_same_runs_give_the_same_text(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    assert compare_folders(base, new).text() == compare_folders(base, new).text()

@@ -1,0 +1,58 @@
+"""A baseline file: what runs measured, small enough to be checked into a repository.
+
+Rule: one line for each value, in the order of the runs, so that a difference of two versions can be read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from vllm_locust import __version__
+from vllm_locust.compare.metrics import DEFAULT
+from vllm_locust.compare.units import Part, Side
+from vllm_locust.errors import UsageError
+
+FORMAT = "vllm-locust baseline 1"
+_COUNTS = ("completed", "failed", "total_input_tokens", "total_output_tokens")
+
+
+def write_baseline(file: Path, side: Side, keys: tuple[str, ...] = DEFAULT) -> None:
+    """Condense the runs of a side; UsageError when the file cannot be written."""
+    kept = (*_COUNTS, *dict.fromkeys([*DEFAULT, *keys]))
+    cells = {name: [_run(part, kept) for part in parts] for name, parts in side.cells.items()}
+    document = {"format": FORMAT, "vllm_locust": __version__, "cells": cells}
+    try:
+        file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        raise UsageError(f"--write-baseline {file} cannot be written: {error.strerror}") from None
+
+
+def read_baseline(file: Path) -> Side:
+    """Read one again; UsageError when it is no baseline."""
+    try:
+        document = orjson.loads(file.read_bytes())
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r}")
+        cells = {
+            name: [
+                Part(run["run"], run["start_time"], run["numbers"], run["invalid"], run["what"])
+                for run in runs
+            ]
+            for name, runs in document["cells"].items()
+        }
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is no baseline that --write-baseline has written ({error})") from None
+    return Side(file, cells, [])
+
+
+def _run(part: Part, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "run": part.run,
+        "start_time": part.start_time,
+        "invalid": part.invalid,
+        "what": dict(part.what),
+        "numbers": {key: part.numbers.get(key) for key in keys},
+    }

@@ -1,0 +1,91 @@
+"""The metrics that runs are compared by: keys of a summary, and which direction is better.
+
+Rule: a ratio is compared as a ratio (by logarithms), a share by its difference.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vllm_locust.core import comparison_blocks
+from vllm_locust.core.summary import FAMILIES, STATISTICS
+from vllm_locust.errors import UsageError
+
+DEFAULT = (
+    "error_rate",
+    "p50_ttft_ms",
+    "p99_ttft_ms",
+    "mean_tpot_ms",
+    "p99_tpot_ms",
+    "p99_itl_ms",
+    "p50_e2el_ms",
+    "p99_e2el_ms",
+    "request_throughput",
+    "output_throughput",
+    "request_goodput",
+)
+_RATES = {
+    "request_throughput": "ok",
+    "output_throughput": "output_tokens",
+    "request_goodput": "good",
+    "total_token_throughput": "tokens",
+}
+SHARE = "error_rate"
+SHARE_TOLERANCE = 0.01
+"""The most by which an error rate may rise or fall and count as the same: one percentage point."""
+
+_LATENCY = re.compile(rf"(?:p(?P<q>\d+(?:\.\d+)?)|(?P<word>{'|'.join(STATISTICS)}))_(?P<family>.+)_ms")
+_OF_REQUESTS = ("ttft", "tpot", "e2el")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One key of a summary."""
+
+    key: str
+    better: Literal["lower", "higher"]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the change is a difference and no ratio."""
+        return self.key == SHARE
+
+    def of_blocks(self) -> comparison_blocks.Metric | None:
+        """How it is made from requests; None where it cannot be."""
+        if self.is_share:
+            return comparison_blocks.Metric("failed", "mean", log=False)
+        if self.key in _RATES:
+            return comparison_blocks.Metric(_RATES[self.key], "rate", log=True)
+        match = _LATENCY.fullmatch(self.key)
+        if match is None or match["family"] not in _OF_REQUESTS or match["word"] in ("std", "max"):
+            return None
+        how = "mean" if match["word"] == "mean" else float(match["q"] or 50)
+        return comparison_blocks.Metric(match["family"], how, log=True)
+
+
+def parse(keys: Sequence[str] | None) -> list[Metric]:
+    """The metrics that are asked for, or the usual ones; UsageError for all that do not exist."""
+    chosen = list(dict.fromkeys(keys or DEFAULT))
+    if problems := [_unknown(key) for key in chosen if not _exists(key)]:
+        raise UsageError(*problems)
+    return [Metric(key, "higher" if key in _RATES else "lower") for key in chosen]
+
+
+def _exists(key: str) -> bool:
+    match = _LATENCY.fullmatch(key)
+    if match is not None:
+        return match["family"] in FAMILIES and (match["q"] is None or 0 < float(match["q"]) < 100)
+    return key == SHARE or key in _RATES
+
+
+def _unknown(key: str) -> str:
+    families = [f"{word}_{family}_ms" for family in FAMILIES for word in ("mean", "p50", "p90", "p95", "p99")]
+    known = [SHARE, *_RATES, *families]
+    close = difflib.get_close_matches(key, known)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return (
+        f"--metric knows no key {key!r}: {hint}keys are {SHARE}, {', '.join(_RATES)}, and mean_, median_, "
+        f"max_, std_ or pXX_ with {', '.join(FAMILIES)} and _ms"
+    )

@@ -1,0 +1,157 @@
+"""A whole comparison: `compare_folders(base, new)`, what it says and its exit code."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_locust.compare.baseline import read_baseline
+from vllm_locust.compare.judge import Cell, judge
+from vllm_locust.compare.metrics import parse
+from vllm_locust.compare.units import Part, Side, differences, lengths, read_side, runs_of
+from vllm_locust.errors import UsageError
+from vllm_locust.report.junit import Case, junit_xml
+
+TOLERANCE = 0.05
+
+EXIT_REGRESSION = 3
+EXIT_NOT_CONCLUSIVE = 4
+
+_OUTCOMES: Mapping[str, Any] = {"regression": "failed", "unclear": "skipped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Base against new."""
+
+    base: Path
+    new: Path
+    tolerance: float
+    strict: bool
+    """Whether an unclear metric is too little evidence."""
+    cells: Sequence[Cell]
+    invalid: Sequence[str]
+    """A sentence for each run whose client could not keep up."""
+    sentences: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or `EXIT_REGRESSION`, or `EXIT_NOT_CONCLUSIVE`. An invalid run shows no regression."""
+        verdicts = {metric.verdict for cell in self.cells for metric in cell.metrics}
+        if self.invalid:
+            return EXIT_NOT_CONCLUSIVE
+        if "regression" in verdicts:
+            return EXIT_REGRESSION
+        refused = any(cell.unit is None or not cell.metrics for cell in self.cells) or not self.cells
+        return EXIT_NOT_CONCLUSIVE if refused or (self.strict and "unclear" in verdicts) else 0
+
+    def text(self) -> str:
+        """For a terminal."""
+        from vllm_locust.compare.text import render
+
+        return render(self)
+
+    def markdown(self) -> str:
+        """For a pull request."""
+        from vllm_locust.compare.markdown import render
+
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "base": str(self.base),
+            "new": str(self.new),
+            "tolerance": self.tolerance,
+            "strict": self.strict,
+            "exit_code": self.exit_code,
+            "invalid": list(self.invalid),
+            "sentences": list(self.sentences),
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+    def junit(self) -> bytes:
+        """A document with a case for each metric, and one for each cell that was refused."""
+        return junit_xml("vllm-locust compare", list(self._cases()))
+
+    def _cases(self) -> Iterator[Case]:
+        from vllm_locust.compare.text import in_words
+
+        if self.invalid:
+            yield Case("the runs are valid", "error", " ".join(self.invalid))
+        if not self.cells:
+            yield Case("there is something to compare", "error", " ".join(self.sentences))
+        for cell in self.cells:
+            if cell.unit is None or not cell.metrics:
+                yield Case(f"{cell.name} can be judged".strip(), "error", " ".join(cell.sentences))
+            for metric in cell.metrics:
+                outcome = _OUTCOMES.get(metric.verdict, "passed")
+                if self.strict and outcome == "skipped":
+                    outcome = "error"
+                yield Case(f"{cell.name} {metric.key}".strip(), outcome, in_words(metric))
+
+
+def compare_folders(
+    base: Path,
+    new: Path,
+    *,
+    tolerance: float = TOLERANCE,
+    metrics: Sequence[str] | None = None,
+    strict: bool = False,
+) -> Comparison:
+    """Compare what two folders hold (`base` may be a baseline file); UsageError for what is no such thing.
+
+    `tolerance` is relative: 0.05 is 5 %.
+    """
+    chosen = parse(metrics)
+    sides = _read(base, new)
+    if twice := sorted(set(runs_of(sides[0])) & set(runs_of(sides[1]))):
+        raise UsageError(
+            f"{', '.join(map(str, twice))} is in BASE and in NEW: a run cannot be compared with itself"
+        )
+    sentences = [problem for side in sides for problem in side.problems]
+    cells = _shared(sides[0], sides[1], sentences)
+    # One sentence for what all cells have in common.
+    sentences += dict.fromkeys(told for one in cells.values() for told in differences(*one))
+    sentences += [
+        f"{name}: {told}" if name else told for name, one in cells.items() for told in lengths(*one)
+    ]
+    parts = [part for both in cells.values() for side in both for part in side]
+    if any(part.what.get("request_rate") is not None for part in parts):
+        sentences.append(
+            "Requests were sent at a rate that was planned: as long as the server keeps up, the plan sets "
+            "the throughput, and latencies tell the difference."
+        )
+    invalid = dict.fromkeys(
+        f"{part.run} is invalid, its numbers say nothing: {part.invalid}." for part in parts if part.invalid
+    )
+    return Comparison(base, new, tolerance, strict, judge(cells, chosen, tolerance), list(invalid), sentences)
+
+
+def _read(base: Path, new: Path) -> list[Side]:
+    """Both sides; UsageError with the mistakes of both."""
+    sides: list[Side] = []
+    problems: list[str] = []
+    for path, read in ((base, read_baseline if base.is_file() else read_side), (new, read_side)):
+        try:
+            sides.append(read(path))
+        except UsageError as error:
+            problems += error.problems
+    if problems:
+        raise UsageError(*problems)
+    return sides
+
+
+def _shared(base: Side, new: Side, sentences: list[str]) -> dict[str, tuple[Sequence[Part], Sequence[Part]]]:
+    if len(base.cells) == len(new.cells) == 1:
+        (name, of_base), (other, of_new) = *base.cells.items(), *new.cells.items()
+        return {name if name == other else "": (of_base, of_new)}
+    for side, other_side, word in ((base, new, "base"), (new, base, "new")):
+        if alone := [name or "all" for name in side.cells if name not in other_side.cells]:
+            sentences.append(f"Only {word} has {', '.join(alone)}: left out.")
+    shared = {name: (parts, new.cells[name]) for name, parts in base.cells.items() if name in new.cells}
+    if not shared and base.cells and new.cells:
+        raise UsageError(
+            f"{base.path} and {new.path} have no workload and load in common. {' '.join(sentences)}"
+        )
+    return shared
