@@ -1,0 +1,189 @@
+"""Chunked prefill and max_num_batched_tokens: what a smaller budget of tokens per step costs and brings.
+
+Rule: a round in which requests failed is counted, and its latencies are compared with nothing: they are those
+of the requests that the server did not refuse.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vllm_locust.report.evidence import (
+    Mean,
+    configuration,
+    every,
+    exceeds,
+    factor,
+    failed,
+    grouped,
+    means,
+    numeric_factor,
+    planned,
+    steady,
+    trend,
+    trusted,
+    work,
+    work_word,
+)
+from vllm_locust.report.findings.finding import Finding, confirmed_if
+from vllm_locust.report.words import counted, digits, listed, ms
+from vllm_locust.results.rows import Row
+
+BUDGET = "max-num-batched-tokens"
+CHUNKED = "enable-chunked-prefill"
+
+_LEAST_BUDGETS = 3
+_MOVES = 0.10
+"""What a latency may differ from that of the largest budget and still not have moved."""
+_LATENCIES = {"TTFT": "mean_ttft_ms", "TPOT": "mean_tpot_ms", "ITL": "mean_itl_ms"}
+
+_Rounds = Mapping[float, Sequence[Row]]
+"""Rows by budget, the smallest first."""
+
+
+def token_budget(rows: Sequence[Row]) -> list[Finding]:
+    """TTFT, TPOT and ITL over the budget, where they stop to move, failures, durations; per workload."""
+    rounds = [row for row in steady(trusted(rows)) if numeric_factor(row, BUDGET) is not None]
+    if not rounds:
+        return [
+            Finding("token budget", "cannot tell", f"No run of a client that could measure has a {BUDGET}.")
+        ]
+    groups = grouped(rounds, work)
+    return [
+        Finding(
+            f"{finding.name} ({work_word(some[0])})" if len(groups) > 1 else finding.name,
+            finding.verdict,
+            finding.sentence,
+        )
+        for some in groups.values()
+        for finding in _of_group(some)
+    ]
+
+
+def _of_group(rows: Sequence[Row]) -> Iterator[Finding]:
+    chunked = [row for row in rows if factor(row, CHUNKED) in (None, True)]
+    compared = [row for row in chunked if not failed(row)]
+    by_budget = grouped(compared, lambda row: numeric_factor(row, BUDGET) or 0.0)
+    rounds = {budget: by_budget[budget] for budget in sorted(by_budget)}
+    yield _longer_ttft(rounds)
+    for latency in ("ITL", "TPOT"):
+        yield _shorter(rounds, latency)
+    yield _plateau(rounds)
+    yield _failures(rows)
+    yield from _durations([row for row in rows if not failed(row)])
+
+
+def _too_few(count: int) -> str:
+    return (
+        f"{counted(count, 'budget')} with chunked prefill and without failures: "
+        f"a trend needs {_LEAST_BUDGETS}."
+    )
+
+
+def _longer_ttft(rounds: _Rounds) -> Finding:
+    return _over_budget("smaller budget, longer TTFT", means(rounds, _LATENCIES["TTFT"]), "TTFT", up=False)
+
+
+def _shorter(rounds: _Rounds, latency: str) -> Finding:
+    name = f"smaller budget, shorter {latency}"
+    return _over_budget(name, means(rounds, _LATENCIES[latency]), latency, up=True)
+
+
+def _over_budget(name: str, values: Mapping[float, Mean], latency: str, *, up: bool) -> Finding:
+    """Whether a mean goes up, or down, with the budget: as a trend, and from the first to the last."""
+    if len(values) < _LEAST_BUDGETS:
+        return Finding(name, "cannot tell", _too_few(len(values)))
+    first, last = values[min(values)], values[max(values)]
+    along = trend(list(values.values()))
+    goes = every([along.goes(up), exceeds(last, first) if up else exceeds(first, last)])
+    return Finding(
+        name,
+        confirmed_if(goes),
+        f"Mean {latency} goes from {first.told(ms)} at {min(values):g} tokens to {last.told(ms)} at "
+        f"{max(values):g}; {along.told(up)}.",
+    )
+
+
+def _plateau(rounds: _Rounds) -> Finding:
+    name = "past which budget nothing moves"
+    curves = {latency: means(rounds, key) for latency, key in _LATENCIES.items()}
+    curves = {latency: curve for latency, curve in curves.items() if curve}
+    budgets = [budget for budget in rounds if all(budget in curve for curve in curves.values())]
+    if len(budgets) < _LEAST_BUDGETS or not curves:
+        return Finding(name, "cannot tell", _too_few(len(budgets)))
+    start = budgets[-1]
+    for budget in reversed(budgets):
+        if any(_moved(curve[budget].value, curve[budgets[-1]].value) for curve in curves.values()):
+            break
+        start = budget
+    if start == budgets[-1]:
+        before = budgets[-2]
+        moved = [
+            f"{latency} {ms(curve[before].value)} and {ms(curve[start].value)}"
+            for latency, curve in curves.items()
+            if _moved(curve[before].value, curve[start].value)
+        ]
+        return Finding(
+            name, "refuted", f"Between {before:g} and {start:g} tokens there is still: {listed(moved)}."
+        )
+    told = [
+        f"{latency} {ms(curve[start].value)} and {ms(curve[budgets[-1]].value)}"
+        for latency, curve in curves.items()
+    ]
+    return Finding(
+        name,
+        "confirmed",
+        f"From {start:g} tokens on all means stay within {_MOVES:.0%} of those at {budgets[-1]:g}: "
+        f"{listed(told)}.",
+    )
+
+
+def _moved(one: float, other: float) -> bool:
+    return abs(one - other) > _MOVES * other
+
+
+def _failures(rows: Sequence[Row]) -> Finding:
+    name = "without chunking, requests beyond the budget fail"
+    off = [row for row in rows if factor(row, CHUNKED) is False]
+    on = [row for row in rows if factor(row, CHUNKED) in (None, True)]
+    failing = [row for row in rows if failed(row)]
+    told = listed([f"{failed(row)} of {planned(row)} in {row.run}{_kinds(row)}" for row in failing])
+    if not off:
+        why = "No run of a server without chunked prefill."
+        return Finding(name, "cannot tell", f"{why} Failed: {told}." if told else why)
+    if not any(failed(row) for row in off):
+        also = f" Failed: {told}." if told else ""
+        return Finding(
+            name,
+            "refuted",
+            f"No request failed in {counted(len(off), 'round')} without chunked prefill.{also}",
+        )
+    limits = [numeric_factor(row, BUDGET) or 0.0 for row in off if failed(row)]
+    held = [numeric_factor(row, BUDGET) or 0.0 for row in off if not failed(row)]
+    by_length = not any(failed(row) for row in on) and (not held or max(limits) < min(held))
+    least = f"; none from {min(held):g} tokens on" if by_length and held else ""
+    return Finding(
+        name,
+        confirmed_if(by_length),
+        f"Failed: {told}{least}. Latencies and durations of these rounds are those of the other requests and "
+        "must not be compared.",
+    )
+
+
+def _kinds(row: Row) -> str:
+    kinds = row.numbers.get("failures") or {}
+    return f" ({', '.join(kinds)})" if kinds else ""
+
+
+def _durations(rows: Sequence[Row]) -> Iterator[Finding]:
+    cells = grouped(rows, configuration)
+    duration, rate = means(cells, "duration"), means(cells, "request_throughput")
+    known = [name for name in duration if name in rate]
+    if len(known) > 1:
+        order = sorted(known, key=lambda name: duration[name].value)
+        best, worst = order[0], order[-1]
+        yield Finding(
+            "duration",
+            "note",
+            f"Of {len(known)} configurations without failures {best} is the quickest with "
+            f"{duration[best].told()} s ({digits(rate[best].value)} req/s), {worst} the slowest with "
+            f"{duration[worst].told()} s ({digits(rate[worst].value)} req/s).",
+        )
