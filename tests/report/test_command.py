@@ -139,6 +139,20 @@ def test_what_is_missing_or_broken_is_said(
     assert "What was sent" in shown
 
 
+def test_the_cache_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = {"engine": "0", "num_gpu_blocks": 100, "block_size": 16, "kv_cache_usage_peak": 0.5}
+    summary = summary_of(0)
+    summary["server"] = {"sources": [], "engines": [engine]}
+    main(
+        ["report", str(a_folder(tmp_path / "r", a_line(prompt_tokens=20, output_tokens=8), summary=summary))]
+    )
+    shown = capsys.readouterr().out
+    assert "  engine 0     100 blocks x 16 = 1600 tokens\n  peak         800 tokens (50.0 %)\n" in shown
+    assert (
+        shown.index("Serving Benchmark Result") < shown.index("KV cache\n---") < shown.index("What was sent")
+    )
+
+
 def test_the_summary_knows_the_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = {"scenario": "ll", "model_id": "m", "host": "http://h", "date": "2026-01-02T03:04:05.000+00:00"}
     folder = a_folder(tmp_path / "r", a_line(), run=None, summary=summary_of(0) | known)
@@ -147,7 +161,10 @@ def test_the_summary_knows_the_run_too(tmp_path: Path, capsys: pytest.CaptureFix
     assert words == ["ll", "m", "http://h", "2026-01-02 03:04:05 UTC"]
 
 
-def test_several_runs_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folders = [str(a_folder(tmp_path / name, a_line())) for name in ("a", "b")]
     assert main(["report", *folders]) == 0
     shown = capsys.readouterr().out
@@ -195,3 +212,53 @@ def test_json_has_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
     assert second["sent"]["total"]["failures"] == {"timeout": 1}
     assert second["sent"]["total"]["prompts"]["distinct"] == 1
     assert second["sent"]["conversations"][0]["turns"][0]["turn"] == "1"
+
+
+def test_the_page_is_in_the_folder_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = a_folder(tmp_path / "r", a_line(), summary=summary_of(0))
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"The page: {folder}/report.html"
+    page = (folder / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "Plotly" in page
+
+
+def test_the_page_of_several_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [str(a_folder(tmp_path / name, a_line(), summary=summary_of(0))) for name in "ab"]
+    assert main(["report", *folders]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert not (tmp_path / "a" / "report.html").exists()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("The page: report/report.html")
+    assert main(["report", *folders, "--output", "beside"]) == 0
+    assert (tmp_path / "beside" / "report.html").is_file()
+
+
+def test_an_experiment_has_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    a_folder(tmp_path / "runs" / "on", a_line(), summary=summary_of(0))
+    run = {"key": "on/s-1/1", "configuration": "on", "workload": "s", "load": "1", "repeat": 1}
+    plan = {
+        "name": "S2",
+        "question": "Does chunking help?",
+        "conclusions": "best",
+        "configurations": [{"name": "on", "factors": {"chunked": True}}],
+        "runs": [run | {"folder": "runs/on"}, run | {"key": "on/s-1/2", "repeat": 2, "folder": "runs/off"}],
+    }
+    (tmp_path / "experiment.json").write_bytes(orjson.dumps(plan))
+    (tmp_path / "journal.jsonl").write_bytes(orjson.dumps({"key": "on/s-1/1", "outcome": "ok"}) + b"\n")
+    assert main(["report", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("S2: Does chunking help?\n1 of 2 runs were made.\n")
+    assert "<h1>S2</h1>" in (tmp_path / "report.html").read_text()
+    assert main(["report", str(tmp_path), str(tmp_path / "runs" / "on")]) == 2
+
+
+def test_nothing_is_written_beside_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = a_folder(tmp_path / "r", a_line(), summary=summary_of(0))
+    main(["report", "--json", str(folder)])
+    assert not (folder / "report.html").exists()
+    assert main(["report", "--json", "--output", "x", str(folder)]) == 2
+    assert "--output is for the page" in capsys.readouterr().err

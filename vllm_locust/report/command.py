@@ -1,31 +1,38 @@
-"""`vllm-locust report`: what a run measured and what it really sent, from the folder it left behind."""
+"""`vllm-locust report`: what runs measured and really sent, from the folders they left: text, page, plots."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+from vllm_locust.errors import UsageError
 
 if TYPE_CHECKING:
     from vllm_locust.report.sent import SentByProfile
     from vllm_locust.results.folder import Results
+    from vllm_locust.results.rows import Row
 
 DESCRIPTION = """\
 Show runs from the folders that --results-dir has filled: the result block once more, and what was really
 sent: how many prompts were different, how long prompts and answers were and were to be, how much of them the
 prefix cache had, conversations turn by turn, arrivals. Of a run that was killed, what it had written.
+Beside it write report.html, one page with tables and charts that needs no network, and plots/*.png: into the
+folder of the run, or of several runs into ./report. A folder of an experiment makes one page of all its runs.
 """
 
 EXAMPLES = """\
 examples:
-  vllm-locust report results/ll-64
-  vllm-locust report results/a results/b                  one after the other
+  vllm-locust report results/ll-64                        and results/ll-64/report.html
+  vllm-locust report results/a results/b                  side by side, in report/report.html
+  vllm-locust report results/a results/b --output beside
+  vllm-locust report results/ll-64 --markdown >> "$GITHUB_STEP_SUMMARY"
   vllm-locust report results/ll-64 --json | jq '.[0].sent.total.prompts'
+  vllm-locust report my-experiment
 """
 
-_WIDTH = 110
-_NOT_KNOWN = "n/a"
-_HASH_DIGITS = 12
+PAGE = "report.html"
+PLOTS = "plots"
+_SEVERAL = Path("report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,35 +41,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folders", metavar="DIR", nargs="+", type=Path, help="A folder that --results-dir has filled."
     )
     parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help=f"Where to write {PAGE} and {PLOTS}/ (default: the folder of the run, of several ./{_SEVERAL}).",
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--json", action="store_true", help="Print the same numbers as one JSON document, a list of runs."
     )
+    instead.add_argument("--markdown", action="store_true", help="Print Markdown, as for a pull request.")
+    instead.add_argument("--csv", action="store_true", help="Print a table, a row per phase and profile.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a report of each folder; UsageError, before anything is printed, for those that hold no run."""
-    from vllm_locust.report.sent import describe
+    from vllm_locust.results.experiment import holds_experiment
     from vllm_locust.results.folder import check, read_results
 
+    experiments = [folder for folder in args.folders if holds_experiment(folder)]
+    if experiments and len(args.folders) > 1:
+        raise UsageError(f"{experiments[0]} holds an experiment: give it alone")
+    if args.output is not None and (args.json or args.markdown or args.csv):
+        raise UsageError("--output is for the page and the plots, --json, --markdown and --csv print only")
+    if experiments:
+        return _experiment(args, experiments[0])
     check(args.folders)
-    documents = []
-    for number, folder in enumerate(args.folders):
-        results = read_results(folder)
-        sent = describe(results.requests)
-        if args.json:
-            documents.append(_document(results, sent))
-        else:
-            print("\n\n" * bool(number) + _report(results, sent), end="", flush=True)
+    runs = [read_results(folder) for folder in args.folders]
     if args.json:
-        import orjson
-
-        print(orjson.dumps(documents, option=orjson.OPT_INDENT_2).decode())
+        _print_json(runs)
+    elif args.markdown or args.csv:
+        _print_table(args, runs, _rows(runs))
+    else:
+        _print_text(runs)
+        output = args.output or (args.folders[0] if len(runs) == 1 else _SEVERAL)
+        _write(output, runs, _rows(runs))
     return 0
 
 
+def _print_text(runs: Sequence["Results"]) -> None:
+    from vllm_locust.report.identity import report_text
+    from vllm_locust.report.sent import describe
+
+    for number, results in enumerate(runs):
+        text = report_text(results, describe(results.requests))
+        print("\n\n" * bool(number) + text, end="", flush=True)
+
+
+def _print_json(runs: Sequence["Results"]) -> None:
+    import orjson
+
+    from vllm_locust.report.sent import describe
+
+    documents = [_document(results, describe(results.requests)) for results in runs]
+    print(orjson.dumps(documents, option=orjson.OPT_INDENT_2).decode())
+
+
 def _document(results: "Results", sent: "SentByProfile") -> dict[str, Any]:
+    from vllm_locust.report.identity import identity
+
     return {
         "folder": str(results.folder),
-        **_identity(results),
+        **identity(results),
         "problems": results.problems,
         "run": results.run,
         "summary": results.summary,
@@ -70,109 +110,55 @@ def _document(results: "Results", sent: "SentByProfile") -> dict[str, Any]:
     }
 
 
-def _identity(results: "Results") -> dict[str, Any]:
-    """What leads a report; from the summary where run.json is lost, and the other way round."""
-    run, summary = results.run or {}, results.summary or {}
-    client = summary.get("client")
-    return {
-        "scenario": run.get("scenario", summary.get("scenario")),
-        "model": run.get("model", summary.get("model_id")),
-        "host": run.get("host", summary.get("host")),
-        "server_version": run.get("server_version"),
-        "start_time": run.get("start_time", summary.get("date")),
-        "duration_s": summary.get("duration"),
-        "verdict": client.get("verdict") if isinstance(client, dict) else None,
-    }
+def _rows(runs: Sequence["Results"]) -> list["Row"]:
+    """Of all runs, under the names by which the page knows them; a broken summary has none."""
+    from vllm_locust.report.page.many import rows_of_runs
+    from vllm_locust.report.page.write import unlike
+
+    return rows_of_runs(runs, unlike([run.folder for run in runs]))
 
 
-def _report(results: "Results", sent: "SentByProfile") -> str:
-    from vllm_locust.report.sent_text import render_sent
+def _write(output: Path, runs: Sequence["Results"], rows: Sequence["Row"], **more: Any) -> None:
+    """The page and the plots, and the line that says where they are."""
+    from vllm_locust.report.page import write_page
+    from vllm_locust.report.plots import write_plots
 
-    server = (results.summary or {}).get("server") or {}
-    blocks = ["\n".join(_heading(results)) + "\n"]
-    if results.summary is not None:
-        blocks += _results(results.summary)
-    blocks.append("\n".join(_plan(results)) + "\n")
-    blocks.append(render_sent(sent, server.get("prefix_cache_hit_rate")))
-    return "\n".join(blocks)
-
-
-def _heading(results: "Results") -> Iterator[str]:
-    known = _identity(results)
-    version = f" (vLLM {known['server_version']})" if known["server_version"] else ""
-    yield from _title(f"Run in {results.folder}", "=")
-    yield _fact("scenario", known["scenario"])
-    yield _fact("model", known["model"])
-    yield _fact("host", f"{known['host'] or _NOT_KNOWN}{version}")
-    yield _fact("started", _date(known["start_time"]))
-    yield _fact("duration", _duration(results, known["duration_s"]))
-    yield _fact("measurement", known["verdict"])
-    for problem in results.problems:
-        yield fill(problem, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+    write_page(output / PAGE, runs, **more)
+    plots = write_plots(output / PLOTS, rows)
+    others = f", and {len(plots)} plots in {output / PLOTS}" if plots else ""
+    print(f"\nThe page: {output / PAGE}{others}", flush=True)
 
 
-def _results(summary: Mapping[str, Any]) -> Iterator[str]:
-    """What the run printed at its end."""
-    from vllm_locust.report.capacity import render_answer
-    from vllm_locust.report.text import render, render_phases
+def _print_table(args: argparse.Namespace, runs: Sequence["Results"], rows: Sequence["Row"]) -> None:
+    if args.markdown:
+        from vllm_locust.report.markdown import markdown
 
-    try:
-        yield render(summary)
-        phases: Sequence[Mapping[str, Any]] = summary["phases"]
-        if len(phases) > 1 or any("profiles" in phase for phase in phases):
-            yield render_phases(phases)
-        if "capacity" in summary:
-            yield render_answer(summary["capacity"], summary["capacity"]["unit"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        yield f"summary.json is not as this version writes it ({error!r}): its numbers are not shown.\n"
+        print(markdown(runs, rows), end="")
+    else:
+        from vllm_locust.report.table_csv import table_csv
+
+        print(table_csv(rows), end="")
 
 
-def _plan(results: "Results") -> Iterator[str]:
-    """What was to be sent, and from which data."""
-    run = results.run or {}
-    yield from _title("What was sent", "-")
-    yield _fact("scenario", f"{run.get('scenario', _NOT_KNOWN)}, seed {run.get('seed', _NOT_KNOWN)}")
-    if parameters := (run.get("options") or {}).get("parameters"):
-        yield _fact("parameters", " ".join(f"{name}={value}" for name, value in parameters.items()))
-    for data_set in run.get("datasets") or ():
-        yield from _data_set(data_set)
+def _experiment(args: argparse.Namespace, folder: Path) -> int:
+    from vllm_locust.report.findings import find
+    from vllm_locust.results.experiment import read_experiment
 
-
-def _data_set(data_set: Mapping[str, Any]) -> Iterator[str]:
-    rows = [
-        f"{data_set[name]} {name}"
-        for name in ("rows", "kept", "filtered", "skipped")
-        if data_set.get(name) is not None
-    ]
-    size = data_set.get("bytes")
-    details = [
-        *([] if size is None else [f"{size} bytes"]),
-        *([f"sha256 {data_set['sha256'][:_HASH_DIGITS]}..."] if data_set.get("sha256") else []),
-        *([", ".join(rows)] if rows else []),
-    ]
-    yield _fact("data set", data_set.get("path"))
-    if details:
-        yield _fact("", "; ".join(details))
-
-
-def _title(text: str, line: str) -> Iterator[str]:
-    yield text
-    yield line * len(text)
-
-
-def _fact(name: str, value: Any) -> str:
-    return f"  {name:<12} {_NOT_KNOWN if value is None else value}"
-
-
-def _duration(results: "Results", measured_s: float | None) -> str | None:
-    if measured_s is not None:
-        return f"{measured_s:.1f} s were measured"
-    last_s = max((ended_s for ended_s in results.requests["ended_s"].tolist() if ended_s >= 0), default=None)
-    return None if last_s is None else f"the last request that was recorded ended after {last_s:.1f} s"
-
-
-def _date(start_time: str | None) -> str | None:
-    """`2026-11-26 07:23:22 UTC` for `2026-11-26T07:23:22.667+00:00`."""
-    if start_time is None or not start_time.endswith("+00:00"):
-        return start_time
-    return f"{start_time[:19].replace('T', ' ')} UTC"
+    experiment = read_experiment(folder)
+    rows = experiment.rows()
+    made = [run for run in experiment.runs if run.results is not None]
+    runs = [run.results for run in made if run.results is not None]
+    if args.json:
+        _print_json(runs)
+        return 0
+    if args.markdown or args.csv:
+        _print_table(args, runs, rows)
+        return 0
+    findings = find(experiment.conclusions, rows) if experiment.conclusions else []
+    print(f"{experiment.name}: {experiment.question}\n{len(runs)} of {len(experiment.runs)} runs were made.")
+    for finding in findings:
+        print(f"  {finding.name}: {finding.verdict}. {finding.sentence}")
+    labels = [run.planned.key for run in made]
+    what = {"labels": labels, "title": experiment.name, "findings": findings, "table": rows}
+    _write(args.output or folder, runs, rows, **what)
+    return 0

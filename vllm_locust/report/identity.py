@@ -5,6 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from vllm_locust.report.capacity import render_answer
+from vllm_locust.report.kv import describe_kv, render_kv
 from vllm_locust.report.sent import SentByProfile
 from vllm_locust.report.sent_text import render_sent
 from vllm_locust.report.text import render, render_phases
@@ -36,6 +37,7 @@ def report_text(results: Results, sent: SentByProfile) -> str:
     blocks = ["\n".join(_heading(results)) + "\n"]
     if results.summary is not None:
         blocks += _results(results.summary)
+        blocks += _kv_cache(results)
     blocks.append("\n".join(_plan(results)) + "\n")
     blocks.append(render_sent(sent, server.get("prefix_cache_hit_rate")))
     return "\n".join(blocks)
@@ -66,6 +68,16 @@ def _results(summary: Mapping[str, Any]) -> Iterator[str]:
             yield render_answer(summary["capacity"], summary["capacity"]["unit"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"summary.json is not as this version writes it ({error!r}): its numbers are not shown.\n"
+
+
+def _kv_cache(results: Results) -> Iterator[str]:
+    """What fits into the cache beside what was in use, where the server told its size."""
+    try:
+        use = describe_kv(results)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return  # `_results` has said of the same summary that it is broken.
+    if use is not None:
+        yield "\n".join(render_kv(use)) + "\n"
 
 
 def _plan(results: Results) -> Iterator[str]:

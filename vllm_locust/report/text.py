@@ -22,8 +22,8 @@ def render(summary: Mapping[str, Any]) -> str:
     """The result block of one run, 50 columns wide apart from intervals and sentences; ends with a newline.
 
     `max_concurrency` and `request_rate` are printed when the summary has them, as vLLM does; a rate that is
-    words, such as `1-64:120s`, as it is. The blocks `workers`, `server` (see `core.server_recording`) and
-    `client` (see `core.validity`) become sections in words.
+    words, such as `1-64:120s`, as it is. The blocks `workers`, `server` (see `core.server_recording`),
+    `profiler` (see `load.profiler`) and `client` (see `core.validity`) become sections in words.
     """
     lines = [_title(" Serving Benchmark Result ", "=")]
     lines += _totals(summary)
@@ -35,6 +35,8 @@ def render(summary: Mapping[str, Any]) -> str:
         lines += [_title("Load-generating Processes", "-"), *_workers(summary["workers"])]
     if summary.get("server"):
         lines += [_title("The Server's Side", "-"), *_server(summary["server"])]
+    if summary.get("profiler"):
+        lines += [_title("The Server's Profiler", "-"), *_profiler(summary["profiler"])]
     if "client" in summary:
         lines += [_title("Validity of the Measurement", "-"), *_client(summary["client"])]
     lines.append("=" * _WIDTH)
@@ -165,6 +167,19 @@ def _server(server: Mapping[str, Any]) -> Iterator[str]:
     yield from _both_sides(server["reconciliation"])
 
 
+def _profiler(sessions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """When it ran, in seconds since the run began, and what one must know of such numbers."""
+    for session in sessions:
+        if session["started_s"] is not None and session["stopped_s"] is not None:
+            when = f"{session['started_s']:.2f} .. {session['stopped_s']:.2f}"
+            yield _line(f"Phase {session['phase'] + 1} profiled (s of the run)", when, session["host"])
+        if session["problem"]:
+            yield f"  - {session['host']}, phase {session['phase'] + 1}: {session['problem']}"
+    if any(session["started_s"] is not None for session in sessions):
+        yield "  - A profiler slows a server down: these numbers are not those of a run without it"
+        yield "  - The profile is where the server's own --profiler-config says"
+
+
 def _both_sides(reconciliation: Mapping[str, Any]) -> Iterator[str]:
     """What client and server say of the same, and sentences where they differ."""
     for family in ("ttft", "itl", "e2el"):
@@ -204,6 +219,25 @@ def _client(client: Mapping[str, Any]) -> Iterator[str]:
 
 def _as_float(value: int | None) -> float | None:
     return None if value is None else float(value)
+
+
+def render_slos(summary: Mapping[str, Any]) -> str:
+    """What became of each objective in a sentence, and of which phases of several; ends with a newline."""
+    lines = []
+    for number, judgement in enumerate(summary["slo"]):
+        lines.append(f"SLO {judgement['sentence']}")
+        outcomes = [phase["slo"][number]["outcome"] for phase in summary["phases"] if phase.get("slo")]
+        if outcomes:
+            lines.append(f"    by phase: {_by_outcome(outcomes)}")
+    return "\n".join(lines) + "\n"
+
+
+def _by_outcome(outcomes: Sequence[str]) -> str:
+    """`met in 1, 2, 3; missed in 4`, phases counted from 1."""
+    phases: dict[str, list[str]] = {}
+    for phase, outcome in enumerate(outcomes, 1):
+        phases.setdefault(outcome, []).append(str(phase))
+    return "; ".join(f"{outcome} in {', '.join(numbers)}" for outcome, numbers in phases.items())
 
 
 # Headings of the phases' table, in two rows, and the summary's key of each column.
