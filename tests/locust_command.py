@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 LIMIT_S = 50.0
 """No run of a test takes longer."""
 
-USUAL = ("--seed", "1", "--exporter-port", "off", "--server-metrics-url", "off")
-"""Unless a test says otherwise: the same requests and arrivals every time, and no observer to be started."""
+USUAL = ("--seed", "1", "--exporter-port", "off", "--server-metrics-url", "off", "--no-report")
+"""Unless a test says otherwise: the same requests and arrivals every time, no observer and no report."""
 
 HEADLESS = ("--headless", "-u", "4", "-r", "4")
 

@@ -1,10 +1,14 @@
 """The grammar, and the three outcomes of an objective."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from tests.core.made_records import an_ok
+from vllm_locust.core.percentile import Interval
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Slo, evaluate, parse_goodput, parse_slo, percentiles_of
 from vllm_locust.core.summary import summarize
@@ -148,8 +152,92 @@ def test_a_value_that_is_not_there_is_undetermined():
         "slo": "p99_tpot_ms<50",
         "outcome": "undetermined",
         "value": None,
+        "low": None,
+        "high": None,
         "sentence": "p99_tpot_ms<50 is undetermined: p99_tpot_ms has no value",
     }
+
+
+def judge(text, ttfts_s, means=None):
+    slo = parse_slo(text)
+    return evaluate(slo, of(ttfts_s, percentiles_of([slo])), means)
+
+
+def test_a_percentile_comes_with_its_interval():
+    """100 TTFTs of 1..100 ms: the p50 lies between the 40th and the 61st of them."""
+    ttfts_s = [i / 1000 for i in range(1, 101)]
+    judgement = judge("p50_ttft_ms<200", ttfts_s)
+    assert (judgement.interval.low, judgement.interval.high) == pytest.approx((40.0, 61.0))
+    assert judgement.to_dict()["low"] == pytest.approx(40.0)
+    assert judgement.sentence == "p50_ttft_ms<200 is met: 50.5, 95 % interval [40 .. 61]"
+    assert judge("median_ttft_ms<200", ttfts_s).interval == judgement.interval
+    assert judge("max_ttft_ms<200", ttfts_s).sentence == "max_ttft_ms<200 is met: 100"
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "close"),
+    [
+        ("p50_ttft_ms<39", "missed", False),
+        ("p50_ttft_ms<45", "missed", True),
+        ("p50_ttft_ms<55", "met", True),
+        ("p50_ttft_ms<62", "met", False),
+        ("p50_ttft_ms>55", "missed", True),
+        ("p50_ttft_ms==49", "missed", False),
+    ],
+)
+def test_a_bound_inside_the_interval_is_too_close_to_call_but_decided(text, outcome, close):
+    judgement = judge(text, [i / 1000 for i in range(1, 101)])
+    assert judgement.outcome == outcome
+    assert ("holds the bound: too close to call, run longer" in judgement.sentence) == close
+
+
+def test_an_interval_with_one_end_is_shown_too():
+    judgement = judge("p99_ttft_ms<500", [0.1] * 8 + [0.2])
+    assert judgement.sentence == (
+        "p99_ttft_ms<500 is undetermined: 192, 95 % interval [100 .. ?], from too few requests "
+        "(it takes 368): run longer"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["p50_ttft_ms<500", "median_ttft_ms<500", "p1_ttft_ms>50", "p97.5_ttft_ms<500"]
+)
+def test_as_many_requests_as_the_sentence_asks_for_are_enough(text):
+    found = re.search(r"it takes (\d+)", judge(text, [0.1] * 2).sentence)
+    fewest = int(found[1])
+    assert judge(text, [0.1] * fewest).outcome == "met"
+    assert judge(text, [0.1] * (fewest - 1)).outcome == "undetermined"
+
+
+@pytest.mark.parametrize(("failed", "ok"), [(0, 50), (3, 97), (20, 20), (7, 0)])
+def test_the_error_rate_has_the_interval_of_clopper_and_pearson(failed, ok):
+    recording = Recording()
+    for i in range(failed + ok):
+        recording.add(an_ok(sent_s=float(i), outcome="http_500" if i < failed else "ok"))
+    judgement = evaluate(parse_slo("error_rate<0.05"), summarize(recording))
+    expected = stats.binomtest(failed, failed + ok).proportion_ci(0.95, method="exact")
+    assert (judgement.interval.low, judgement.interval.high) == pytest.approx((expected.low, expected.high))
+    assert judgement.outcome == ("met" if failed / (failed + ok) < 0.05 else "missed")
+
+
+def test_no_finished_request_has_no_error_rate():
+    assert evaluate(parse_slo("error_rate<0.05"), summarize(Recording())).outcome == "undetermined"
+
+
+def test_a_mean_has_an_interval_where_one_is_known_and_is_decided_without():
+    known = judge("mean_ttft_ms<150", [0.1] * 20, {"mean_ttft_ms": Interval(90.0, 160.0)})
+    assert (known.outcome, known.interval) == ("met", Interval(90.0, 160.0))
+    assert "too close to call" in known.sentence
+    assert judge("mean_ttft_ms<150", [0.1] * 20).sentence == "mean_ttft_ms<150 is met: 100"
+
+
+def test_what_is_known_of_requests_that_are_alike_goes_before_the_interval_of_independent_ones():
+    wider = {"p50_ttft_ms": Interval(20.0, 220.0)}
+    judgement = judge("median_ttft_ms<200", [i / 1000 for i in range(1, 101)], wider)
+    assert (judgement.outcome, judgement.interval) == ("met", wider["p50_ttft_ms"])
+    assert "too close to call" in judgement.sentence
+    few = judge("p50_ttft_ms<200", [0.1] * 5, wider)
+    assert few.outcome == "undetermined", "the sample is too small all the same"
 
 
 def test_requests_of_the_whole_run_can_be_asked_for():

@@ -14,6 +14,7 @@ from vllm_locust.core.record import CANCELLED, DROPPED, OK, TRUNCATED, RequestRe
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import (
     COUNTS,
+    CURVE,
     FAMILIES,
     REQUESTS,
     STATISTICS,
@@ -304,6 +305,35 @@ def test_intervals_are_in_ms_around_the_percentile_and_open_when_samples_are_few
     assert low <= summary["p99_ttft_ms"]
     assert high is None
     assert summary["intervals"]["p99_itl_ms"][1] is None
+
+
+def test_the_curve_of_gaps_is_numpys_within_the_error_of_the_histogram():
+    rng = np.random.default_rng(3)
+    gaps = rng.lognormal(-4.0, 0.7, size=(50, 40))
+    made = [an_ok(sent_s=float(i), arrivals_s=[i, *(i + np.cumsum(row))]) for i, row in enumerate(gaps)]
+    summary = summarize(of(made))
+    percentiles, curve_ms = zip(*summary["itl_curve_ms"], strict=True)
+    assert list(percentiles) == sorted(CURVE)
+    assert (percentiles[0], percentiles[-1]) == (0.0, 100.0)
+    assert list(curve_ms) == sorted(curve_ms)
+    expected = np.percentile(gaps * 1000, percentiles)
+    assert curve_ms == pytest.approx(expected, rel=1.01e-3)
+    assert dict(summary["itl_curve_ms"])[99.0] == summary["p99_itl_ms"]
+
+
+def test_every_part_has_a_curve_of_its_own_and_none_without_gaps():
+    """By hand: profile a has gaps of 100 and 300 ms, profile b answers of one token."""
+    made = [
+        an_ok(sent_s=0.0, arrivals_s=[1.0, 1.1, 1.4], profile="a"),
+        an_ok(sent_s=0.0, arrivals_s=[1.0], tokens=1, profile="b"),
+    ]
+    summary = summarize(of(made))
+    (phase,) = summary["phases"]
+    a, b = phase["profiles"]
+    assert b["itl_curve_ms"] == []
+    assert a["itl_curve_ms"] == phase["itl_curve_ms"] == summary["itl_curve_ms"]
+    known = dict(a["itl_curve_ms"])
+    assert [known[q] for q in (0.0, 50.0, 100.0)] == pytest.approx([100.0, 200.0, 300.0], rel=1.01e-3)
 
 
 def test_percentiles_are_named_as_vllm_names_them():

@@ -9,7 +9,7 @@ from time import perf_counter
 import gevent
 import pytest
 
-from vllm_locust.load.conductor import Conductor, Part
+from vllm_locust.load.conductor import Conductor, Part, Watcher
 from vllm_locust.load.phases import FixedCourse, Phase
 
 
@@ -60,6 +60,7 @@ def conducted(
     shared_s: float | None = None,
     overlap: bool = False,
     most: int | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Iterator[tuple[Conductor, list[str]]]:
     ends: list[str] = []
     conductor = Conductor(
@@ -67,6 +68,7 @@ def conducted(
         crew,
         perf_counter(),
         lambda: ends.append("end"),
+        watchers=watchers,
         overlap=overlap,
         most_members=most,
     )
@@ -109,6 +111,56 @@ def test_with_overlap_the_next_phase_begins_at_once_and_the_end_waits_for_all() 
         conductor.idle("one", 0)
         gevent.sleep(0.02)
         assert ends == ["end"]
+
+
+@dataclass
+class Spectator:
+    """Notes in the crew's own list of orders when it is told what."""
+
+    name: str
+    orders: deque[tuple[object, ...]]
+
+    def phase_begins(self, phase: Phase) -> None:
+        self.orders.append((self.name, "begins", phase.number))
+
+    def phase_began(self, phase: Phase, at_s: float, of: int | None) -> None:
+        self.orders.append((self.name, "began", phase.number, of))
+
+    def phase_ended(self, phase: Phase) -> None:
+        self.orders.append((self.name, "ended", phase.number))
+
+    def phase_drained(self, phase: Phase) -> None:
+        self.orders.append((self.name, "drained", phase.number))
+
+
+def test_the_first_watcher_is_told_first_of_a_begin_and_last_of_an_end() -> None:
+    crew = Stagehands()
+    watchers = [Spectator("outer", crew.orders), Spectator("inner", crew.orders)]
+    with conducted(crew, Phase(0, 0, "a", seconds=0.01), watchers=watchers) as (conductor, _):
+        crew.await_order("inner", "ended", 0)
+        assert ("inner", "drained", 0) not in crew.orders, "a request is in flight"
+        conductor.idle("one", 0)
+        crew.await_order("outer", "drained", 0)
+    assert list(crew.orders) == [
+        ("outer", "begins", 0),
+        ("inner", "begins", 0),
+        ("outer", "began", 0, 1),
+        ("inner", "began", 0, 1),
+        ("begin", "one", 0),
+        ("end", 0),
+        ("inner", "ended", 0),
+        ("outer", "ended", 0),
+        ("inner", "drained", 0),
+        ("outer", "drained", 0),
+    ]
+
+
+def test_with_overlap_nobody_is_told_of_draining() -> None:
+    crew = Stagehands()
+    phases = Phase(0, 0, "a", seconds=0.01), Phase(1, 0, "a", seconds=0.01)
+    with conducted(crew, *phases, overlap=True, watchers=[Spectator("one", crew.orders)]):
+        crew.await_order("end", 1)
+    assert not any("drained" in order for order in crew.orders)
 
 
 def test_requests_are_dealt_exactly_once_and_the_last_is_told_to_all() -> None:

@@ -103,6 +103,17 @@ def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[st
         raise UsageError(f"{target.url}{path} answered {status}: {error_message(answer)}")
 
 
+def switch_profiler(
+    target: Target, headers: Mapping[str, str], path: str, timeout_s: float
+) -> tuple[int, str]:
+    """Ask for `/start_profile` or `/stop_profile`: the status of the answer, and what it says.
+
+    UsageError when nothing answers within `timeout_s`.
+    """
+    status, body = _ask(target, headers, "POST", path, timeout_s=timeout_s)
+    return status, error_message(body)
+
+
 def _version(target: Target, headers: Mapping[str, str]) -> str | None:
     status, body = _ask(target, headers, "GET", "/version")
     if status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):

@@ -6,8 +6,9 @@ Times are seconds on one axis: in memory `time.perf_counter` of the process that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import sub
 
-import numpy as np
 import orjson
 
 OK = "ok"
@@ -122,7 +123,7 @@ class RequestRecord:
         """The longest gap between token-carrying events, the worst stall of the answer; None without one."""
         if len(self.arrivals_s) < 2:
             return None
-        return float(np.diff(np.asarray(self.arrivals_s, np.float64)).max())
+        return float(max(map(sub, islice(self.arrivals_s, 1, None), self.arrivals_s)))
 
     @property
     def total_tokens(self) -> int:

@@ -17,6 +17,12 @@ Rule: an objective is `met` or `missed` by the value itself; it is `undetermined
 when the sample is too small for the percentile's interval to have both ends (see `core.percentile`). Then it
 is decided only if the end that is known leaves no doubt: nine requests never pass a p99, but may fail it. A
 maximum is that of the requests there were: one beyond the limit misses it.
+
+A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
+for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it
+stands in the summary; and of the error rate, as if requests failed independently (C. J. Clopper, E. S.
+Pearson, Biometrika 26, 1934). When it holds the bound the sentence says that the next run may say the
+opposite; the outcome stays, so that a gate at its bound is not one that is undetermined most of the time.
 """
 
 import difflib
@@ -27,6 +33,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scipy.special import betaincinv  # type: ignore[import-untyped]
+
+from vllm_locust.core.percentile import CONFIDENCE, UNDETERMINED, Interval
 from vllm_locust.core.summary import COUNTS, FAMILIES, PERCENTILES, REQUESTS, STATISTICS, percentile_word
 from vllm_locust.errors import UsageError
 
@@ -81,6 +90,8 @@ class Judgement:
     outcome: Outcome
     value: float | None
     sentence: str
+    interval: Interval = UNDETERMINED
+    """Of the value, where it has one."""
 
     def to_dict(self) -> dict[str, Any]:
         """An entry of the `slo` block of a summary."""
@@ -88,6 +99,8 @@ class Judgement:
             "slo": str(self.slo),
             "outcome": self.outcome,
             "value": self.value,
+            "low": self.interval.low,
+            "high": self.interval.high,
             "sentence": self.sentence,
         }
 
@@ -140,22 +153,60 @@ def percentiles_of(slos: Iterable[Slo]) -> tuple[float, ...]:
     return tuple(sorted({slo.percentile for slo in slos if slo.percentile is not None}))
 
 
-def evaluate(slo: Slo, summary: Mapping[str, Any]) -> Judgement:
-    """Hold a summary against an objective; the summary must have been made with `percentiles_of` it."""
+def evaluate(
+    slo: Slo, summary: Mapping[str, Any], in_order: Mapping[str, Interval] | None = None
+) -> Judgement:
+    """Hold a summary against an objective; the summary must have been made with `percentiles_of` it.
+
+    `in_order` has the intervals of `core.batch_means` by key, where they are known.
+    """
     value = _value(slo.key, summary)
     if value is None:
         return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value")
     outcome: Outcome = "met" if slo.holds(value) else "missed"
-    ends = summary["intervals"].get(slo.key.replace("median_", "p50_", 1))
-    if ends and None in ends:
-        outcome = _by_one_end(slo, *ends)
+    key = slo.key.replace("median_", "p50_", 1)
+    interval = (in_order or {}).get(key, UNDETERMINED)
+    if (ends := summary["intervals"].get(key)) is not None:
+        if None in ends:
+            outcome = _by_one_end(slo, *ends)
+        if interval == UNDETERMINED:
+            interval = Interval(*ends)
+    elif slo.key == "error_rate":
+        interval = _share(summary["failed"], summary["failed"] + summary["completed"])
+    return Judgement(
+        slo, outcome, value, f"{slo} is {outcome}: {_why(slo, outcome, value, interval)}", interval
+    )
+
+
+def _share(part: int, whole: int) -> Interval:
+    """The interval of Clopper and Pearson: of a share that `part` of `whole` trials stand for."""
+    tail = (1 - CONFIDENCE) / 2
+    return Interval(
+        float(betaincinv(part, whole - part + 1, tail)) if part else 0.0,
+        float(betaincinv(part + 1, whole - part, 1 - tail)) if part < whole else 1.0,
+    )
+
+
+def _why(slo: Slo, outcome: Outcome, value: float, interval: Interval) -> str:
+    low, high = interval.low, interval.high
+    shown = f"{value:.6g}"
+    if low is not None or high is not None:
+        shown += f", 95 % interval [{_end(low)} .. {_end(high)}]"
     if outcome == "undetermined":
-        sentence = (
-            f"{slo} is undetermined: {value:.6g} comes from too few samples for this percentile, run longer"
-        )
-    else:
-        sentence = f"{slo} is {outcome}: {value:.6g}"
-    return Judgement(slo, outcome, value, sentence)
+        return f"{shown}, from too few requests (it takes {_fewest(slo)}): run longer"
+    if low is not None and high is not None and slo.holds(low) != slo.holds(high):
+        return f"{shown}, which holds the bound: too close to call, run longer"
+    return shown
+
+
+def _fewest(slo: Slo) -> int:
+    """How many values a percentile needs for an interval with both ends, see `core.percentile`."""
+    share = (50.0 if slo.percentile is None else slo.percentile) / 100  # without one it is the median
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(share, 1 - share)))
+
+
+def _end(value: float | None) -> str:
+    return "?" if value is None else f"{value:.6g}"
 
 
 def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:

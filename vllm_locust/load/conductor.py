@@ -80,7 +80,7 @@ class Ensemble(Protocol):
 class Watcher(Protocol):
     """Who wants to know where the run is."""
 
-    def phase_begins(self) -> None:
+    def phase_begins(self, phase: Phase) -> None:
         """A phase's load is about to begin: now is the time to look at how things stand before it."""
         ...
 
@@ -90,6 +90,10 @@ class Watcher(Protocol):
 
     def phase_ended(self, phase: Phase) -> None:
         """Its load is over, its last requests may not be."""
+        ...
+
+    def phase_drained(self, phase: Phase) -> None:
+        """Its last request is finished; not told where the next phase begins before that."""
         ...
 
 
@@ -106,13 +110,14 @@ class Conductor:
         began_s: float,
         on_end: Callable[[], None],
         *,
-        watcher: Watcher | None = None,
+        watchers: Sequence[Watcher] = (),
         before: Callable[[Phase], Phase] = lambda phase: phase,
         overlap: bool = False,
         most_members: int | None = None,
     ) -> None:
         """`before` does what is to be done before the load of a phase begins.
 
+        Of the `watchers` the first is told first that a phase begins, and last that it ended.
         `overlap` lets a phase drain while the next begins; `most_members` share an open loop at most.
         """
         self.over = False
@@ -126,7 +131,7 @@ class Conductor:
         self._ensemble = ensemble
         self._began_s = began_s
         self._on_end = on_end
-        self._watcher = watcher
+        self._watchers = watchers
         self._before = before
         self._overlap = overlap
         self._most_members = most_members
@@ -216,25 +221,33 @@ class Conductor:
         while (phase := self._course.next_phase(self._now_s())) is not None:
             phase = self._before(self._numbered(phase))
             self._await_users(phase)
-            if self._watcher is not None:
-                self._watcher.phase_begins()
+            for watcher in self._watchers:
+                watcher.phase_begins(phase)
             self._begin(phase)
             self._watch(phase)
             elapsed_s = self._now_s() - self._phase_began_s
             self._ensemble.end(phase.number)
-            if self._watcher is not None:
-                self._watcher.phase_ended(phase)
+            for watcher in reversed(self._watchers):
+                watcher.phase_ended(phase)
             if phase.open_loop:
                 self._await(self._all_ended, phase)
                 self._next_index += self._dealt
             self._next_number[phase.member] = phase.number_of(self._next_index)
-            calm = self._overlap or self._await(self._all_idle, phase, self._course.patience_s)
+            calm = self._overlap or self._drain(phase)
             self._course.finished(phase, elapsed_s)
             if not calm:
                 logger.warning("The last requests of this phase are not answered: the run ends here.")
                 return
         for phase in self.begun:
             self._await(self._all_idle, phase)
+
+    def _drain(self, phase: Phase) -> bool:
+        """Until its last request is finished; False when that takes too long."""
+        calm = self._await(self._all_idle, phase, self._course.patience_s)
+        if calm:
+            for watcher in reversed(self._watchers):
+                watcher.phase_drained(phase)
+        return calm
 
     def _numbered(self, phase: Phase) -> Phase:
         """Indices count over the run, and the requests of each member of the scenario by themselves."""
@@ -275,8 +288,8 @@ class Conductor:
         self._dealt, self._used_up, self._ended = 0, False, set()
         self._returned.clear()
         self._phase_began_s = self._now_s() + (self._ensemble.lead_s if phase.open_loop else 0.0)
-        if self._watcher is not None:
-            self._watcher.phase_began(phase, self._phase_began_s, self._course.length)
+        for watcher in self._watchers:
+            watcher.phase_began(phase, self._phase_began_s, self._course.length)
         self._parts = {}
         for who, part in self._share_out(phase).items():
             self._admit(who, phase, part)

@@ -102,7 +102,7 @@ class Observation:
 
     # -- told by the run ----------------------------------------------------------------------------------
 
-    def phase_begins(self) -> None:
+    def phase_begins(self, phase: Phase) -> None:
         """Its counters are what the server says before its first request."""
         self._observer.scrape().wait(_BASELINE_LIMIT_S)
 
@@ -123,6 +123,9 @@ class Observation:
         self._loaded = False
         self._server.close_phase(phase.number, perf_counter())
         self._observer.scrape()
+
+    def phase_drained(self, phase: Phase) -> None:
+        """Nothing that the server has not told by itself."""
 
     def delta(self, recording: Mapping[str, Any]) -> None:
         """This was measured since the last time: `Recording.to_dict`."""

@@ -254,7 +254,16 @@ def _add_results(add: _Add) -> None:
         help="Leave this time (10s, 2m) at the start, and the draining at the end, out of the results. "
         "Default: 0",
     )
-    add("--results-dir", metavar="DIR", help="Write run.json, requests.jsonl and summary.json there")
+    add(
+        "--results-dir", metavar="DIR", help="Write run.json, requests.jsonl, summary.json and a report there"
+    )
+    add(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        in_web_ui=False,
+        help="Make report.html and plots of the results in --results-dir, when all is measured. Default: on",
+    )
     add(
         "--slo",
         metavar="EXPR",
@@ -263,10 +272,23 @@ def _add_results(add: _Add) -> None:
         "Exit code 3 when one is missed, 4 when the sample cannot tell",
     )
     add(
+        "--junit-xml",
+        metavar="FILE",
+        in_web_ui=False,
+        help="Write the gates as JUnit XML, a case for each --slo and one for the measurement's validity",
+    )
+    add(
         "--goodput",
         metavar="KEY:MS",
         nargs="+",
         help="Limits that make a request a good one, in ms: ttft:500 tpot:50 e2el:5000",
+    )
+    add(
+        "--profiler",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Run the server's profiler exactly while it is measured, which makes it slower; vLLM has one "
+        "with --profiler-config. Default: off",
     )
     add(
         "--server-metrics-url",

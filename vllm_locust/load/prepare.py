@@ -15,7 +15,7 @@ from vllm_locust.client.target import Target
 from vllm_locust.core.trace import read_trace, rescale
 from vllm_locust.errors import UsageError
 from vllm_locust.load.fit import too_long
-from vllm_locust.load.results import check_free
+from vllm_locust.load.results import check_free, check_junit
 from vllm_locust.load.settings import Settings
 from vllm_locust.workloads import catalogue
 from vllm_locust.workloads.scenario import (
@@ -82,6 +82,9 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     if settings.results_dir is not None:
         folder = settings.results_dir
         attempt(lambda: check_free(folder))
+    if settings.junit_xml is not None:
+        file = settings.junit_xml
+        attempt(lambda: check_junit(file))
     targets = attempt(lambda: [Target.parse(url, _tls_context(settings)) for url in host.split(",")])
     model = attempt(lambda: _model(settings, targets)) if targets else None
     counters = attempt(lambda: _counters(settings, targets, model)) or _NOBODY

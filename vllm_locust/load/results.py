@@ -34,6 +34,15 @@ def check_free(folder: Path) -> None:
             raise UsageError(f"--results-dir {folder} holds another run ({name}): choose a new folder.")
 
 
+def check_junit(file: Path) -> None:
+    """Raise UsageError unless `file` can be written. What an earlier run has left there is gone then."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    except OSError as error:
+        raise UsageError(f"--junit-xml {file} cannot be written: {error.strerror}.") from None
+
+
 class ResultsFolder:
     """Writes one run's files into a folder that `check_free` has approved."""
 

@@ -19,9 +19,10 @@ from locust.runners import MasterRunner
 
 from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.load.capacity import SearchCourse
-from vllm_locust.load.conductor import Conductor
+from vllm_locust.load.conductor import Conductor, Watcher
 from vllm_locust.load.crew import Crew, LocalCrew
 from vllm_locust.load.generator import Assignment
+from vllm_locust.load.junit import write_verdict
 from vllm_locust.load.manifest import describe_run, identity_of
 from vllm_locust.load.master import Workers
 from vllm_locust.load.observation import Observation, ServerSide
@@ -29,6 +30,8 @@ from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.phases import Course, FixedCourse, course_of
 from vllm_locust.load.prefix_cache import PrefixCache
 from vllm_locust.load.prepare import Prepared
+from vllm_locust.load.profiler import Profiler
+from vllm_locust.load.reporting import Reporting
 from vllm_locust.load.results import ResultsFolder
 from vllm_locust.load.verdict import Generators, Verdict, conclude, sentences_on_lost
 
@@ -37,6 +40,7 @@ logger = logging.getLogger(__name__)
 _TICK_S = 1.0
 # Of requests.jsonl for those who may ask for it on the web UI, and have given no --results-dir.
 _MOST_KEPT_BYTES = 2 << 30
+_CANNOT_GO_ON = "It could not: the log says why."
 
 
 class Run:
@@ -55,6 +59,8 @@ class Run:
         self.refused = False
         """A worker could not take part: what there is says nothing."""
         self.verdict: Verdict | None = None
+        self.reporting: Reporting | None = None
+        """What makes a report of the results, when they are written and one is wanted."""
         self.began_s = perf_counter()
         self.id = uuid.uuid4().hex[:8]
         started = datetime.now(UTC)
@@ -66,6 +72,9 @@ class Run:
         if observer is not None:
             identity = identity_of(self._manifest)
             self._observation = Observation(observer, prepared, identity, self.began_s, self.results)
+        self._profiler = Profiler(prepared, self.began_s) if self.settings.profiler else None
+        watchers: tuple[Watcher | None, ...] = (self._profiler, self._observation)
+        self._watchers = [watcher for watcher in watchers if watcher is not None]
         self.crew: Crew = self._new_crew(environment, prepared)
         self.course: Course = self._new_course(environment, prepared)
         self.conductor = self.crew.conductor = Conductor(
@@ -73,7 +82,7 @@ class Run:
             self.crew,
             self.began_s,
             on_plan_end,
-            watcher=self._observation,
+            watchers=self._watchers,
             before=PrefixCache(prepared, self.id).prepare,
             overlap=self.settings.step_overlap,
             most_members=self.settings.max_concurrency,
@@ -92,13 +101,16 @@ class Run:
         self.load_is_over = True
         self.conductor.stop()
         self.crew.stop_load()
-        if self._observation is not None and (phase := self.conductor.phase) is not None:
-            self._observation.phase_ended(phase)
         if in_flight := self.crew.in_flight:
             logger.info("Waiting for %d requests in flight. Ctrl-C (again) cancels them.", in_flight)
+        if (phase := self.conductor.phase) is not None:
+            for watcher in reversed(self._watchers):
+                watcher.phase_ended(phase)
 
     def finish(self) -> None:
         """All requests are done: draw the conclusions and write them down, once."""
+        if self._profiler is not None:
+            self._profiler.finish()
         if self.verdict is not None:
             return
         self.crew.settle()
@@ -113,9 +125,16 @@ class Run:
             self._observation.end()
         if self.results is not None:
             self.results.finish(self.verdict.summary)
+        if self.settings.junit_xml is not None:
+            problem = _CANNOT_GO_ON if self.refused or self.conductor.failed else None
+            write_verdict(self.settings.junit_xml, self.verdict, problem)
+        if self.results is not None and self.settings.results_dir is not None and self.settings.report:
+            self.reporting = Reporting(self.results.folder)
 
     def discard(self) -> None:
         """Nobody will ask for this run any more."""
+        if self.reporting is not None:
+            self.reporting.skip()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -135,6 +154,7 @@ class Run:
             ),
             {phase.number: phase.description for phase in self.conductor.begun},
             server=server,
+            profiler=None if self._profiler is None else self._profiler.sessions,
             capacity=self.course.to_dict() if isinstance(self.course, SearchCourse) else None,
         )
 

@@ -76,6 +76,10 @@ class Settings:
     """Drawn anew for each run unless given: the server's prefix cache would hold prompts seen before."""
     warmup_s: float = 0.0
     results_dir: Path | None = None
+    report: bool = True
+    """Whether a report is made of the results, where they are written."""
+    junit_xml: Path | None = None
+    profiler: bool = False
     slos: Sequence[Slo] = ()
     goodput_ms: Mapping[str, float] = field(default_factory=dict)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
@@ -135,6 +139,9 @@ def read_settings(
         seed=reader.take("seed", convert.whole(at_least=0), secrets.randbelow(1_000_000)),
         warmup_s=reader.take("warmup", convert.time, 0.0),
         results_dir=reader.take("results_dir", Path, None),
+        report=reader.flag("report", True),
+        junit_xml=reader.take("junit_xml", Path, None),
+        profiler=reader.flag("profiler", False),
         slos=reader.take_each("slo", parse_slo),
         goodput_ms=reader.take("goodput", convert.goodput, {}),
         extra_body=reader.take("extra_body", convert.json_object, {}),

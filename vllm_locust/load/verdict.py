@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_locust.core.batch_means import intervals_in_order
+from vllm_locust.core.group import Group
+from vllm_locust.core.percentile import Interval
 from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.slo import Judgement, evaluate, percentiles_of
+from vllm_locust.core.slo import Judgement, Slo, evaluate, percentiles_of
 from vllm_locust.core.summary import summarize
 from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, judge, named_parts
 from vllm_locust.load.observation import ServerSide
 from vllm_locust.load.settings import Settings
 from vllm_locust.report.capacity import render_answer
-from vllm_locust.report.text import render, render_phases
+from vllm_locust.report.text import render, render_phases, render_slos
 
 EXIT_USAGE = 2
 EXIT_SLO_MISSED = 3
@@ -53,12 +56,13 @@ def conclude(
     phases: Mapping[int, Mapping[str, Any]],
     *,
     server: ServerSide | None = None,
+    profiler: Sequence[Mapping[str, Any]] | None = None,
     capacity: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Sum up a recording. `identity` says what was measured and leads the summary.
 
     `phases` describes each phase by its number; `server` is what is known of the other side, if it was asked;
-    `capacity` is what a search found.
+    `profiler` is when its profiler ran, if it was to run; `capacity` is what a search found.
     """
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
     client = judge(
@@ -71,7 +75,7 @@ def conclude(
         queued=settings.max_concurrency is not None,
     ).to_dict()
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
-    judgements = [] if capacity is not None else [evaluate(slo, numbers) for slo in settings.slos]
+    judgements = _judge_all(settings.slos, recording, numbers) if capacity is None else []
     summary = {
         **identity,
         **numbers,
@@ -80,9 +84,30 @@ def conclude(
         "workers": list(generators.workers),
         "slo": [judgement.to_dict() for judgement in judgements],
     }
+    if profiler is not None:
+        summary["profiler"] = profiler
     if capacity is not None:
         summary["capacity"] = capacity
-    return Verdict(summary, judgements, _text(summary, judgements))
+    return Verdict(summary, judgements, _text(summary))
+
+
+def _judge_all(slos: Sequence[Slo], recording: Recording, numbers: Mapping[str, Any]) -> Sequence[Judgement]:
+    """Of the whole run; every phase of several gets a block `slo` of its own."""
+    if not slos:
+        return []
+    phases: Sequence[dict[str, Any]] = numbers["phases"]
+    if len(phases) == 1:  # several levels of load have no order in time that intervals could be made of
+        known = _intervals(slos, recording.total(), numbers)
+        return [evaluate(slo, numbers, known) for slo in slos]
+    for phase in phases:
+        known = _intervals(slos, recording.phase(phase["phase"]), phase)
+        phase["slo"] = [evaluate(slo, phase, known).to_dict() for slo in slos]
+    return [evaluate(slo, numbers) for slo in slos]
+
+
+def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> Mapping[str, Interval]:
+    percentiles = {50.0, *percentiles_of(slos)}  # the first for `median_`
+    return intervals_in_order(group, numbers["max_concurrent_requests"] or 1, percentiles)
 
 
 def _server(side: ServerSide, numbers: Mapping[str, Any], client_verdict: str) -> Mapping[str, Any]:
@@ -140,12 +165,12 @@ def _exit_code_of_search(capacity: Mapping[str, Any], user_errors: bool) -> int 
     return None if user_errors else 0
 
 
-def _text(summary: Mapping[str, Any], judgements: Sequence[Judgement]) -> str:
+def _text(summary: Mapping[str, Any]) -> str:
     parts = [render(summary)]
     if len(summary["phases"]) > 1 or any("profiles" in phase for phase in summary["phases"]):
         parts.append(render_phases(summary["phases"]))
     if "capacity" in summary:
         parts.append(render_answer(summary["capacity"], summary["capacity"]["unit"]))
-    if judgements:
-        parts.append("\n".join(f"SLO {judgement.sentence}" for judgement in judgements) + "\n")
+    if summary["slo"]:
+        parts.append(render_slos(summary))
     return "\n".join(parts)

@@ -9,7 +9,7 @@ lonely one lead, the workers and the lonely one send.
     stream_finished            sends: every finished request is taken in
     test_stopping              the load ends: nothing more is handed out, what is in flight is waited for
     test_stop                  all requests are done: a worker's last report; leads: summary, files
-    quitting, quit             exit code; the result block is the last thing printed
+    quitting, quit             exit code; the result block is printed last, and where the report is
 """
 
 import argparse
@@ -37,6 +37,7 @@ from vllm_locust.load import worker
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
+from vllm_locust.load.junit import write_refusal
 from vllm_locust.load.master import Workers
 from vllm_locust.load.messages import TO_MASTER, TO_WORKER
 from vllm_locust.load.observation import what_to_watch
@@ -82,6 +83,7 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     environment.events.quitting.add_listener(_on_quitting)
     # Last, behind Locust's own tables: Locust's event brings no environment, so it is bound here.
     environment.events.quit.add_listener(partial(_print_result, environment))
+    environment.events.quit.add_listener(partial(_await_report, environment))
     environment.events.quit.add_listener(partial(_clean_up, environment))
     signal.signal(signal.SIGINT, partial(_on_interrupt, environment))
     tune_process()
@@ -100,6 +102,8 @@ def _prepare_to_lead(environment: Environment) -> None:
             observer.watch(what_to_watch(prepared))
             _await_observer(observer, settings)
     except UsageError as error:
+        if settings.junit_xml is not None:
+            write_refusal(settings.junit_xml, error.problems)
         _refuse(error)
     choose_shape(environment, settings)
     if simulated:
@@ -185,7 +189,8 @@ def _join(environment: Environment) -> None:
     run: Mapping[str, Any] = environment.parsed_options.vllm_run  # type: ignore[union-attr]
     try:
         settings, problems = _settings(environment)
-        prepared = prepare(replace(settings, results_dir=None), environment.host or "", problems)
+        alone = replace(settings, results_dir=None, junit_xml=None)  # which are the master's
+        prepared = prepare(alone, environment.host or "", problems)
     except UsageError as error:
         worker.refuse(runner, run["id"], error)
         _refuse(error)
@@ -270,6 +275,7 @@ def _on_test_stop(environment: Environment, **_: Any) -> None:
         run.finish()
         if not _is_headless(environment):
             print(run.verdict.text if run.verdict else "")
+            gevent.spawn(_tell_of_report, environment, run)
         elif isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
             gevent.spawn(environment.runner.quit)  # Locust goes on without workers, for ever
     elif (link := _link(environment)) is not None:
@@ -287,8 +293,11 @@ def _on_quitting(environment: Environment, **_: Any) -> None:
 
 def _leave_it_to_the_first(environment: Environment) -> NoReturn:
     """Else all would be printed twice. The first ends the process, and who asks again is in a hurry."""
-    if getcurrent() is not get_hub().parent and (observer := _observer(environment)) is not None:
-        observer.stop_waiting()
+    if getcurrent() is not get_hub().parent:
+        if (observer := _observer(environment)) is not None:
+            observer.stop_waiting()
+        if (run := _run(environment)) is not None and run.reporting is not None:
+            run.reporting.skip()
     while True:
         Event().wait()
 
@@ -333,10 +342,23 @@ def _finish_early(runner: Runner, run: Run) -> None:
 
 def _print_result(environment: Environment, **_: Any) -> None:
     run = _run(environment)
-    if run is None or run.verdict is None or run.refused or not _is_headless(environment):
-        return
+    if run is not None and run.verdict is not None and not run.refused and _is_headless(environment):
+        _say(environment, run.verdict.text)
+
+
+def _await_report(environment: Environment, **_: Any) -> None:
+    if _is_headless(environment) and (run := _run(environment)) is not None and not run.refused:
+        _tell_of_report(environment, run)
+
+
+def _tell_of_report(environment: Environment, run: Run) -> None:
+    if run.reporting is not None and (page := run.reporting.wait()) is not None:
+        _say(environment, f"Report: {page}")
+
+
+def _say(environment: Environment, text: str) -> None:
     stdout_is_json = getattr(environment.parsed_options, "json", False)  # then it is Locust's alone
-    print(run.verdict.text, flush=True, file=sys.stderr if stdout_is_json else sys.stdout)
+    print(text, flush=True, file=sys.stderr if stdout_is_json else sys.stdout)
 
 
 def _clean_up(environment: Environment, **_: Any) -> None:

@@ -12,6 +12,7 @@ from vllm_locust.simulator.answer import Answer
 from vllm_locust.simulator.config import ServerConfig
 from vllm_locust.simulator.engine import Engine
 from vllm_locust.simulator.framing import response, stream_head
+from vllm_locust.simulator.profiler import Profiler
 from vllm_locust.simulator.protocol import ApiError
 from vllm_locust.simulator.wire import Connection, HttpRequest
 
@@ -19,6 +20,8 @@ _BUSY = (
     "The engine is currently busy and cannot accept new requests. "
     "Please try again later or on a different instance."
 )
+
+_Handler = Callable[[Connection, HttpRequest], None]
 
 
 def respond(connection: Connection, data: bytes) -> None:
@@ -36,7 +39,7 @@ class Api:
         self._begin = begin
         self._created = int(time.time())
         self._metrics = exposition.Exposition(engine, config.model)
-        self._routes: dict[str, dict[str, Callable[[Connection, HttpRequest], None]]] = {
+        self._routes: dict[str, dict[str, _Handler]] = {
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/completions": {"POST": self._completion},
             "/v1/models": {"GET": self._models},
@@ -50,6 +53,10 @@ class Api:
         }
         if config.dev_mode:
             self._routes["/reset_prefix_cache"] = {"POST": self._reset_prefix_cache}
+        if config.profiler is not None:
+            profiler = Profiler(config.profiler, engine.stats)
+            self._routes["/start_profile"] = {"POST": _done_by(profiler.start)}
+            self._routes["/stop_profile"] = {"POST": _done_by(profiler.stop)}
 
     def handle(self, connection: Connection, http: HttpRequest) -> None:
         """Answer one request."""
@@ -153,6 +160,16 @@ class Api:
 
     def _expose(self, connection: Connection, _: HttpRequest) -> None:
         respond(connection, response(200, self._metrics.render(), exposition.CONTENT_TYPE))
+
+
+def _done_by(action: Callable[[], None]) -> _Handler:
+    """The handler of a request that says nothing and gets nothing, but that it is done."""
+
+    def handle(connection: Connection, _: HttpRequest) -> None:
+        action()
+        respond(connection, response(200))
+
+    return handle
 
 
 def _body(http: HttpRequest) -> protocol.Body:

@@ -7,6 +7,17 @@ from vllm_locust.errors import UsageError
 from vllm_locust.simulator.cost import DEFAULT_PRESET, PRESETS, CostModel
 from vllm_locust.simulator.limits import EngineLimits
 
+PROFILERS = ("torch", "cuda", "proton")
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilerConfig:
+    """What of vLLM's --profiler-config matters here."""
+
+    profiler: str
+    torch_profiler_dir: Path | None = None
+    """Where traces go, of the torch profiler only."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
@@ -27,6 +38,8 @@ class ServerConfig:
     """None: the model reads text only."""
     dev_mode: bool = False
     """Whether the endpoints for development are there."""
+    profiler: ProfilerConfig | None = None
+    """None: no endpoints for a profiler."""
     send_log: Path | None = None
     exit_with_parent: bool = False
 
@@ -104,6 +117,12 @@ def _problems(config: ServerConfig, given: LimitOverrides) -> list[str]:
         problems.append(
             f"--max-num-batched-tokens {limits.max_num_batched_tokens}: must be at least --max-num-seqs "
             f"({limits.max_num_seqs})."
+        )
+    too_long = not limits.enable_chunked_prefill and limits.max_model_len > limits.max_num_batched_tokens
+    if given.max_model_len is not None and too_long:
+        problems.append(
+            f"--max-num-batched-tokens {limits.max_num_batched_tokens}: is smaller than --max-model-len "
+            f"({limits.max_model_len}), and without chunked prefill a prompt must fit into one step."
         )
     if given.max_model_len is not None and limits.max_model_len > limits.kv_tokens:
         problems.append(

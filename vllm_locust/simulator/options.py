@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from vllm_locust.simulator.config import LimitOverrides, configure
+from vllm_locust.simulator.config import PROFILERS, LimitOverrides, ProfilerConfig, configure
 from vllm_locust.simulator.cost import DEFAULT_PRESET, PRESETS
 
 DESCRIPTION = """\
@@ -79,6 +79,13 @@ def _add_serving(group: "argparse._ArgumentGroup") -> None:
         metavar="JSON",
         help="""Read images, at most so many in a prompt: '{"image": 4}' (default: read text only).""",
     )
+    group.add_argument(
+        "--profiler-config",
+        type=_profiler_config,
+        metavar="JSON",
+        help="""Offer /start_profile and /stop_profile, which leaves a trace with one event, in the folder of
+        '{"profiler": "torch", "torch_profiler_dir": "/tmp/traces"}' (default: no profiler).""",
+    )
 
 
 def _images_per_prompt(text: str) -> int:
@@ -89,6 +96,17 @@ def _images_per_prompt(text: str) -> int:
             if type(images) is int and images >= 0:
                 return images
     raise argparse.ArgumentTypeError(f"""{text} is no limit of images, write '{{"image": 4}}'""")
+
+
+def _profiler_config(text: str) -> ProfilerConfig:
+    with suppress(ValueError):
+        config = json.loads(text)
+        if isinstance(config, dict) and config.get("profiler") in PROFILERS:
+            kind, folder = config["profiler"], config.get("torch_profiler_dir")
+            if isinstance(folder, str) if kind == "torch" else folder is None:
+                return ProfilerConfig(kind, Path(folder).absolute() if folder else None)
+    example = """{"profiler": "torch", "torch_profiler_dir": "/tmp/traces"}"""
+    raise argparse.ArgumentTypeError(f"{text} is no configuration of a profiler, write '{example}'")
 
 
 def _add_engine(group: "argparse._ArgumentGroup") -> None:
@@ -151,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         api_key=args.api_key,
         enable_prompt_tokens_details=args.enable_prompt_tokens_details,
         images_per_prompt=args.images_per_prompt,
+        profiler=args.profiler_config,
         dev_mode=os.environ.get(_DEV_MODE, "0") not in ("", "0"),
         send_log=args.send_log,
         exit_with_parent=args.exit_with_parent,

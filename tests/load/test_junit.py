@@ -1,0 +1,151 @@
+"""The gates of a run as JUnit XML, whatever came of the run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.locust_command import HEADLESS, Simulator, run_locust
+from vllm_locust.core.slo import Judgement, parse_slo
+from vllm_locust.load.junit import write_refusal, write_verdict
+from vllm_locust.load.verdict import Verdict
+
+TAGS = {"failure": "failed", "error": "error", "skipped": "skipped"}
+
+
+def read(file: Path) -> dict[str, tuple[str, str]]:
+    """Of each case its outcome and what it says."""
+    return {
+        case.attrib["name"]: next(
+            ((TAGS[child.tag], child.attrib["message"]) for child in case if child.tag in TAGS),
+            ("passed", "".join(case.itertext()).strip()),
+        )
+        for case in ElementTree.parse(file).iter("testcase")
+    }
+
+
+def verdict_of(
+    outcomes: dict[str, Any], client: str = "valid", failures: dict[str, int] | None = None, **more: Any
+) -> Verdict:
+    judgements = [
+        Judgement(parse_slo(slo), outcome, 1.0, f"it is {outcome}") for slo, outcome in outcomes.items()
+    ]
+    kinds = failures or {}
+    summary = {
+        "client": {"verdict": client, "reasons": ["the CPU was busy"] if client != "valid" else []},
+        "requests": {"failed": sum(kinds.values())},
+        "failures": kinds,
+        **more,
+    }
+    return Verdict(summary, judgements, "")
+
+
+def cases_of(folder: Path, verdict: Verdict, problem: str | None = None) -> dict[str, tuple[str, str]]:
+    write_verdict(folder / "junit.xml", verdict, problem)
+    return read(folder / "junit.xml")
+
+
+def test_a_case_for_each_objective_and_one_for_the_measurement(tmp_path: Path) -> None:
+    outcomes = {
+        "p99_ttft_ms<500": "met",
+        "p99_itl_ms<5": "missed",
+        "p99_e2el_ms<5": "undetermined",
+        "failed==0": "met",
+    }
+    assert cases_of(tmp_path, verdict_of(outcomes)) == {
+        "p99_ttft_ms<500": ("passed", "it is met"),
+        "p99_itl_ms<5": ("failed", "it is missed"),
+        "p99_e2el_ms<5": ("error", "it is undetermined"),
+        "failed==0": ("passed", "it is met"),
+        "the measurement is valid": ("passed", "valid"),
+    }
+
+
+@pytest.mark.parametrize(("client", "outcome"), [("degraded", "passed"), ("invalid", "error")])
+def test_a_measurement_that_is_invalid_is_an_error(tmp_path: Path, client: str, outcome: str) -> None:
+    cases = cases_of(tmp_path, verdict_of({"failed==0": "met"}, client=client))
+    assert cases["the measurement is valid"] == (outcome, f"{client}. the CPU was busy")
+
+
+def test_failures_have_a_case_where_no_objective_is_about_them(tmp_path: Path) -> None:
+    name = "no request failed"
+    assert cases_of(tmp_path, verdict_of({}))[name] == ("passed", "")
+    failed = {"timeout": 2, "http_500": 1}
+    assert cases_of(tmp_path, verdict_of({}, failures=failed))[name] == ("failed", "2 timeout, 1 http_500")
+    assert name not in cases_of(tmp_path, verdict_of({"error_rate<0.5": "met"}, failures=failed))
+
+
+@pytest.mark.parametrize(
+    ("level", "ended", "outcome"),
+    [(8, "narrowed", "passed"), (None, "none", "failed"), (8, "running", "error")],
+)
+def test_a_capacity_search_has_one_case_for_what_it_found(
+    tmp_path: Path, level: int | None, ended: str, outcome: str
+) -> None:
+    found = {"level": level, "ended": ended, "unit": "users"}
+    cases = cases_of(tmp_path, verdict_of({}, failures={"timeout": 9}, capacity=found))
+    assert cases["a level meets the objectives"] == (outcome, f"{level} users")
+    assert "no request failed" not in cases
+
+
+def test_what_keeps_a_run_from_its_end_or_its_begin_is_an_error(tmp_path: Path) -> None:
+    cases = cases_of(tmp_path, verdict_of({"failed==0": "met"}), problem="a worker says no")
+    assert cases["the run goes on to its end"] == ("error", "a worker says no")
+    write_refusal(tmp_path / "junit.xml", ["one.", "two."])
+    assert read(tmp_path / "junit.xml") == {"the run begins": ("error", "one. two.")}
+
+
+# -- whole runs ---------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, *options: str) -> tuple[int, str, Path]:
+    """Its exit code, its standard error, and its JUnit file, in a folder that is not there before."""
+    file = folder / "new" / "junit.xml"
+    outcome = run_locust(*HEADLESS, *options, "--junit-xml", str(file), folder=folder / "results")
+    return outcome.code, outcome.stderr, file
+
+
+def outcomes_of(file: Path) -> Sequence[str]:
+    return [outcome for outcome, _ in read(file).values()]
+
+
+def test_a_run_leaves_what_its_exit_code_says(server: Simulator, tmp_path: Path) -> None:
+    slos = ("--slo", "p50_e2el_ms<1", "--slo", "failed==0")
+    options = ("--host", server.url, "--scenario", "ss", "--num-prompts", "12", "--profiler")
+    code, stderr, file = run(tmp_path, *options, *slos)
+    cases = read(file)
+    assert list(cases) == ["p50_e2el_ms<1", "failed==0", "the measurement is valid"]
+    assert outcomes_of(file)[:2] == ["failed", "passed"]
+    assert code == (3 if cases["the measurement is valid"][0] == "passed" else 4)
+    assert "is missed" in cases["p50_e2el_ms<1"][1]
+    assert stderr.count("there is none (/start_profile answers 404") == 1
+
+
+def test_a_server_that_is_not_there_is_an_error_in_the_file(tmp_path: Path) -> None:
+    code, stderr, file = run(tmp_path, "--host", "http://127.0.0.1:1", "--slo", "failed==0")
+    assert code == 2
+    ((outcome, message),) = read(file).values()
+    assert outcome == "error"
+    assert "http://127.0.0.1:1 does not answer" in message
+    assert message in stderr
+
+
+def test_a_run_in_which_nothing_was_sent_has_nothing_to_tell(server: Simulator, tmp_path: Path) -> None:
+    """The first request is due in some hundred seconds."""
+    rate = ("--request-rate", "0.001", "-t", "1s")
+    code, _, file = run(tmp_path, "--host", server.url, "--scenario", "ss", *rate, "--slo", "p50_ttft_ms<100")
+    assert code == 4
+    assert read(file)["p50_ttft_ms<100"] == (
+        "error",
+        "p50_ttft_ms<100 is undetermined: p50_ttft_ms has no value",
+    )
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(server: Simulator, tmp_path: Path) -> None:
+    options = ("--host", server.url, "--junit-xml", str(tmp_path))
+    outcome = run_locust(*HEADLESS, *options, folder=tmp_path / "results")
+    assert outcome.code == 2
+    assert outcome.problems == [f"--junit-xml {tmp_path} cannot be written: Is a directory."]
+    assert not (tmp_path / "results").exists()
