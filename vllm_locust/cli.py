@@ -52,10 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vllm-locust {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (module_name, help_) in COMMANDS.items():
-        try:
-            module = import_module(f"vllm_locust.{module_name}")
-        except ImportError:
-            continue
+        module = import_module(f"vllm_locust.{module_name}")
         command = commands.add_parser(
             name,
             help=help_,

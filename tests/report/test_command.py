@@ -252,7 +252,7 @@ def test_an_experiment_has_one_page(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["report", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("S2: Does chunking help?\n1 of 2 runs were made.\n")
-    assert "<h1>S2</h1>" in (tmp_path / "report.html").read_text()
+    assert "<h1>S2: Does chunking help?</h1>" in (tmp_path / "report.html").read_text()
     assert main(["report", str(tmp_path), str(tmp_path / "runs" / "on")]) == 2
 
 

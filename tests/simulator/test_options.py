@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_all_mistakes_are_told_at_once():
     assert first == "--stream-interval 0: must be at least 1."
     assert second == "--max-num-batched-tokens 4: must be at least --max-num-seqs (8)."
     assert third.startswith("--max-model-len 1000000000: needs more KV cache than there is")
+
+
+def test_without_chunked_prefill_a_prompt_must_fit_into_one_step():
+    """Nor does vLLM start: max_num_batched_tokens (512) is smaller than max_model_len (4096)."""
+    given = LimitOverrides(max_model_len=4096, max_num_batched_tokens=512, enable_chunked_prefill=False)
+    with pytest.raises(UsageError, match=r"^--max-num-batched-tokens 512: is smaller than --max-model-len"):
+        configure("laptop", given)
+    configure("laptop", replace(given, enable_chunked_prefill=True))
+    configure("laptop", replace(given, max_num_batched_tokens=4096))
 
 
 def test_an_unknown_preset_is_named():

@@ -141,24 +141,16 @@ def _print_table(args: argparse.Namespace, runs: Sequence["Results"], rows: Sequ
 
 
 def _experiment(args: argparse.Namespace, folder: Path) -> int:
-    from vllm_locust.report.findings import find
+    from vllm_locust.report.experiment import as_markdown, report
     from vllm_locust.results.experiment import read_experiment
 
     experiment = read_experiment(folder)
-    rows = experiment.rows()
-    made = [run for run in experiment.runs if run.results is not None]
-    runs = [run.results for run in made if run.results is not None]
     if args.json:
-        _print_json(runs)
-        return 0
-    if args.markdown or args.csv:
-        _print_table(args, runs, rows)
-        return 0
-    findings = find(experiment.conclusions, rows) if experiment.conclusions else []
-    print(f"{experiment.name}: {experiment.question}\n{len(runs)} of {len(experiment.runs)} runs were made.")
-    for finding in findings:
-        print(f"  {finding.name}: {finding.verdict}. {finding.sentence}")
-    labels = [run.planned.key for run in made]
-    what = {"labels": labels, "title": experiment.name, "findings": findings, "table": rows}
-    _write(args.output or folder, runs, rows, **what)
+        _print_json([run.results for run in experiment.runs if run.results is not None])
+    elif args.markdown:
+        print(as_markdown(experiment), end="")
+    elif args.csv:
+        _print_table(args, [], experiment.rows())
+    else:
+        report(experiment, args.output)
     return 0

@@ -111,7 +111,8 @@ def test_what_searches_answered_stands_beside_each_other() -> None:
         Finding(
             "largest load with max_e2el_ms<20000 (chat)",
             "note",
-            "seqs-64 holds it at 12 users, 16 miss it; seqs-128 holds it at 8 users; seqs-256 holds it at "
+            "seqs-64 holds it at 12 users, 16 miss it; seqs-128 holds it at 8 users (the "
+            "first level missed); seqs-256 holds it at "
             "no load "
             "(the first level missed).",
         )

@@ -42,7 +42,7 @@ def max_num_seqs(rows: Sequence[Row]) -> list[Finding]:
     ]
     closed = grouped([row for row in runs if _closed(row)], lambda row: work(row)[0])
     found += [_closed_loop(_levels(some)) for some in closed.values() if len(_levels(some)) > 1]
-    found += _within_budget(good)
+    found += _within_budget(good, [row for row in rows if not failed(row)])
     if not found:
         why = f"No two runs of clients that could measure differ in {SEQS}, and none has a latency budget."
         return [Finding(SEQS, "cannot tell", why)]
@@ -123,9 +123,12 @@ def _closed_loop(levels: _Levels) -> Finding:
     )
 
 
-def _within_budget(rows: Sequence[Row]) -> Iterator[Finding]:
-    """The largest load that met objectives: of searches what they answered, of ladders what was measured."""
-    for some in grouped([row for row in rows if row.numbers.get("capacity")], work).values():
+def _within_budget(rows: Sequence[Row], searches: Sequence[Row]) -> Iterator[Finding]:
+    """The largest load that met objectives: of searches what they answered, of ladders what was measured.
+
+    A search ends where its client cannot measure any more, and answers from the loads below.
+    """
+    for some in grouped([row for row in searches if row.numbers.get("capacity")], work).values():
         answers = [f"{row.run} {_answer(row.numbers['capacity'])}" for row in some]
         slos = listed(_slos(some[0].numbers["capacity"]))
         yield Finding(f"largest load with {slos} ({work_word(some[0])})", "note", f"{'; '.join(answers)}.")
@@ -144,7 +147,7 @@ def _answer(capacity: Mapping[str, Any]) -> str:
     if capacity["level"] is None:
         return f"holds it at no load ({capacity['reason']})"
     missed = capacity["missed_at"]
-    above = "" if missed is None else f", {missed:g} miss it"
+    above = f" ({capacity['reason']})" if missed is None else f", {missed:g} miss it"
     return f"holds it at {capacity['level']:g} {capacity['unit']}{above}"
 
 

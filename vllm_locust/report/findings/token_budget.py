@@ -41,11 +41,9 @@ _Rounds = Mapping[float, Sequence[Row]]
 
 def token_budget(rows: Sequence[Row]) -> list[Finding]:
     """TTFT, TPOT and ITL over the budget, where they stop to move, failures, durations; per workload."""
-    rounds = [row for row in steady(trusted(rows)) if numeric_factor(row, BUDGET) is not None]
+    rounds = [row for row in steady(rows) if numeric_factor(row, BUDGET) is not None]
     if not rounds:
-        return [
-            Finding("token budget", "cannot tell", f"No run of a client that could measure has a {BUDGET}.")
-        ]
+        return [Finding("token budget", "cannot tell", f"No run has a {BUDGET}.")]
     groups = grouped(rounds, work)
     return [
         Finding(
@@ -59,16 +57,16 @@ def token_budget(rows: Sequence[Row]) -> list[Finding]:
 
 
 def _of_group(rows: Sequence[Row]) -> Iterator[Finding]:
-    chunked = [row for row in rows if factor(row, CHUNKED) in (None, True)]
-    compared = [row for row in chunked if not failed(row)]
+    measured = [row for row in trusted(rows) if not failed(row)]
+    compared = [row for row in measured if factor(row, CHUNKED) in (None, True)]
     by_budget = grouped(compared, lambda row: numeric_factor(row, BUDGET) or 0.0)
     rounds = {budget: by_budget[budget] for budget in sorted(by_budget)}
     yield _longer_ttft(rounds)
     for latency in ("ITL", "TPOT"):
         yield _shorter(rounds, latency)
     yield _plateau(rounds)
-    yield _failures(rows)
-    yield from _durations([row for row in rows if not failed(row)])
+    yield _failures(rows)  # of any client: that the server refused a request is no matter of time
+    yield from _durations(measured)
 
 
 def _too_few(count: int) -> str:

@@ -1,0 +1,1 @@
+"""Experiments: server configurations x workloads x loads x repeats, measured unattended."""
