@@ -10,6 +10,16 @@ from vllm_locust.experiment.definition import Configuration, Experiment, Load, T
 FAKES = Path(__file__).parent / "fakes.py"
 TIMING = Timing(ready_timeout_s=10.0, ready_path="/health", stop_timeout_s=2.0, pause_s=0.0)
 
+SMALL = """\
+question: Does it work?
+server: {start: simulate}
+matrix: {max-num-seqs: [1, 4]}
+workloads: [ss]
+loads: [{name: few, options: {num-prompts: 4, users: "{max-num-seqs}"}}]
+warmup: false
+"""
+"""The text of a file: two servers, a run each."""
+
 
 def fake_server(kind: str) -> list[str]:
     """The words of a command: see `fakes`."""
@@ -51,3 +61,10 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     """Its lines."""
     lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def a_file(folder: Path, text: str = SMALL) -> str:
+    """Its path."""
+    path = folder / "small.yaml"
+    path.write_text(text)
+    return str(path)

@@ -1,27 +1,12 @@
-"""`vllm-locust experiment`, as a user types it; one is made from start to end on the simulator."""
+"""`vllm-locust experiment`, as a user types it."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.experiment.made_experiments import journal
+from tests.experiment.made_experiments import SMALL, a_file
 from vllm_locust.cli import main
 from vllm_locust.experiment import shipped
-
-SMALL = """\
-question: Does it work?
-server: {start: simulate}
-matrix: {max-num-seqs: [1, 4]}
-workloads: [ss]
-loads: [{name: few, options: {num-prompts: 4, users: "{max-num-seqs}"}}]
-warmup: false
-"""
-
-
-def a_file(folder: Path, text: str = SMALL) -> str:
-    path = folder / "small.yaml"
-    path.write_text(text)
-    return str(path)
 
 
 def test_what_is_shipped_is_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,16 +55,3 @@ def test_options_that_locust_would_not_take_are_told_before_anything_is_started(
     assert "workload ss, load few: There is no option --num-promts (did you mean --num-prompts?)." in told
     assert "sss" in told
     assert not (tmp_path / "out").exists()
-
-
-def test_an_experiment_on_the_simulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    # 4: on a busy machine the client may be too slow.
-    assert main(["experiment", a_file(tmp_path), "--output", str(out)]) in (0, 4)
-    shown = capsys.readouterr().out
-    assert [entry["key"] for entry in journal(out)] == ["max-num-seqs=1/ss-few/1", "max-num-seqs=4/ss-few/1"]
-    assert "[2/2] max-num-seqs=4 ss few #1 ... " in shown
-    assert "2 of 2 runs were made." in shown
-    assert f"base {out}/runs/max-num-seqs=1\n" in shown
-    for name in ("table.csv", "report.md", "report.html", "comparison.md"):
-        assert (out / name).is_file()

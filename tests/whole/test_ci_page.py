@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="they wait for a server with curl"),
 ]
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "ci.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 (LOCUSTFILE,) = (text for language, text in BLOCKS if language == "python")
 GITHUB, GITLAB = (yaml.safe_load(text) for language, text in BLOCKS if language == "yaml")

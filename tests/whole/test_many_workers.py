@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.load.test_open_loop import intended, scheduled
 from tests.locust_command import (
     ROOT,
     LocustProcess,
@@ -33,6 +32,7 @@ from tests.locust_command import (
     started,
     wait_until,
 )
+from tests.whole.test_open_loop import intended, scheduled
 from vllm_locust.core.arrival import Schedule
 from vllm_locust.core.rate import parse_rate
 
@@ -153,7 +153,7 @@ def test_all_workers_together_keep_one_schedule(server: Simulator, tmp_path: Pat
 
 def test_a_worker_that_dies_is_named_and_the_others_take_over(server: Simulator, tmp_path: Path) -> None:
     with started(
-        *many(3, 3), "--host", server.url, "--scenario", "ss", "--request-rate", "60", "-t", "8s",
+        *many(3, 3), "--host", server.url, "--scenario", "ss", "--request-rate", "60", "-t", "11s",
         folder=tmp_path / "results",
     ) as run:  # fmt: skip
         wait_until(lambda: server.in_flight() > 0, "load")

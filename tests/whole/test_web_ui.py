@@ -196,6 +196,11 @@ def test_only_users_can_be_changed_in_mid_run(tmp_path: Path) -> None:
     assert_nothing_is_lost(outcome)
 
 
+def of_another_run(view: Any, run: str) -> bool:
+    """Whether there are numbers, and not of this run."""
+    return bool(view["table"]) and view["run"] is not None and view["run"]["id"] != run
+
+
 def test_a_run_whose_observer_was_lost_says_so_and_the_next_has_another(tmp_path: Path) -> None:
     with web_ui(tmp_path) as (ui, filled_in, run):
 
@@ -211,7 +216,7 @@ def test_a_run_whose_observer_was_lost_says_so_and_the_next_has_another(tmp_path
         wait_until(lambda: Table(ui).state == "stopped", "the end of the run")
         assert json.loads(get(f"{ui}/vllm-locust/summary.json"))["run"] == first
         assert post(f"{ui}/swarm", filled_in)["success"]
-        wait_until(lambda: bool(view()["table"]) and view()["run"]["id"] != first, "numbers of the next run")
+        wait_until(lambda: of_another_run(view(), first), "numbers of the next run")
         assert view()["problem"] is None
         outcomes = end(run)
     assert len(outcomes) == 2
