@@ -168,13 +168,18 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_an_experiment_begins_with_its_findings(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "r", a_line(), summary=summary_of(0))
-    table = [row for name in ("on", "off") for row in rows_of(read_results(folder), name, {"chunked": name})]
+    table = [
+        row
+        for name in ("on", "off")
+        for row in rows_of(read_results(folder), name, {"chunked": name, "kind": "usual"})
+    ]
     found = [Finding("H1", "refuted", "It was the other way round.")]
     page = page_of(tmp_path, folder, title="S2", findings=found, table=table)
     text = " ".join(page.words)
     assert text.index("Findings") < text.index("Configurations") < text.index("Metrics over configurations")
     assert "It was the other way round." in text
     assert "chunked" in text
+    assert "kind" not in text, "it is the same of all"
     empty = " ".join(page_of(tmp_path, findings=found, title="S2").words)
     assert "has measured anything yet" in empty
 

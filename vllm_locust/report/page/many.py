@@ -96,7 +96,7 @@ def _configurations(rows: Sequence[Row]) -> Html | None:
     whole = [row for row in rows if row.phase is None and row.profile is None]
     if not whole:
         return tag("p", "No run of the experiment has measured anything yet.", class_="soft")
-    factors = list(dict.fromkeys(name for row in whole for name in row.factors))
+    factors = _that_differ(whole)
     keys = {
         "TTFT p50": "p50_ttft_ms",
         "TTFT p99": "p99_ttft_ms",
@@ -106,7 +106,7 @@ def _configurations(rows: Sequence[Row]) -> Html | None:
     shown = [
         (
             row.run,
-            *(str(row.factors.get(name, "n/a")) for name in factors),
+            *(_factor(row, name) for name in factors),
             *(number(row.numbers.get(key)) for key in (*_COUNTS.values(), *keys.values())),
             percent(row.server.get("kv_cache_usage_peak")),
         )
@@ -114,3 +114,14 @@ def _configurations(rows: Sequence[Row]) -> Html | None:
     ]
     heads = ["configuration", *factors, "completed", "failed", "req/s", "tokens/s", *keys, "KV peak"]
     return table(heads, shown, "Latencies in ms", words=1 + len(factors))
+
+
+def _that_differ(rows: Sequence[Row]) -> list[str]:
+    """The factors of which the rows have more than one value: the others tell them apart by nothing."""
+    names = dict.fromkeys(name for row in rows for name in row.factors)
+    return [name for name in names if len({_factor(row, name) for row in rows}) > 1]
+
+
+def _factor(row: Row, name: str) -> str:
+    value = row.factors.get(name)
+    return "n/a" if value is None else str(value)

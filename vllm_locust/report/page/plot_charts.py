@@ -63,7 +63,9 @@ def _knee(curve: Curve) -> float | None:
 def _x(panel: Panel) -> dict[str, object]:
     if panel.ticks is not None:
         ticks = [plain(tick) for tick in panel.ticks]
-        return {"title": panel.along, "tickvals": list(range(len(ticks))), "ticktext": ticks}
+        places = {"tickvals": list(range(len(ticks))), "ticktext": ticks}
+        # As much room beside the first and the last as between them: plotly hides a label that has none.
+        return {"title": panel.along, "range": [-0.5, len(ticks) - 0.5], **places}
     xs = sorted({x for curve in panel.curves for x in curve.x})
     if xs and xs[0] > 0 and xs[-1] >= _MANY_TIMES * xs[0]:
         return {"title": panel.along, "type": "log", "tickvals": xs, "ticktext": [f"{x:g}" for x in xs]}
