@@ -4,6 +4,8 @@ import argparse
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,17 @@ GIB = "1G"
 """VLLM_CPU_KVCACHE_SPACE=1 of scripts/serve-tiny-vllm."""
 
 ASK = """
-import sys
+import json, sys
 from vllm import LLM
+from vllm.distributed import cleanup_dist_env_and_memory
 if __name__ == "__main__":
-    folder, backend = sys.argv[1:]
-    llm = LLM(folder, load_format="dummy", dtype="float32", enforce_eager=True, max_model_len=4096,
-              attention_backend=backend or None)
-    cache = llm.llm_engine.vllm_config.cache_config
-    print("BLOCKS", cache.num_gpu_blocks, cache.block_size)
+    for name, folder, backend in json.loads(sys.argv[1]):
+        llm = LLM(folder, load_format="dummy", dtype="float32", enforce_eager=True, max_model_len=4096,
+                  attention_backend=backend)
+        cache = llm.llm_engine.vllm_config.cache_config
+        print("BLOCKS", json.dumps([name, cache.num_gpu_blocks, cache.block_size]), flush=True)
+        del llm
+        cleanup_dist_env_and_memory()
 """
 
 COMMON: dict[str, Any] = {
@@ -99,6 +104,15 @@ BACKENDS = {"MLA": "CPU_MLA"}
 """On a CPU with AMX vLLM would take a backend that has no float32."""
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What vLLM has made of a model."""
+
+    folder: Path
+    blocks: int
+    block_size: int
+
+
 def calculated(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -123,23 +137,30 @@ def test_beside_the_server_nothing_is_off(vllm_url: str, capsys: pytest.CaptureF
     assert found["comparison"]["kv_cache_bytes"] == 1 << 30
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.usefixtures("vllm_url")
+@pytest.fixture(scope="module")
+def engines(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Engine]:
+    """What vLLM makes of each kind of model, one after another in one process."""
+    folders = {kind: tmp_path_factory.mktemp("model") for kind in MODELS}
+    for kind, folder in folders.items():
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(MODEL / name, folder)
+        (folder / "config.json").write_bytes(orjson.dumps({**COMMON, **MODELS[kind]}))
+    script = tmp_path_factory.mktemp("script") / "ask.py"
+    script.write_text(ASK, encoding="utf-8")
+    wanted = json.dumps([(kind, str(folder), BACKENDS.get(kind)) for kind, folder in folders.items()])
+    asked = subprocess.run(
+        [PYTHON, script, wanted], env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False
+    )
+    told = [line.partition(" ")[2] for line in asked.stdout.splitlines() if line.startswith("BLOCKS")]
+    assert len(told) == len(MODELS), asked.stdout[-4000:] + asked.stderr[-4000:]
+    return {kind: Engine(folders[kind], blocks, size) for kind, blocks, size in map(json.loads, told)}
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", MODELS)
 def test_as_many_blocks_as_the_engine_makes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    engines: Mapping[str, Engine], capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(MODEL / name, tmp_path)
-    (tmp_path / "config.json").write_bytes(orjson.dumps({**COMMON, **MODELS[kind]}))
-    script = tmp_path / "ask.py"
-    script.write_text(ASK, encoding="utf-8")
-    asked = subprocess.run(
-        [PYTHON, script, tmp_path, BACKENDS.get(kind, "")],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    told = [line.split() for line in asked.stdout.splitlines() if line.startswith("BLOCKS")]
-    assert told, asked.stdout[-4000:] + asked.stderr[-4000:]
-    ((_, blocks, block_size),) = told
-    found = calculated(capsys, str(tmp_path), "--block-size", block_size)
-    assert found["fits"]["num_gpu_blocks"] == int(blocks)
+    engine = engines[kind]
+    found = calculated(capsys, str(engine.folder), "--block-size", str(engine.block_size))
+    assert found["fits"]["num_gpu_blocks"] == engine.blocks
