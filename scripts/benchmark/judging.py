@@ -95,9 +95,10 @@ def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Ite
         each = comparison.level([evidence])
         half = comparison.half_widths(evidence, each)
         outside = np.abs(evidence.change) > half
-        alarms += bool((outside & (comparison.adjusted([evidence])[0] <= comparison.ALPHA)).any())
+        (p,) = comparison.adjusted([evidence])
+        alarms += bool((outside & (p <= comparison.ALPHA)).any())
         covered += not outside.any()
-        detectable = float(comparison.detectable(evidence, comparison.critical([evidence]), rng)[0])
+        detectable = float(comparison.detectable(evidence, comparison.critical(evidence, p, each), rng)[0])
         again = judge(*make(count, rng, detectable), rng)
         tried += 1
         away = abs(again.change[0]) > comparison.half_widths(again, comparison.level([again]))[0]
@@ -119,10 +120,12 @@ def of_blocks(kind: str, count: int, times: int, rng: np.random.Generator) -> It
         evidence = comparison_blocks.of_blocks(base, new, metrics, rng)
         each = comparison.level([evidence])
         outside = np.abs(evidence.change) > comparison.half_widths(evidence, each)
-        alarms += bool((outside & (comparison.adjusted([evidence])[0] <= comparison.ALPHA)).any())
+        (p,) = comparison.adjusted([evidence])
+        alarms += bool((outside & (p <= comparison.ALPHA)).any())
         covered += not outside.any()
         # The metric's true change is that of all latencies.
-        larger = np.exp(float(comparison.detectable(evidence, comparison.critical([evidence]), rng)[0]))
+        critical = comparison.critical(evidence, p, each)
+        larger = np.exp(float(comparison.detectable(evidence, critical, rng)[0]))
         other = comparison_blocks.cut([window(kind, count, rng, larger)], metrics)
         if isinstance(other, str):
             continue

@@ -60,32 +60,41 @@ def test_p_of_one_metric_is_that_of_a_permutation_test() -> None:
     assert p == pytest.approx(expected.pvalue)
 
 
+def stepped_down(own: Array, others: Array) -> Array:
+    """The share of `others` (ways, metrics) whose largest value of the metrics left reaches each of `own`."""
+    found, so_far, left = np.empty(len(own)), 0.0, list(range(len(own)))
+    for i in np.argsort(-own):
+        so_far = max(so_far, float((others[:, left].max(axis=1) >= own[i] - 1e-9).mean()))
+        found[i] = so_far
+        left.remove(i)
+    return found
+
+
 def test_p_of_several_metrics_is_that_of_the_largest_t_by_brute_force() -> None:
     generator = rng(4)
     base, new = generator.normal(0, 1, (2, 4, 3))
     new = new + np.array([0.0, 1.0, 3.0])
     values = np.vstack([base, new])
-    largest = []
+    others = []
     for chosen in combinations(range(8), 4):
         rest = [i for i in range(8) if i not in chosen]
-        found = stats.ttest_ind(values[rest], values[list(chosen)], equal_var=False)
-        largest.append(np.abs(found.statistic).max())
+        others.append(np.abs(stats.ttest_ind(values[rest], values[list(chosen)], equal_var=False).statistic))
     own = np.abs(stats.ttest_ind(new, base, equal_var=False).statistic)
-    expected = [(np.array(largest) >= t - 1e-9).mean() for t in own]
-    np.testing.assert_allclose(comparison.adjusted([comparison.of_runs(base, new, generator)])[0], expected)
+    found = comparison.adjusted([comparison.of_runs(base, new, generator)])[0]
+    np.testing.assert_allclose(found, stepped_down(own, np.array(others)))
 
 
 def test_p_of_pairs_is_that_of_the_largest_t_by_brute_force() -> None:
     generator = rng(5)
     base, new = generator.normal(0, 1, (2, 6, 2))
     new = new + np.array([0.5, 2.0])
-    largest = []
+    others = []
     for signs in product((1, -1), repeat=6):
         flipped = (new - base) * np.array(signs)[:, np.newaxis]
-        largest.append(np.abs(stats.ttest_1samp(flipped, 0).statistic).max())
+        others.append(np.abs(stats.ttest_1samp(flipped, 0).statistic))
     own = np.abs(stats.ttest_rel(new, base).statistic)
-    expected = [(np.array(largest) >= t - 1e-9).mean() for t in own]
-    np.testing.assert_allclose(comparison.adjusted([comparison.of_pairs(base, new, generator)])[0], expected)
+    found = comparison.adjusted([comparison.of_pairs(base, new, generator)])[0]
+    np.testing.assert_allclose(found, stepped_down(own, np.array(others)))
 
 
 def test_sampled_permutations_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +105,44 @@ def test_sampled_permutations_are_near_the_exact_ones(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(sampled, exact, atol=0.015)
 
 
+def a_family(p: float, draws: int = 100) -> Evidence:
+    null = np.linspace(0.02, 1, 50)[:, np.newaxis]
+    return Evidence(*[np.zeros(1)] * 3, np.array([p]), null, np.linspace(1 / draws, 1, draws))
+
+
 def test_two_families_multiply_their_chances_of_no_alarm() -> None:
-    one = Evidence(*[np.zeros(1)] * 3, np.array([0.02]), np.linspace(0.02, 1, 50), np.linspace(0.01, 1, 100))
-    two = Evidence(*[np.zeros(1)] * 3, np.array([0.5]), np.linspace(0.02, 1, 50), np.linspace(0.01, 1, 100))
-    first, second = comparison.adjusted([one, two])
+    first, second = comparison.adjusted([a_family(0.02), a_family(0.5)])
     assert first[0] == pytest.approx(1 - (1 - 1 / 50) ** 2)
-    assert second[0] == pytest.approx(1 - 0.5**2)
+    assert second[0] == pytest.approx(0.5), "the first one is none of those that are left"
+
+
+def test_intervals_of_two_families_of_different_units_cover_together() -> None:
+    each = comparison.level([a_family(1.0, draws=4_000), a_family(1.0, draws=1_000)])
+    assert each == pytest.approx(1 - np.sqrt(0.95), abs=0.001)
+
+
+def test_a_sure_difference_hides_no_other_one() -> None:
+    """Four runs a side have 70 ways of exchange: corrected for two of the surest at a time none would do."""
+    generator = rng(9)
+    families = []
+    for _ in range(4):
+        base, new = generator.normal(0, 0.02, (2, 4, 3))
+        families.append(comparison.of_runs(base, new + np.array([0.0, 0.3, 0.4]), generator))
+    found = np.array(comparison.adjusted(families))
+    assert (found[:, 1:] <= comparison.ALPHA).all()
+    assert (found[:, 0] > comparison.ALPHA).all()
+
+
+def test_false_alarms_beside_sure_differences_are_as_promised() -> None:
+    generator, times, alarms = rng(10), 60, 0
+    for _ in range(times):
+        families = []
+        for change in (0.0, 0.3):
+            base, new = made(4, 4, generator)
+            families.append(comparison.of_runs(base, new + np.array([change, 0, 0, 0]), generator))
+        quiet, loud = comparison.adjusted(families)
+        alarms += bool((quiet <= comparison.ALPHA).any() or (loud[1:] <= comparison.ALPHA).any())
+    assert alarms <= stats.binom.ppf(0.999, times, 0.05)
 
 
 def test_without_variance_all_is_plain() -> None:
@@ -133,7 +174,8 @@ def test_the_detectable_change_is_detected_in_four_of_five() -> None:
     generator, times, seen = rng(8), 100, 0
     for _ in range(times):
         evidence = comparison.of_runs(*made(6, 6, generator), generator)
-        change = comparison.detectable(evidence, comparison.critical([evidence]), generator)[0]
+        each, (p,) = comparison.level([evidence]), comparison.adjusted([evidence])
+        change = comparison.detectable(evidence, comparison.critical(evidence, p, each), generator)[0]
         base, new = made(6, 6, generator)
         new[:, 0] += change
         again = comparison.of_runs(base, new, generator)
@@ -150,3 +192,9 @@ def test_units_needed_follow_the_error() -> None:
     assert many is not None
     assert 2.5 * few < many < 4.5 * few
     assert comparison.units_needed(now, 2, 0.001, 0.01, rng()) is None
+
+
+@pytest.mark.parametrize(("sides", "fewest"), [(1, 6), (2, 4)])
+def test_no_fewer_units_than_exchanging_can_tell_of(sides: int, fewest: int) -> None:
+    now = comparison.Estimate(error=0.0001, df=5, units=6)
+    assert comparison.units_needed(now, sides, 0.05, 0.05, rng()) == fewest

@@ -64,10 +64,10 @@ def judge(
     rng = np.random.default_rng(_SEED)
     gathered = {name: gather(base, new, metrics, rng) for name, (base, new) in cells.items()}
     family = [cell.evidence for cell in gathered.values() if cell.evidence is not None]
-    levels = (comparison.level(family), comparison.critical(family)) if family else (ALPHA, ALPHA)
+    each = comparison.level(family) if family else ALPHA
     ps = iter(comparison.adjusted(family))
     return [
-        _finish(name, cell, next(ps) if cell.evidence is not None else None, levels, tolerance, rng)
+        _finish(name, cell, next(ps) if cell.evidence is not None else None, each, tolerance, rng)
         for name, cell in gathered.items()
     ]
 
@@ -76,25 +76,25 @@ def _finish(
     name: str,
     cell: CellEvidence,
     p: Array | None,
-    levels: tuple[float, float],
+    each: float,
     tolerance: float,
     rng: np.random.Generator,
 ) -> Cell:
-    """The verdicts of a cell: `levels` are what an interval may miss, and the p that a change must reach."""
-    judged = [] if p is None else _judge_all(cell, p, levels, tolerance, rng)
+    """The verdicts of a cell: `each` is how often an interval may miss."""
+    judged = [] if p is None else _judge_all(cell, p, each, tolerance, rng)
     without = [Judged(key, "unclear", None, None) for key in cell.without]
     return Cell(name, cell.unit, cell.units, [*judged, *without], cell.sentences)
 
 
 def _judge_all(
-    cell: CellEvidence, p: Array, levels: tuple[float, float], tolerance: float, rng: np.random.Generator
+    cell: CellEvidence, p: Array, each: float, tolerance: float, rng: np.random.Generator
 ) -> list[Judged]:
     assert cell.evidence is not None
     assert cell.shown is not None
     least = np.array([cell.share_error if one.is_share else 0.0 for one in cell.metrics])
     evidence = replace(cell.evidence, error=np.maximum(cell.evidence.error, least))
-    half = comparison.half_widths(evidence, levels[0])
-    seen = comparison.detectable(evidence, levels[1], rng)
+    half = comparison.half_widths(evidence, each)
+    seen = comparison.detectable(evidence, comparison.critical(evidence, p, each), rng)
     judged = []
     for i, metric in enumerate(cell.metrics):
         back = _relative if cell.ratio[i] else float
@@ -106,7 +106,7 @@ def _judge_all(
             units = 2 / sum(1 / count for count in cell.units)
             now = comparison.Estimate(float(evidence.error[i]), float(evidence.df[i]), units)
             sides = 1 if cell.unit == "pair" else 2
-            needed = comparison.units_needed(now, sides, min(map(abs, bounds)), levels[0], rng)
+            needed = comparison.units_needed(now, sides, min(map(abs, bounds)), each, rng)
         judged.append(
             Judged(
                 key=metric.key,

@@ -7,9 +7,10 @@ Random numbers come from the generator that is passed in.
 Two questions, two methods:
 
 - Is there any difference? Units are exchanged between the sides (runs) or change their sign (pairs), in all
-  ways where these are few, and the smallest p of all metrics is held against its distribution (P. H.
-  Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993: single-step maxT). The statistic is Welch's
-  t, or that of pairs. It supposes only that sides which do not differ are exchangeable.
+  ways where these are few, and the smallest p of all metrics is held against its distribution, then the next
+  one against that of the metrics that are left, and so on (P. H. Westfall, S. S. Young, Resampling-Based
+  Multiple Testing, 1993: step-down). The statistic is Welch's t, or that of pairs. It supposes only that
+  sides which do not differ are exchangeable.
 - How large is it? Intervals of Student's t with Welch's degrees of freedom, each at the level at which all of
   them together cover 95 %: that level is the 5 % quantile of the smallest p of normal units whose metrics are
   correlated as the units are (T. Hothorn, F. Bretz, P. Westfall, Biometrical Journal 50, 2008), the estimate
@@ -39,7 +40,7 @@ _MOST_EXACT = 20_000
 _SAMPLED = 9_999
 _DRAWS = 4_000
 _ROUNDING = 1e-9
-_FEWEST_UNITS = 4
+_FEWEST_UNITS = {1: 6, 2: 4}
 _MOST_UNITS = 1_000
 
 
@@ -56,9 +57,9 @@ class Evidence:
     p: Array
     """Of each metric alone, comparable with `null` and nothing else."""
     null: Array
-    """The smallest p of all metrics where there is no difference, once for each draw."""
+    """The p of each metric where there is no difference, once for each draw: (draws, metrics)."""
     smallest: Array
-    """The same of the intervals: the smallest p with which one of them misses, once for each draw."""
+    """The smallest p with which one of the intervals misses, once for each draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def of_runs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
     count, size = len(base), len(values)
     change, error, df = _welch(values, _first(count, size))
     common = size - 2
-    null = _p(*_welch(values, _exchanges(count, size, rng))[:2], common).min(axis=1)
+    null = _p(*_welch(values, _exchanges(count, size, rng))[:2], common)
     residuals = np.vstack([base - base.mean(axis=0), new - new.mean(axis=0)])
 
     def draw(units: Array) -> Array:
@@ -97,7 +98,7 @@ def of_pairs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
     size = len(differences)
     df = size - 1
     change, error = _paired(differences, np.ones((1, size)))
-    null = _p(*_paired(differences, _flips(size, rng)), df).min(axis=1)
+    null = _p(*_paired(differences, _flips(size, rng)), df)
     units = _alike(differences - differences.mean(axis=0), df, rng)
     smallest = _p(units.mean(axis=1), units.std(axis=1, ddof=1) / math.sqrt(size), df).min(axis=1)
     every_df = np.full(change.shape[1], float(df))
@@ -105,22 +106,46 @@ def of_pairs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
 
 
 def adjusted(families: Sequence[Evidence]) -> list[Array]:
-    """The p of each metric of each family, corrected for all metrics of all of them."""
-    return [_tail(families, family.p) for family in families]
+    """The p of each metric of each family, corrected for all metrics of all of them.
+
+    From the smallest on, each is held against the metrics that are left: what differs for sure must not hide
+    what differs as well.
+    """
+    found = [np.ones_like(family.p) for family in families]
+    nulls = [np.sort(family.null.min(axis=1)) for family in families]
+    left = [np.ones(len(family.p), bool) for family in families]
+    so_far = 0.0
+    places = ((k, i) for k, family in enumerate(families) for i in range(len(family.p)))
+    for k, i in sorted(places, key=lambda place: float(families[place[0]].p[place[1]])):
+        so_far = max(so_far, float(_chance(nulls, families[k].p[i : i + 1])[0]))
+        found[k][i] = so_far
+        left[k][i] = False
+        nulls[k] = np.sort(families[k].null[:, left[k]].min(axis=1, initial=np.inf))
+    return found
 
 
-def critical(families: Sequence[Evidence]) -> float:
-    """The p, as in `Evidence.p`, that a metric must have to be seen by both methods."""
-    reached = np.unique(np.concatenate([family.null for family in families]))
+def critical(evidence: Evidence, p: Array, each: float) -> float:
+    """The p, as in `Evidence.p`, that a metric without a difference so far must have to be seen.
+
+    `p` are the corrected ones: metrics that differ for sure do not stand in its way. `each` is the level of
+    the intervals, which must leave out 0 as well.
+    """
+    quiet = p > ALPHA
+    if not quiet.any():
+        return each
+    null = np.sort(evidence.null[:, quiet].min(axis=1))
     # Without any variance p is 0, which says nothing of the metrics that vary.
-    enough = reached[(_tail(families, reached) <= ALPHA) & (reached > _ROUNDING)]
-    return min(level(families), float(enough[-1])) if len(enough) else level(families)
+    reached = np.unique(null[null > _ROUNDING])
+    enough = reached[_chance([null], reached) <= ALPHA]
+    return min(each, float(enough[-1])) if len(enough) else each
 
 
 def level(families: Sequence[Evidence]) -> float:
     """How often each interval alone may miss, so that all of all families cover with 95 % together."""
-    smallest = np.minimum.reduce([family.smallest for family in families])
-    return float(np.quantile(smallest, ALPHA))
+    smallest = [np.sort(family.smallest) for family in families]
+    reached = np.unique(np.concatenate(smallest))
+    enough = reached[_chance(smallest, reached) <= ALPHA]
+    return float(enough[-1] if len(enough) else reached[0])
 
 
 def half_widths(evidence: Evidence, each: float) -> Array:
@@ -143,14 +168,15 @@ def units_needed(
 ) -> int | None:
     """How many units on each side show `change` with a chance of 80 %; None where more than 1000 would.
 
-    `sides` is 2 for runs and 1 for pairs.
+    `sides` is 2 for runs and 1 for pairs, of which exchanging fewer than 4 and 6 shows nothing.
     """
+    fewest = _FEWEST_UNITS[sides]
 
     def shows(count: int) -> bool:
         factor = _seen_factor(each, sides * (count - 1), now.df, rng)
         return factor * now.error * math.sqrt(now.units / count) <= change
 
-    found = bisect_left(range(_FEWEST_UNITS, _MOST_UNITS + 1), True, key=shows) + _FEWEST_UNITS
+    found = bisect_left(range(fewest, _MOST_UNITS + 1), True, key=shows) + fewest
     return found if found <= _MOST_UNITS else None
 
 
@@ -166,11 +192,10 @@ def _seen_factor(each: float, df: float, known_df: float, rng: np.random.Generat
     return float(np.quantile(needed, POWER))
 
 
-def _tail(families: Sequence[Evidence], p: Array) -> Array:
-    """How often the smallest p of all families is `p` or less where there is no difference."""
+def _chance(nulls: Sequence[Array], p: Array) -> Array:
+    """How often one of several independent numbers, each drawn from a sorted array, is `p` or less."""
     quiet = np.ones_like(p)
-    for family in families:
-        null = np.sort(family.null)
+    for null in nulls:
         quiet *= 1 - np.searchsorted(null, p * (1 + _ROUNDING), side="right") / len(null)
     return 1 - quiet
 

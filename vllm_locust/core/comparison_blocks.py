@@ -124,8 +124,8 @@ def of_blocks(base: Blocks, new: Blocks, metrics: Sequence[Metric], rng: np.rand
     with np.errstate(divide="ignore", invalid="ignore"):
         chance = np.nan_to_num(np.abs(draws - draws.mean(axis=0)) / plain, nan=0.0)
         seen = np.nan_to_num(np.abs(change) / error, nan=0.0)
-    smallest = 2 * ndtr(-chance.max(axis=1))
-    return Evidence(change, error, df, 2 * stdtr(df, -seen), smallest, smallest)
+    null = 2 * ndtr(-chance)
+    return Evidence(change, error, df, 2 * stdtr(df, -seen), null, null.min(axis=1))
 
 
 def values(blocks: Blocks, metrics: Sequence[Metric]) -> Array:
