@@ -8,7 +8,7 @@ import pytest
 
 from tests.compare.made_runs import write_run, write_runs
 from vllm_locust.compare.judge import Judged
-from vllm_locust.compare.result import Comparison, compare_folders
+from vllm_locust.compare.result import EXIT_NOT_CONCLUSIVE, Comparison, compare_folders
 from vllm_locust.errors import UsageError
 
 
@@ -206,6 +206,65 @@ def test_all_failed_in_one_run(tmp_path: Path, side: str) -> None:
     assert metric(found, "p50_ttft_ms").verdict == "unclear"
     assert f"p50_ttft_ms has no value in {side}/00." in found.text()
     assert metric(found, "request_throughput").change is not None
+    only = compare_folders(base, new, metrics=["p50_ttft_ms"])
+    assert only.exit_code == EXIT_NOT_CONCLUSIVE
+
+
+def test_a_metric_that_was_asked_for_and_is_not_there_is_no_green_gate(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    found = compare_folders(base, new, metrics=["p99.9_ttft_ms", "p50_ttft_ms"])
+    assert found.exit_code == EXIT_NOT_CONCLUSIVE
+    assert "p99.9_ttft_ms has no value in any run." in found.text()
+    assert metric(found, "p50_ttft_ms").verdict == "same"
+
+
+def with_others(folder: Path, outcome: str, ended_s: float, **summary: Any) -> None:
+    """Add 60 requests that ended so, and change the summary."""
+    line = {"outcome": outcome, "phase": 0, "ended_s": ended_s}
+    with (folder / "requests.jsonl").open("ab") as file:
+        file.writelines(orjson.dumps(line | {"index": 600 + i}) + b"\n" for i in range(60))
+    known = orjson.loads((folder / "summary.json").read_bytes())
+    (folder / "summary.json").write_bytes(orjson.dumps(known | summary))
+
+
+def test_blocks_count_the_requests_that_the_summary_counts(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "a")
+    with_others(write_run(tmp_path / "hung", seed=1), "cancelled", 90.0, failed=60, error_rate=60 / 660)
+    with_others(write_run(tmp_path / "warmed", seed=1), "cancelled", 90.0)  # not in the window
+    with_others(write_run(tmp_path / "dropped", seed=1), "dropped", 30.0)
+    rates = {
+        name: metric(compare_folders(base, tmp_path / name), "error_rate").new
+        for name in ("hung", "warmed", "dropped")
+    }
+    assert rates == {"hung": pytest.approx(60 / 660), "warmed": 0.0, "dropped": 0.0}
+
+
+def test_a_load_that_a_run_tries_twice_is_one_unit(tmp_path: Path) -> None:
+    for side, seed in (("a", 0), ("b", 50)):
+        for number in range(4):
+            folder = write_run(tmp_path / side / str(number), seed=seed + number)
+            summary = orjson.loads((folder / "summary.json").read_bytes())
+            phases = [
+                {"phase": i, "name": "made", "users": 8, "completed": count, "failed": 0, "p50_e2el_ms": ms}
+                for i, (count, ms) in enumerate(((100, 900.0), (300, summary["p50_e2el_ms"])))
+            ]
+            (folder / "summary.json").write_bytes(orjson.dumps(summary | {"phases": phases}))
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    (cell,) = found.cells
+    assert (cell.unit, cell.units) == ("run", (4, 4))
+    assert metric(found, "p50_e2el_ms").base == pytest.approx(300, rel=0.05)
+    assert "was 2 times made at 8 users: the time with the most requests counts" in found.sentences[0]
+
+
+def test_cells_of_runs_and_of_blocks_stand_side_by_side(tmp_path: Path) -> None:
+    for side, seed, factor in (("a", 0, 1.0), ("b", 50, 1.3)):
+        write_runs(tmp_path / side / "many", 4, seed=seed, factor=factor)
+        write_run(tmp_path / side / "one" / "1", seed=seed, count=4000, factor=factor)
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert {cell.unit for cell in found.cells} == {"run", "block"}
+    for cell in found.cells:
+        judged = {one.key: one.verdict for one in cell.metrics}
+        assert judged["p50_e2el_ms"] == "regression"
 
 
 def test_nothing_in_base_and_something_in_new(tmp_path: Path) -> None:

@@ -42,13 +42,24 @@ class CellEvidence:
     share_error: float = 0.0
     """The error that a share has at least, since failures are counted."""
     without: list[str] = field(default_factory=list)
-    """Keys of metrics that have no value in some of the runs."""
+    """Keys of metrics that have no value in some of the runs, or of those asked for in any."""
 
 
 def gather(
-    base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], rng: np.random.Generator
+    base: Sequence[Part],
+    new: Sequence[Part],
+    metrics: Sequence[Metric],
+    rng: np.random.Generator,
+    named: bool = False,
 ) -> CellEvidence:
-    """The evidence of the best unit that there is enough of."""
+    """The evidence of the best unit that there is enough of.
+
+    `named` says that each metric was asked for, so that one which no run has must not just be left out.
+    """
+    if not named:
+        metrics = [
+            one for one in metrics if any(part.numbers.get(one.key) is not None for part in (*base, *new))
+        ]
     if (pairs := _pairs(base, new)) is not None:
         what = f"The unit is the pair of runs: {len(base)} pairs, made in turns."
         return _of_whole_runs("pair", *pairs, metrics, what, rng)
@@ -177,15 +188,16 @@ def _pairs(base: Sequence[Part], new: Sequence[Part]) -> tuple[list[Part], list[
 def _with_values(
     base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], sentences: list[str]
 ) -> tuple[list[Metric], list[str]]:
-    """The metrics that every run has, and those that only some have. What no run has is left out."""
+    """The metrics that every run has, and those that some or all do not have."""
     have, without = [], []
     for metric in metrics:
         empty = [part.run for part in (*base, *new) if part.numbers.get(metric.key) is None]
         if not empty:
             have.append(metric)
-        elif len(empty) < len(base) + len(new):
+        else:
+            where = ", ".join(empty) if len(empty) < len(base) + len(new) else "any run"
             without.append(metric.key)
-            sentences.append(f"{metric.key} has no value in {', '.join(empty)}.")
+            sentences.append(f"{metric.key} has no value in {where}.")
     return have, without
 
 

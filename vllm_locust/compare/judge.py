@@ -58,11 +58,18 @@ class Cell:
 
 
 def judge(
-    cells: Mapping[str, tuple[Sequence[Part], Sequence[Part]]], metrics: Sequence[Metric], tolerance: float
+    cells: Mapping[str, tuple[Sequence[Part], Sequence[Part]]],
+    metrics: Sequence[Metric],
+    tolerance: float,
+    *,
+    named: bool = False,
 ) -> list[Cell]:
-    """The cells of a comparison; `tolerance` is relative (0.05: 5 %)."""
+    """The cells of a comparison; `tolerance` is relative (0.05: 5 %).
+
+    Metrics that no run has are left out, unless they were asked for by name (`named`).
+    """
     rng = np.random.default_rng(_SEED)
-    gathered = {name: gather(base, new, metrics, rng) for name, (base, new) in cells.items()}
+    gathered = {name: gather(base, new, metrics, rng, named) for name, (base, new) in cells.items()}
     family = [cell.evidence for cell in gathered.values() if cell.evidence is not None]
     each = comparison.level(family) if family else ALPHA
     ps = iter(comparison.adjusted(family))

@@ -36,14 +36,19 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0, or `EXIT_REGRESSION`, or `EXIT_NOT_CONCLUSIVE`. An invalid run shows no regression."""
+        """0, or `EXIT_REGRESSION`, or `EXIT_NOT_CONCLUSIVE`: also where a metric has no value to judge by.
+
+        An invalid run shows no regression.
+        """
         verdicts = {metric.verdict for cell in self.cells for metric in cell.metrics}
         if self.invalid:
             return EXIT_NOT_CONCLUSIVE
         if "regression" in verdicts:
             return EXIT_REGRESSION
         refused = any(cell.unit is None or not cell.metrics for cell in self.cells) or not self.cells
-        return EXIT_NOT_CONCLUSIVE if refused or (self.strict and "unclear" in verdicts) else 0
+        without = any(metric.change is None for cell in self.cells for metric in cell.metrics)
+        short = refused or without or (self.strict and "unclear" in verdicts)
+        return EXIT_NOT_CONCLUSIVE if short else 0
 
     def text(self) -> str:
         """For a terminal."""
@@ -125,7 +130,8 @@ def compare_folders(
     invalid = dict.fromkeys(
         f"{part.run} is invalid, its numbers say nothing: {part.invalid}." for part in parts if part.invalid
     )
-    return Comparison(base, new, tolerance, strict, judge(cells, chosen, tolerance), list(invalid), sentences)
+    judged = judge(cells, chosen, tolerance, named=metrics is not None)
+    return Comparison(base, new, tolerance, strict, judged, list(invalid), sentences)
 
 
 def _read(base: Path, new: Path) -> list[Side]:

@@ -81,8 +81,13 @@ def read_side(folder: Path) -> Side:
                 problems.append(f"{run} has no summary, so the run did not end: left out.")
                 continue
             problems += [f"{run}: {problem}" for problem in results.problems]
-            for key, part in _parts(results):
-                cells.setdefault(" ".join(filter(None, (name, key))), []).append(part)
+            for key, parts in _by_cell(results).items():
+                cells.setdefault(" ".join(filter(None, (name, key))), []).append(_largest(parts))
+                if len(parts) > 1:
+                    problems.append(
+                        f"{run} was {len(parts)} times {key}: the time with the most requests counts, "
+                        "since a run is one unit."
+                    )
     return Side(folder, cells, problems)
 
 
@@ -141,6 +146,19 @@ def _nothing(folder: Path) -> str:
     if (folder / "experiment.json").is_file():
         return f"{folder} is a whole experiment: name two configurations in it, as in {folder}/runs/NAME"
     return f"{folder} holds no run, nor does a folder in it: name a folder that --results-dir has filled"
+
+
+def _by_cell(results: Results) -> dict[str, list[Part]]:
+    """The parts of a run; a search tries the loads that decide more than once."""
+    cells: dict[str, list[Part]] = {}
+    for key, part in _parts(results):
+        cells.setdefault(key, []).append(part)
+    return cells
+
+
+def _largest(parts: Sequence[Part]) -> Part:
+    """The one with the most requests, the first of equals."""
+    return max(parts, key=lambda part: part.numbers.get("completed") or 0)
 
 
 def _parts(results: Results) -> Iterator[tuple[str, Part]]:
