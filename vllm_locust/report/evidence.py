@@ -86,6 +86,23 @@ def grouped(rows: Iterable[Thing], by: Callable[[Thing], Key]) -> dict[Key, list
     return groups
 
 
+_OF_THE_PLAN = frozenset(("workload", "load", "repeat"))
+
+
+def sweeps(rows: Sequence[Row], *swept: str) -> dict[str, list[Row]]:
+    """Rows apart by their other factors, in words, where one value of the swept has several configurations.
+
+    For those are no repeats of each other. Else nothing is apart, and there are no words.
+    """
+    values = grouped(rows, lambda row: tuple(factor(row, name) for name in swept))
+    if all(len({configuration(row) for row in some}) == 1 for some in values.values()):
+        return {"": list(rows)}
+    left_out = _OF_THE_PLAN.union(map(_plain, swept))
+    names = [name for row in rows for name in row.factors if _plain(name) not in left_out]
+    differ = [name for name in dict.fromkeys(names) if len({row.factors.get(name) for row in rows}) > 1]
+    return grouped(rows, lambda row: ", ".join(f"{name}={row.factors.get(name)}" for name in differ))
+
+
 def trusted(rows: Sequence[Row]) -> list[Row]:
     """Those of runs whose client could measure; phases follow their run, which has the verdict."""
     invalid = {_run(row) for row in rows if (row.numbers.get("client") or {}).get("verdict") == "invalid"}

@@ -1,5 +1,6 @@
 """max_num_seqs: curves that refute, loads that are kept apart, and what a search answered."""
 
+from dataclasses import replace
 from typing import Any
 
 from tests.report.findings.made_rows import ALL_AT_ONCE, ONE_BATCH, a_row
@@ -133,6 +134,33 @@ def test_a_level_above_one_that_missed_does_not_hold_the_budget() -> None:
     assert finding.sentence == "4 is the largest load that meets it: met at 4, missed at 8 and met at 12."
     (none,) = find("max_num_seqs", rows[1:])
     assert none.sentence == "No load meets it: missed at 8 and met at 12."
+
+
+def test_ladders_of_several_workloads_have_an_answer_each() -> None:
+    held = {"chat": 8, "rag": 1}
+    rows = [
+        a_row(
+            "m",
+            name,
+            place={"level": float(users), "unit": "users", "phase": 0},
+            slo=[{"slo": "x<1", "outcome": "met" if users <= most else "missed"}],
+        )
+        for name, most in held.items()
+        for users in (1, 2, 4, 8)
+    ]
+    told = {finding.name: finding.sentence for finding in find("max_num_seqs", rows)}
+    for name, most in held.items():
+        assert told[f"largest load with x<1 (m, {name})"].startswith(f"{most} is the largest load")
+
+
+def test_batches_of_several_caches_are_no_repeats_of_each_other() -> None:
+    rows = [
+        replace(row, run=f"{row.run}-{size}", factors={**row.factors, "block-size": size})
+        for size, rates in ((16, [1.0, 2.0, 3.0, 4.0]), (32, [10.0, 20.0, 20.0, 20.0]))
+        for row in at_once(rates, [0.1, 0.2, 0.3, 0.4])
+    ]
+    verdicts = {size: named(f"{NAME} (chat, all, block-size={size})", rows).verdict for size in (16, 32)}
+    assert verdicts == {16: "refuted", 32: "confirmed"}
 
 
 def test_runs_without_it_tell_nothing() -> None:

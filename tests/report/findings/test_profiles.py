@@ -1,6 +1,7 @@
 """H1 to H4: each confirmed, refuted, and not to be told."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,3 +158,10 @@ def test_rows_of_a_client_at_its_limit_and_windows_that_were_too_short_say_nothi
     assert left_out == Finding("left out", "note", why)
     short = [at_level(name, 64, mean_ttft_ms=1e6, mean_tpot_ms=1e6, completed=63) for name in PROFILES]
     assert find("profiles", [*ladder(), *short]) == find("profiles", ladder())
+
+
+def test_configurations_are_judged_apart() -> None:
+    slower = {name: 10 * ms for name, ms in QUIET.items()}, {name: 10 * ms for name, ms in BUSY.items()}
+    rows = [replace(row, run="fast") for row in ladder()]
+    rows += [replace(row, run="slow") for row in ladder(*slower)]
+    assert [named(f"H1 (tiny, {name})", rows).verdict for name in ("fast", "slow")] == ["confirmed"] * 2

@@ -1,5 +1,7 @@
 """The budget of tokens per step: when its hypotheses are refuted, and when they cannot be told."""
 
+from dataclasses import replace
+
 from tests.report.findings.made_rows import CHUNKED_PREFILL, a_row
 from vllm_locust.report.findings import Finding, find
 from vllm_locust.results.rows import Row
@@ -84,3 +86,13 @@ def test_workloads_are_judged_apart() -> None:
 
 def test_without_budgets_nothing_can_be_told() -> None:
     assert [finding.verdict for finding in find("token_budget", [a_row()])] == ["cannot tell"]
+
+
+def test_budgets_of_several_batch_sizes_are_no_repeats_of_each_other() -> None:
+    rows = [
+        replace(row, run=f"{row.run}-{seqs}", factors={**row.factors, "max-num-seqs": seqs})
+        for seqs, ttft in ((64, [400, 300, 200, 100]), (256, [1200, 900, 600, 300]))
+        for row in rounds([float(ms) for ms in ttft], [10, 15, 20, 30])
+    ]
+    for seqs in (64, 256):
+        assert named(f"smaller budget, longer TTFT, max-num-seqs={seqs}", rows).verdict == "confirmed"

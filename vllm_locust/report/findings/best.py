@@ -2,8 +2,8 @@
 
 Rule: only configurations without failed requests and with clients that could measure compete. The best is
 confirmed when its worst run beats the best one of the next, and when there are runs enough that chance orders
-them so in at most one of twenty times: of n and m runs that are alike all of the one come before all of the
-other with a chance of 1 / (n + m over n), which takes three of each.
+them so in at most one of twenty times: of n and m runs that are alike all of either come before all of the
+other with a chance of 2 / (n + m over n), which takes four of each. That is so for each goal on its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ def _judge(goal: _Goal, values: Mapping[str, Mean]) -> tuple[Verdict, str]:
         )
     if not (one.low > other.high if goal.most else one.high < other.low):
         return "cannot tell", f"{told}: {gap:.1%} apart, but the runs of the two overlap."
-    orders = comb(one.repeats + other.repeats, one.repeats)
+    orders = comb(one.repeats + other.repeats, one.repeats) // 2  # either may come before the other
     by_chance = f"no run of the one is like one of the other, by chance in 1 of {orders} times"
     verdict: Verdict = "confirmed" if orders >= _LEAST_ORDERS else "cannot tell"
     return verdict, f"{told}: {gap:.1%} apart; {by_chance}."

@@ -1,7 +1,7 @@
 """max_num_seqs: what a larger batch brings and costs, and which concurrency a latency budget allows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_locust.report.evidence import (
     configuration,
@@ -11,6 +11,7 @@ from vllm_locust.report.evidence import (
     means,
     numeric_factor,
     steady,
+    sweeps,
     trend,
     trusted,
     work,
@@ -23,6 +24,7 @@ from vllm_locust.results.rows import Row
 SEQS = "max-num-seqs"
 _LEAST = 3
 
+Asked = TypeVar("Asked")
 _Levels = Mapping[float, Sequence[Row]]
 """Rows by max_num_seqs, the smallest first."""
 
@@ -31,17 +33,19 @@ def max_num_seqs(rows: Sequence[Row]) -> list[Finding]:
     """KV cache and throughput over it, latency where concurrency equals it, and the latency budget."""
     good = [row for row in trusted(rows) if not failed(row)]
     runs = [row for row in steady(good) if numeric_factor(row, SEQS) is not None]
-    fixed = grouped(runs, lambda row: (*work(row), row.level))
-    several = {key: levels for key, some in fixed.items() if len(levels := _levels(some)) > 1}
+    fixed = _swept(grouped(runs, lambda row: (*work(row), row.level)))
     found = [
         finding
-        for (asked, load, _), levels in several.items()
+        for ((asked, load, _), others), levels in fixed.items()
         for finding in _at_fixed_load(
-            levels, f" ({asked}, {load or 'same load'})" if len(several) > 1 else ""
+            levels, _brackets(asked, load or "same load", others) if len(fixed) > 1 else ""
         )
     ]
-    closed = grouped([row for row in runs if _closed(row)], lambda row: work(row)[0])
-    found += [_closed_loop(_levels(some)) for some in closed.values() if len(_levels(some)) > 1]
+    closed = _swept(grouped([row for row in runs if _closed(row)], lambda row: work(row)[0]))
+    found += [
+        _closed_loop(levels, _brackets(asked, others) if len(closed) > 1 else "")
+        for (asked, others), levels in closed.items()
+    ]
     found += _within_budget(good, [row for row in rows if not failed(row)])
     if not found:
         why = f"No two runs of clients that could measure differ in {SEQS}, and none has a latency budget."
@@ -52,6 +56,20 @@ def max_num_seqs(rows: Sequence[Row]) -> list[Finding]:
 def _closed(row: Row) -> bool:
     """As many users as the server takes into a batch."""
     return row.unit == "users" and row.level == numeric_factor(row, SEQS)
+
+
+def _swept(groups: Mapping[Asked, Sequence[Row]]) -> dict[tuple[Asked, str], _Levels]:
+    """Of what differs in max_num_seqs only: by what was asked, and the other factors in words."""
+    apart = {
+        (asked, others): _levels(some)
+        for asked, rows in groups.items()
+        for others, some in sweeps(rows, SEQS).items()
+    }
+    return {key: levels for key, levels in apart.items() if len(levels) > 1}
+
+
+def _brackets(*parts: str) -> str:
+    return f" ({', '.join(part for part in parts if part)})"
 
 
 def _levels(rows: Sequence[Row]) -> _Levels:
@@ -108,8 +126,8 @@ def _share(value: float) -> str:
     return f"{value:.1%}"
 
 
-def _closed_loop(levels: _Levels) -> Finding:
-    name = f"concurrency = {SEQS}: latency grows with it"
+def _closed_loop(levels: _Levels, where: str) -> Finding:
+    name = f"concurrency = {SEQS}: latency grows with it{where}"
     latency, rate = means(levels, "mean_e2el_ms"), means(levels, "request_throughput")
     known = [level for level in levels if level in latency and level in rate]
     if len(known) < _LEAST:
@@ -135,11 +153,14 @@ def _within_budget(rows: Sequence[Row], searches: Sequence[Row]) -> Iterator[Fin
     judged = [
         (slo["slo"], row) for row in rows if row.level is not None for slo in row.numbers.get("slo") or ()
     ]
-    for (slo, run), pairs in grouped(judged, lambda one: (str(one[0]), configuration(one[1]))).items():
+    ladders = grouped(judged, lambda one: (str(one[0]), configuration(one[1]), work(one[1]), one[1].unit))
+    asked = {one[2] for one in ladders}
+    for (slo, run, _, _), pairs in ladders.items():
         levels = grouped((row for _, row in pairs), lambda row: row.level or 0.0)
         if len(levels) > 1:
             sentence = _of_ladder(dict(sorted(levels.items())), slo)
-            yield Finding(f"largest load with {slo} ({run})", "note", sentence)
+            what = work_word(pairs[0][1]) if len(asked) > 1 else ""
+            yield Finding(f"largest load with {slo}{_brackets(run, what)}", "note", sentence)
 
 
 def _answer(capacity: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from math import log
 from vllm_locust.report.evidence import (
     Mean,
     complete,
+    configuration,
     every,
     exceeds,
     failed,
@@ -35,9 +36,10 @@ _Cells = Mapping[tuple[str, float], Sequence[Row]]
 
 
 def profiles(rows: Sequence[Row]) -> list[Finding]:
-    """H1 to H4, for each group of profiles such as `tiny` and `huge`."""
+    """H1 to H4, for each group of profiles such as `tiny` and `huge`, of each configuration."""
     of_profiles = [row for row in trusted(rows) if row.profile is not None or _one_token(row)]
-    groups = grouped(of_profiles, lambda row: row.workload.split(".")[0])
+    several = len({configuration(row) for row in of_profiles}) > 1
+    groups = grouped(of_profiles, lambda row: _group(row) + (f", {configuration(row)}" if several else ""))
     if not groups:
         why = "No row of a client that could measure is about a profile."
         return [Finding(name, "cannot tell", why) for name in ("H1", "H2", "H3", "H4")]
@@ -50,6 +52,10 @@ def profiles(rows: Sequence[Row]) -> list[Finding]:
         for group, some in groups.items()
         for finding in _of_group(some)
     ]
+
+
+def _group(row: Row) -> str:
+    return row.workload.split(".")[0]
 
 
 def _of_group(rows: Sequence[Row]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ of the requests that the server did not refuse.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from vllm_locust.report.evidence import (
     Mean,
@@ -18,6 +19,7 @@ from vllm_locust.report.evidence import (
     numeric_factor,
     planned,
     steady,
+    sweeps,
     trend,
     trusted,
     work,
@@ -59,14 +61,21 @@ def token_budget(rows: Sequence[Row]) -> list[Finding]:
 def _of_group(rows: Sequence[Row]) -> Iterator[Finding]:
     measured = [row for row in trusted(rows) if not failed(row)]
     compared = [row for row in measured if factor(row, CHUNKED) in (None, True)]
-    by_budget = grouped(compared, lambda row: numeric_factor(row, BUDGET) or 0.0)
+    for others, some in sweeps(compared, BUDGET).items():
+        for finding in _of_sweep(some):
+            yield replace(finding, name=f"{finding.name}, {others}") if others else finding
+    yield _failures(rows)  # of any client: that the server refused a request is no matter of time
+    yield from _durations(measured)
+
+
+def _of_sweep(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Of rows that differ in the budget only."""
+    by_budget = grouped(rows, lambda row: numeric_factor(row, BUDGET) or 0.0)
     rounds = {budget: by_budget[budget] for budget in sorted(by_budget)}
     yield _longer_ttft(rounds)
     for latency in ("ITL", "TPOT"):
         yield _shorter(rounds, latency)
     yield _plateau(rounds)
-    yield _failures(rows)  # of any client: that the server refused a request is no matter of time
-    yield from _durations(measured)
 
 
 def _too_few(count: int) -> str:
