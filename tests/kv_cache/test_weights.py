@@ -53,6 +53,35 @@ def test_the_estimate_of_the_size(tmp_path: Path, config: Any, gigabytes: float)
     assert estimated.source.startswith("estimated from the config")
 
 
+@pytest.mark.parametrize(
+    ("quantization", "bytes_of_a_weight"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 0.5625),  # 4 bits, and 8 for each 16 weights
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, 1.0),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "nvfp4-pack-quantized",
+                "config_groups": {"group_0": {"weights": {"num_bits": 4}}},
+            },
+            0.5625,
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.0),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 0.52),
+    ],
+)
+def test_the_bytes_of_a_quantised_weight(tmp_path: Path, quantization: Any, bytes_of_a_weight: float) -> None:
+    one = {"bits": 8, "quant_method": "any"}
+    sizes = [
+        weights(tmp_path, {**configs.LLAMA_3_8B, "quantization_config": each}).bytes
+        for each in (quantization, one)
+    ]
+    plain = weights(tmp_path, configs.LLAMA_3_8B).bytes
+    # What is not quantised, embeddings and norms, is the same in both.
+    quantised = 2 * (plain - sizes[1])
+    assert (sizes[0] - (plain - quantised)) / (quantised / 2) == pytest.approx(bytes_of_a_weight)
+
+
 def test_files_count_before_the_estimate_and_what_is_given_before_both(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"x" * 3000)
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 2000)

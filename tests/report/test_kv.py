@@ -78,9 +78,11 @@ def test_lengths_that_nobody_counted(tmp_path: Path) -> None:
             "Memory was the limit: requests waited while the cache was full",
         ),
         ({"preemptions": 3}, 0.99, "Memory was the limit: the cache was full, and 3 times"),
+        ({"requests_waiting_peak": None}, 0.9, "Whether memory was the limit is not known"),
+        ({"requests_waiting_peak": 5}, None, "Whether memory was the limit is not known"),
     ],
 )
-def test_who_was_the_limit(tmp_path: Path, more: Any, usage: float, sentence: str) -> None:
+def test_who_was_the_limit(tmp_path: Path, more: Any, usage: float | None, sentence: str) -> None:
     use = describe_kv(results(tmp_path, server({**ENGINE, "kv_cache_usage_peak": usage}, **more)))
     assert use is not None
     assert use.sentence.startswith(sentence)

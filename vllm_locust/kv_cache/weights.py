@@ -154,27 +154,44 @@ def _of_index(path: Path) -> float:
     return size
 
 
+_BITS = {
+    "fp8": 8,
+    "modelopt": 8,
+    "mxfp4": 4,
+    "nvfp4": 4,
+    "modelopt_fp4": 4,
+    "bitsandbytes": 4,
+    "awq": 4,
+}
+
+
 def _quantised_bytes(quantization: Mapping[str, Any]) -> float | None:
     """Bytes of a quantised weight with its share of the scales; None where it is not quantised."""
     if not quantization:
         return None
-    method = str(quantization.get("quant_method") or quantization.get("quant_algo") or "").lower()
+    names = [str(quantization.get(key) or "").lower() for key in ("quant_algo", "quant_method", "format")]
+    algorithm, method, form = names
     bits = quantization.get("bits") or _bits_of_groups(quantization)
+    if bits is None and quantization.get("load_in_8bit"):
+        bits = 8
     if bits is None:
-        known = {
-            "fp8": 8,
-            "modelopt": 8,
-            "mxfp4": 4,
-            "nvfp4": 4,
-            "modelopt_fp4": 4,
-            "bitsandbytes": 4,
-            "awq": 4,
-        }
-        bits = known.get(method)
+        bits = _BITS.get(algorithm) or _BITS.get(method)
     if not isinstance(bits, int | float):
         return None
-    # About a scale of 16 bits and a zero of 4 for each 128 weights, or one of 8 bits for each 32.
-    return (bits + (0.25 if method in ("mxfp4", "nvfp4", "modelopt_fp4") else 0.16 if bits < 8 else 0)) / 8
+    return (bits + _scale_bits(bits, f"{algorithm} {method} {form}")) / 8
+
+
+def _scale_bits(bits: float, names: str) -> float:
+    """What scales add to a weight, in bits.
+
+    One of 8 bits for each 16 weights (nvfp4), or each 32 (mxfp4); else about one of 16 bits and a zero of 4
+    for each 128.
+    """
+    if "nvfp4" in names or "modelopt_fp4" in names:
+        return 0.5
+    if "mxfp4" in names:
+        return 0.25
+    return 0.16 if bits < 8 else 0.0
 
 
 def _bits_of_groups(quantization: Mapping[str, Any]) -> int | None:

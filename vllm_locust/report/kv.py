@@ -70,7 +70,7 @@ def describe_kv(results: Results) -> KvUse | None:
         fit,
         server.get("requests_running_peak"),
         server.get("requests_waiting_peak"),
-        _limit(server, max(engine.usage_peak or 0.0 for engine in engines)),
+        _limit(server, [engine.usage_peak for engine in engines]),
     )
 
 
@@ -116,14 +116,19 @@ def _mean_blocks(requests: Requests, block_size: int) -> float | None:
     return float(np.ceil((prompts[known] + outputs[known] / 2) / block_size).mean())
 
 
-def _limit(server: Mapping[str, Any], usage_peak: float) -> str:
+def _limit(server: Mapping[str, Any], peaks: Sequence[float | None]) -> str:
     if server.get("preemptions"):
         return (
             f"Memory was the limit: the cache was full, and {server['preemptions']} times a request lost its "
             "place and was computed again."
         )
-    if not server.get("requests_waiting_peak"):
+    waiting_peak = server.get("requests_waiting_peak")
+    if waiting_peak == 0:
         return "No request waited: the cache held nobody up."
+    known = [peak for peak in peaks if peak is not None]
+    if waiting_peak is None or len(known) < len(peaks):
+        return "Whether memory was the limit is not known: the server did not tell all that it takes."
+    usage_peak = max(known)
     if usage_peak >= _FULL:
         return "Memory was the limit: requests waited while the cache was full."
     return (
