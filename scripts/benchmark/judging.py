@@ -20,6 +20,8 @@ from vllm_locust.core.comparison import Array
 METRICS = 6
 SPREAD = 0.04
 SHARED = 0.6
+SURE = 0.4
+"""Ten times the spread."""
 OF_BLOCKS = [
     comparison_blocks.Metric("e2el", 50.0, log=True),
     comparison_blocks.Metric("e2el", 99.0, log=True),
@@ -104,6 +106,25 @@ def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Ite
         away = abs(again.change[0]) > comparison.half_widths(again, comparison.level([again]))[0]
         seen += bool(away and comparison.adjusted([again])[0][0] <= comparison.ALPHA)
     yield _line(f"{count} {kind}", alarms / times, covered / times, seen / tried, 0)
+
+
+def of_cells(cells: int, kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
+    """Of several cells at once, in every second of which a metric differs for sure; power: how often it shows."""
+    make, judge = UNITS[kind]
+    alarms = covered = seen = 0
+    changes = [SURE * (cell % 2) for cell in range(cells)]
+    for _ in range(times):
+        families = [judge(*make(count, rng, change), rng) for change in changes]
+        each, alarmed, missed = comparison.level(families), False, False
+        for family, p, change in zip(families, comparison.adjusted(families), changes, strict=True):
+            half, truth = comparison.half_widths(family, each), np.array([change] + [0.0] * (METRICS - 1))
+            real = (np.abs(family.change) > half) & (p <= comparison.ALPHA)
+            missed |= bool((np.abs(family.change - truth) > half).any())
+            alarmed |= bool(real[truth == 0].any())
+            seen += bool(real[0] and change)
+        alarms, covered = alarms + alarmed, covered + (not missed)
+    shown = seen / times / sum(change > 0 for change in changes)
+    yield _line(f"{cells} cells of {count} {kind}, half differ", alarms / times, covered / times, shown, 0)
 
 
 def of_blocks(kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
@@ -195,6 +216,9 @@ def main() -> None:
         print(*of_units("runs", count, args.times, rng), sep="\n", flush=True)
     for count in (6, 10):
         print(*of_units("pairs", count, args.times, rng), sep="\n", flush=True)
+    for kind, count in (("runs", 4), ("pairs", 6)):
+        for cells in (2, 4, 8):
+            print(*of_cells(cells, kind, count, args.times, rng), sep="\n", flush=True)
     for kind in LATENCIES:
         for count in (1000, 4000):
             print(*of_blocks(kind, count, args.times, rng), sep="\n", flush=True)
