@@ -109,7 +109,7 @@ def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Ite
 
 
 def of_cells(cells: int, kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
-    """Of several cells at once, in every second of which a metric differs for sure; power: how often it shows."""
+    """Of several cells, half of which have a metric that differs for sure; power: how often it is seen."""
     make, judge = UNITS[kind]
     alarms = covered = seen = 0
     changes = [SURE * (cell % 2) for cell in range(cells)]

@@ -11,8 +11,8 @@ folder that --results-dir has filled, a folder of several such (runs of the same
 experiment (OUT/runs/NAME); BASE may be a baseline file too. Four runs of each are what a verdict on two
 configurations needs; of one run each only the two runs are compared.
 
-Exit code: 0 no regression was shown, 3 a regression beyond the tolerance, 4 too little to judge from, a metric
-without a value or an invalid run (with --strict also a metric that stays unclear), 2 wrong usage.
+Exit code: 0 no regression was shown, 3 a regression beyond the tolerance, 4 too little to judge from, a
+metric without a value or an invalid run (with --strict also a metric that stays unclear), 2 wrong usage.
 """
 
 EXAMPLES = """\
