@@ -92,13 +92,13 @@ def test_a_looped_slice_goes_on_until_it_is_stopped(tmp_path: Path, processes: i
     turn_s = due_s[-1] * len(due_s) / (len(due_s) - 1)
     with simulator(tmp_path) as server:
         outcome = run_locust(
-            *REPLAY, *in_processes(processes), "--host", server.url, "-t", "3s", "--max-tokens", "2",
+            *REPLAY, *in_processes(processes), "--host", server.url, "-t", "4s", "--max-tokens", "2",
             "--set", "seconds=12", "--set", "speed=10", "--set", "loop=yes",
             folder=tmp_path / "results", locustfile="replay.py",
         )  # fmt: skip
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
-    assert len(outcome.requests) > 1.5 * len(due_s)
+    assert len(outcome.requests) > len(due_s), "it went on behind the end"
     for request in outcome.requests:
         turn, position = divmod(request["index"], len(due_s))
         assert request["prompt_tokens"] == rows[position]["input_length"]
