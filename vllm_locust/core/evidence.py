@@ -7,7 +7,8 @@ it lies below, else `open`. One may look after every request: the interval holds
 counts requests that shared the server's state for what they are worth (see `core.share`). With no request
 outside, p90 is met after the worth of 40 independent requests, p95 of 81, p99 of 410; 36, 72 and 368 if one
 looked only once. The gaps between the tokens of one stream share its fate: a stream is one trial, by the
-share of all gaps that are inside.
+share of all gaps that are inside. A gate means the same by the same string: `gates` takes the outcome of
+`core.slo`, which looks at answered requests, and counts the failed ones as outside.
 
 Let the server settle before the window of a probe begins, and close the window before cancelling what is in
 flight: a request cancelled inside counts as failed.
@@ -28,10 +29,10 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.percentile import percentile
+from vllm_locust.core.percentile import Interval, percentile
 from vllm_locust.core.record import CANCELLED
 from vllm_locust.core.share import design_effect, share_interval
-from vllm_locust.core.slo import Slo, evaluate
+from vllm_locust.core.slo import Judgement, Slo, evaluate
 
 Outcome = Literal["met", "missed", "open"]
 
@@ -172,6 +173,51 @@ def conclude(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> E
     """
     findings = _findings(slos, group, numbers)
     return Evidence(tuple(_closed(f, f.needed is None and _doubtful(f.slo, numbers)) for f in findings))
+
+
+def gates(
+    slos: Sequence[Slo],
+    group: Group,
+    numbers: Mapping[str, Any],
+    in_order: Mapping[str, Interval] | None = None,
+) -> list[Judgement]:
+    """What becomes of the objectives of a run, or of a phase of it: failed requests meet no percentile.
+
+    `numbers` is the summary of the group; `in_order` as for `slo.evaluate`.
+    """
+    columns = _columns_ms(group)
+    judgements = ((evaluate(slo, numbers, in_order), _of_latencies(slo, group, columns)) for slo in slos)
+    return [_with_failed(judgement, finding, group.failed_in_window) for judgement, finding in judgements]
+
+
+def _with_failed(judgement: Judgement, finding: Finding | None, failed: int) -> Judgement:
+    """A judgement on answered requests, and what those that failed change about it."""
+    slo, value = judgement.slo, judgement.value
+    if not failed or slo.family is None:
+        return judgement
+    if finding is None:
+        return replace(judgement, sentence=f"{judgement.sentence}; the {failed} that failed are not in it")
+    weighed = _weighed(finding)
+    # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
+    decided = weighed if judgement.outcome == "undetermined" else _closed(weighed, doubtful=False)
+    if judgement.outcome == "missed" or decided.outcome != "missed":
+        return replace(judgement, sentence=f"{judgement.sentence}; the {failed} that failed count as outside")
+    answered = "" if value is None else f"{value:.6g} of those answered, but "
+    return replace(
+        judgement, outcome="missed", sentence=f"{slo} is missed: {answered}{_failures_outside(finding)}"
+    )
+
+
+def _failures_outside(finding: Finding) -> str:
+    """Why requests that failed make an objective missed."""
+    trials, failed, needed = finding.trials, finding.failed, finding.needed or 1.0
+    if needed == 1.0:
+        return f"{failed} of {trials} requests failed"
+    if failed > (1 - needed) * trials:
+        part = failed / trials * 100
+        return f"{part:.1f} % of the requests failed, so {100 - part:.1f} % at most were inside"
+    shares = ", ".join(_shares(finding.inside or 0.0, trials, needed))
+    return f"{failed} of {trials} requests failed: {shares}"
 
 
 def pool(evidences: Sequence[Evidence]) -> Evidence:

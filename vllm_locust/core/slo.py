@@ -16,7 +16,8 @@
 Rule: an objective is `met` or `missed` by the value itself; it is `undetermined` when there is no value, or
 when the sample is too small for the percentile's interval to have both ends (see `core.percentile`). Then it
 is decided only if the end that is known leaves no doubt: nine requests never pass a p99, but may fail it. A
-maximum is that of the requests there were: one beyond the limit misses it.
+maximum is that of the requests there were: one beyond the limit misses it. All this is about
+answered requests; `core.evidence.gates` counts those that failed as outside.
 
 A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
 for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it

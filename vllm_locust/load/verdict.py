@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_locust.core.batch_means import intervals_in_order
+from vllm_locust.core.evidence import gates
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
 from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.slo import Judgement, Slo, evaluate, percentiles_of
+from vllm_locust.core.slo import Judgement, Slo, percentiles_of
 from vllm_locust.core.summary import summarize
 from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, judge, named_parts
 from vllm_locust.load.observation import ServerSide
@@ -96,13 +97,15 @@ def _judge_all(slos: Sequence[Slo], recording: Recording, numbers: Mapping[str, 
     if not slos:
         return []
     phases: Sequence[dict[str, Any]] = numbers["phases"]
+    total = recording.total()
     if len(phases) == 1:  # several levels of load have no order in time that intervals could be made of
-        known = _intervals(slos, recording.total(), numbers)
-        return [evaluate(slo, numbers, known) for slo in slos]
+        known = _intervals(slos, total, numbers)
+        return gates(slos, total, numbers, known)
     for phase in phases:
-        known = _intervals(slos, recording.phase(phase["phase"]), phase)
-        phase["slo"] = [evaluate(slo, phase, known).to_dict() for slo in slos]
-    return [evaluate(slo, numbers) for slo in slos]
+        group = recording.phase(phase["phase"])
+        known = _intervals(slos, group, phase)
+        phase["slo"] = [judgement.to_dict() for judgement in gates(slos, group, phase, known)]
+    return gates(slos, total, numbers)
 
 
 def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> Mapping[str, Interval]:
