@@ -36,9 +36,12 @@ def test_a_real_page():
         "running": 4,
         "waiting": 16,
         "kv_cache_usage": 0.0019533634476864847,
+        "waiting_deferred": 0,
         "num_gpu_blocks": 8192,
         "block_size": 128,
+        "kv_cache_size_tokens": 1048576,
     }
+    assert engine.started_s == 1.79520851938e9
     assert engine.counters == {
         "preemptions": 0,
         "prompt_tokens": 1456,
@@ -70,6 +73,89 @@ def test_the_size_of_the_cache_is_that_of_its_engine():
         'vllm:num_requests_running{model_name="m"} 1\nvllm:cache_config_info{num_gpu_blocks="7"} 1\n'
     )
     assert (only.engine, only.gauges) == ("0", {"running": 1, "num_gpu_blocks": 7})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "tokens", "own"),
+    [
+        # 36 blocks of 128 tokens in each engine, of which vLLM writes the sum into both series.
+        (72, 128, 4608, 36),
+        (36, 128, 4608, 36),
+        (72, 128, "None", None),  # it cannot be told whether this is the sum
+        (72, 128, 3000, None),  # some layers have a window: tokens do not tell blocks
+        # The last block of max_model_len = 1000 has 8 places to spare: 10 blocks of 16, 158 tokens.
+        (20, 16, 158, 10),
+    ],
+)
+def test_the_cache_of_each_of_several_engines(blocks, size, tokens, own):
+    running = 'vllm:num_requests_running{engine="%s",model_name="m"} 1\n'
+    config = (
+        f'vllm:cache_config_info{{engine="%s",num_gpu_blocks="{blocks}",block_size="{size}",'
+        f'kv_cache_size_tokens="{tokens}"}} 1.0\n'
+    )
+    found = engines("".join(line % number for number in (0, 1) for line in (running, config)))
+    assert [engine.gauges.get("num_gpu_blocks") for engine in found] == [own, own]
+    known = None if tokens == "None" else tokens
+    assert [engine.gauges.get("kv_cache_size_tokens") for engine in found] == [known, known]
+
+
+def test_of_one_engine_the_blocks_are_its_own_whatever_its_tokens():
+    config = 'vllm:cache_config_info{num_gpu_blocks="72",block_size="128",kv_cache_size_tokens="3000"} 1\n'
+    assert one(f"vllm:num_requests_running 1\n{config}").gauges["num_gpu_blocks"] == 72
+
+
+ANNOUNCED = (
+    "# HELP vllm:num_requests_running Number of requests currently running on GPU.\n"
+    "# TYPE vllm:num_requests_running gauge\n# TYPE vllm:generation_tokens_total counter\n"
+)
+
+
+@pytest.mark.parametrize(
+    "before", ["", 'python_info{implementation="CPython"} 1.0\n', f"{'process_start_time_seconds'} 5\n"]
+)
+def test_a_page_that_only_announces_is_one_of_a_server_that_did_nothing_yet(before):
+    """As v0 has it until its first request ended."""
+    assert parse_page(before + ANNOUNCED) == ((), ())
+
+
+def test_the_requests_that_are_passed_over():
+    by_reason = 'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="%s"} %d\n'
+    found = one(by_reason % ("capacity", 5) + by_reason % ("deferred", 3))
+    assert found.gauges == {"waiting_deferred": 3}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_counter_under_two_names_counts_once(order):
+    """Ray writes both; the sums over the reasons are 5 and 5, not 10."""
+    lines = [
+        f'{prefix}request_success{total}{{engine="0",model_name="m",finished_reason="{reason}"}} {count}\n'
+        for prefix in ("ray_vllm_", "vllm:")
+        for total in ("", "_total")
+        for reason, count in (("stop", 2), ("length", 3))
+    ]
+    assert one("".join(lines[::order])).counters == {"requests_finished": 5}
+
+
+def test_what_ray_serve_writes():
+    """Its names, and several replicas on one page, each of which has an engine 0."""
+    labels = 'SessionName="s",WorkerId="%s",ReplicaId="%s",engine="0",model_name="m"'
+    page = "".join(
+        f"ray_vllm_{name}{{{labels % (place, replica)}}} {value}\n"
+        for place, replica in enumerate(("abc", "xyz"))
+        for name, value in (
+            ("num_requests_running", 2 + place),
+            ("kv_cache_usage_perc", 0.25),
+            ("generation_tokens", 70),
+            ("generation_tokens_total", 70),
+        )
+    )
+    found = engines(page)
+    assert [(one.engine, one.model_name) for one in found] == [("abc/0", "m"), ("xyz/0", "m")]
+    assert [one.gauges for one in found] == [
+        {"running": 2, "kv_cache_usage": 0.25},
+        {"running": 3, "kv_cache_usage": 0.25},
+    ]
+    assert [one.counters for one in found] == [{"generation_tokens": 70}] * 2
 
 
 def test_what_the_library_writes_is_read():
@@ -237,7 +323,12 @@ def test_half_a_histogram_is_none(histogram):
         (" \n", "it is empty"),
         ("<!doctype html><html><body>vllm:num_requests_running</body></html>\n", "it is no page of metrics"),
         ('{"detail": "Not Found"}', "it is no page of metrics"),
-        ("# TYPE vllm:num_requests_running gauge\n", "it is no page of metrics"),
+        ("# TYPE gpu:num_requests_running gauge\n", "it is no page of metrics"),
+        (
+            "# HELP up Up.\nprocess_start_time_seconds 1\n",
+            "its metrics are neither vLLM's nor a DCGM exporter's",
+        ),
+        ("# TYPE vllm:num_requests_running gauge", "it ends in the middle of a line"),
         (
             '# HELP up Up.\nup 1\npython_info{a="b"} 1.0\n',
             "its metrics are neither vLLM's nor a DCGM exporter's",

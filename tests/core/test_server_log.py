@@ -41,6 +41,24 @@ def test_v0():
     )
 
 
+@pytest.mark.parametrize(
+    ("swapped", "gpu", "cpu", "usage"),
+    [
+        (0, "0.0", "1.5", 0.015),  # a CPU, whose cache is the only one
+        (0, "0.0", "0.0", 0.0),
+        (2, "0.0", "1.5", 0.0),  # a GPU whose requests were swapped out
+        (0, "9.2", "1.5", 0.092),
+    ],
+)
+def test_which_cache_v0_keeps_its_requests_in(swapped, gpu, cpu, usage):
+    line = V0.replace("Swapped: 2", f"Swapped: {swapped}").replace(
+        "GPU KV cache usage: 9.2", f"GPU KV cache usage: {gpu}"
+    )
+    state = parse_line(line.replace("CPU KV cache usage: 1.5", f"CPU KV cache usage: {cpu}"))
+    assert state is not None
+    assert state.gauges["kv_cache_usage"] == pytest.approx(usage)
+
+
 def test_v1_on_a_cpu():
     assert approx(
         parse_line(V1),

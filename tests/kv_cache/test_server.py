@@ -59,6 +59,18 @@ def test_an_older_page_and_several_engines() -> None:
     assert caches[0].max_model_len is None
 
 
+def test_under_data_parallelism_each_engine_has_its_own_blocks() -> None:
+    """vLLM writes the sum, 72, into the series of both; 36 blocks of 128 tokens are 4608."""
+    lines = [
+        f'vllm:cache_config_info{{block_size="128",engine="{engine}",kv_cache_max_concurrency="4.5",'
+        'kv_cache_size_tokens="4608",num_gpu_blocks="72"} 1.0'
+        for engine in (0, 1)
+    ]
+    first, second = read_page("\n".join(lines))
+    assert first == EngineCache("0", 36, 128, None, 4608, 4.5)
+    assert (second.num_gpu_blocks, second.concurrency(1000)) == (36, 4.5)
+
+
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/metrics", "/v1/"])
 def test_the_address_of_the_server_will_do(path: str) -> None:
     with served(REAL_PAGE) as url:
@@ -77,6 +89,11 @@ def test_a_path_in_front_is_kept() -> None:
         "vllm:num_requests_running 3\n",
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n',
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="1"',
+        # Whether this is each engine's or the sum cannot be told.
+        "".join(
+            f'vllm:cache_config_info{{block_size="16",engine="{one}",num_gpu_blocks="72"}} 1.0\n'
+            for one in (0, 1)
+        ),
     ],
 )
 def test_a_page_that_does_not_tell(page: str) -> None:

@@ -42,6 +42,33 @@ def test_bytes_of_a_token(tmp_path: Path, config: Any, dtype: str, expected: int
 
 
 @pytest.mark.parametrize(
+    "told",
+    [
+        {"model_type": "bert"},
+        {"model_type": "xlm-roberta"},
+        {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]},
+        {"model_type": "mpnet"},
+        {"model_type": "something_new", "architectures": ["SomethingNewForMaskedLM"]},
+    ],
+)
+def test_an_encoder_keeps_nothing(tmp_path: Path, told: Any) -> None:
+    """BERT's base model: it has layers and heads, as a decoder has."""
+    bert = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, **told}
+    with pytest.raises(UsageError, match=rf"{told['model_type']} is an encoder, which generates no tokens"):
+        shape_of(tmp_path, bert)
+
+
+@pytest.mark.parametrize(
+    "told", [{"model_type": "bert", "is_decoder": True}, {"model_type": "ernie4_5", "architectures": None}]
+)
+def test_a_decoder_of_such_a_name_keeps_what_others_do(tmp_path: Path, told: Any) -> None:
+    shape = shape_of(
+        tmp_path, {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, **told}
+    )
+    assert (shape.layers, shape.kv_heads, shape.head_dim) == (12, 12, 64)
+
+
+@pytest.mark.parametrize(
     ("config", "full", "windowed", "window"),
     [
         (configs.LLAMA_3_8B, 32, 0, None),

@@ -149,6 +149,7 @@ def test_the_server():
     which = {"server": "h:1", "engine": "0", "model_name": "m"}
     names = {"running": "requests_running", "waiting": "requests_waiting", "swapped": "requests_swapped"}
     names |= {"num_gpu_blocks": "kv_cache_blocks", "block_size": "kv_cache_block_size_tokens"}
+    names |= {"waiting_deferred": "requests_waiting_deferred"}
     names |= {"kv_cache_usage": "kv_cache_usage_ratio"} | {name: f"{name}_total" for name in COUNTERS}
     for name, value in numbers.items():
         assert page.one(f"server_{names.get(name, name)}", **which) == value

@@ -7,7 +7,10 @@ from tests.locust_command import assert_nothing_is_lost, counters, growth, run_l
 from vllm_locust.core.server import COUNTERS, HISTOGRAMS, parse_page
 
 # Throughputs and hit rates are told by logs only; what swapped was v0.
-GAUGES_OF_A_PAGE = {"running", "waiting", "kv_cache_usage", "block_size", "num_gpu_blocks"}
+GAUGES_OF_A_PAGE = {
+    *("running", "waiting", "waiting_deferred"),
+    *("kv_cache_usage", "block_size", "num_gpu_blocks", "kv_cache_size_tokens"),
+}
 
 
 def test_all_that_is_looked_for_is_on_the_page(vllm_url: str) -> None:

@@ -1,8 +1,9 @@
 """What a vLLM server says of itself: gauges, counters and histograms per engine, and a DCGM exporter of GPUs.
 
 Rule: one vocabulary for all versions of vLLM. Where a page has both the old and the new name of the same
-(vLLM keeps a renamed metric for a release or two), the new one counts. What a page does not have is absent,
-never 0.
+(vLLM keeps a renamed metric for a release or two), the new one counts; so does `x_total` where Ray writes it
+beside `x`, and `vllm:x` where a gateway writes `vllm_x` or Ray `ray_vllm_x` beside it. What a page does not
+have is absent, never 0: a page that only announces vLLM's metrics is one of a server that did nothing yet.
 
 Other labels than the engine and the model are summed over (finished requests and rejections by reason).
 A series without an engine is about the whole server: it counts with the first engine of its model, so that
@@ -12,7 +13,7 @@ sums over engines are right, and makes an engine 0 where there is none (v0, vLLM
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Self
@@ -20,9 +21,12 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from vllm_locust.core.kv_size import Told, blocks_of_each
+
 GAUGES = (
     "running",
     "waiting",
+    "waiting_deferred",
     "swapped",
     "kv_cache_usage",
     "prefix_cache_hit_ratio",
@@ -30,8 +34,13 @@ GAUGES = (
     "generation_throughput",
     "num_gpu_blocks",
     "block_size",
+    "kv_cache_size_tokens",
 )
-"""Requests, ratios 0..1, tokens per second; blocks of the KV cache, and tokens of one."""
+"""Requests, ratios 0..1, tokens per second; blocks of the KV cache, tokens of one, and tokens in all.
+
+`waiting_deferred` are those of the waiting that the scheduler passes over: for a slot of a LoRA adapter, a
+transfer of KV, a grammar.
+"""
 
 COUNTERS = (
     "preemptions",
@@ -93,6 +102,8 @@ class EngineState:
     gauges: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, HistogramState] = field(default_factory=dict)
+    started_s: float | None = None
+    """When its process started, by its own clock: what tells one server from another. None where not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ class ServerSample:
                     dict(state.gauges),
                     dict(state.counters),
                     {name: [h.bounds, h.counts, h.sum_s] for name, h in state.histograms.items()},
+                    state.started_s,
                 ]
                 for state in self.engines
             ],
@@ -148,8 +160,9 @@ class ServerSample:
                     name: HistogramState(tuple(bounds), tuple(counts), sum_s)
                     for name, (bounds, counts, sum_s) in histograms.items()
                 },
+                started_s,
             )
-            for engine, model_name, gauges, counters, histograms in data["engines"]
+            for engine, model_name, gauges, counters, histograms, started_s in data["engines"]
         )
         return cls(
             data["source"], data["at_s"], tuple(engines), tuple(GpuState(*gpu) for gpu in data["gpus"])
@@ -158,10 +171,14 @@ class ServerSample:
 
 # -- pages ------------------------------------------------------------------------------------------------
 
+# Each reason has a series.
+_WAITING_BY_REASON, _DEFERRED = "num_requests_waiting_by_reason", "deferred"
+
 # Of each its names without `vllm:`, the one that counts first.
 _GAUGE_NAMES = {
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),
+    "waiting_deferred": (_WAITING_BY_REASON,),
     "swapped": ("num_requests_swapped",),  # v0
     "kv_cache_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
     "prefix_cache_hit_ratio": ("gpu_prefix_cache_hit_rate",),  # v0; -1 without prefix caching
@@ -177,9 +194,12 @@ _COUNTER_NAMES = {
     "requests_finished": ("request_success",),
     "admission_rejections": ("admission_rejections",),
 }
+_COUNTERS_BY_NAME = {
+    ours: tuple(raw + suffix for raw in raws for suffix in ("_total", ""))
+    for ours, raws in _COUNTER_NAMES.items()
+}
 # Of labels: the size of the KV cache is no value of its own.
 _CACHE_CONFIG = "cache_config_info"
-_CACHE_SIZES = ("num_gpu_blocks", "block_size")
 _HISTOGRAM_NAMES = {
     "ttft": ("time_to_first_token_seconds",),
     "itl": ("inter_token_latency_seconds", "time_per_output_token_seconds"),
@@ -193,29 +213,32 @@ _HISTOGRAM_NAMES = {
 # One usage cannot be the sum of two.
 _RATIOS = ("kv_cache_usage", "prefix_cache_hit_ratio")
 
+_STARTED = "process_start_time_seconds"
 _UTILIZATION, _USED, _FREE = "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
 _MIB = 2.0**20
 
-_TOTAL, _BUCKET, _SUM = "_total", "_bucket", "_sum"
+_BUCKET, _SUM = "_bucket", "_sum"
 
 
 def _raw_names() -> dict[str, str]:
     """What each name of a sample on a page counts for, without its prefix: the name of its family."""
     names = {raw: raw for raws in _GAUGE_NAMES.values() for raw in raws} | {_CACHE_CONFIG: _CACHE_CONFIG}
-    for raws in _COUNTER_NAMES.values():
-        names |= {raw + suffix: raw for raw in raws for suffix in ("", _TOTAL)}
+    names |= {raw: raw for raws in _COUNTERS_BY_NAME.values() for raw in raws}
     for raws in _HISTOGRAM_NAMES.values():
         names |= {raw + suffix: raw for raw in raws for suffix in (_BUCKET, _SUM)}
     return names
 
 
 _FAMILIES = _raw_names()
-# Some scrapers and gateways pass the colon on as an underscore.
-_PREFIX = re.compile("vllm[:_]")
+# Some scrapers and gateways pass the colon on as an underscore, and Ray adds its own name.
+_PREFIXES = ("vllm:", "vllm_", "ray_vllm_", "ray_vllm:")
+_PREFIX = re.compile(rf"^[ \t]*({'|'.join(_PREFIXES)})")
 _WANTED = re.compile(
-    rf"^[ \t]*(?:(?:vllm[:_](?:{'|'.join(_FAMILIES)}))|{_UTILIZATION}|{_USED}|{_FREE})(?=[{{ \t])[^\n]*",
+    rf"^[ \t]*(?:(?:(?:ray_)?vllm[:_](?:{'|'.join(_FAMILIES)}))|{_STARTED}|{_UTILIZATION}|{_USED}|{_FREE})"
+    r"(?=[{ \t])[^\n]*",
     re.MULTILINE,
 )
+_ANNOUNCED = re.compile(r"^# (?:HELP|TYPE) (?:ray_)?vllm[:_]", re.MULTILINE)
 _ANY_SAMPLE = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^\n]*\})?[ \t]+[-+0-9NI]", re.MULTILINE)
 # The parser takes time by the square of a line's length.
 _LONGEST_LINE = 8192
@@ -233,20 +256,29 @@ def parse_page(page: str) -> tuple[tuple[EngineState, ...], tuple[GpuState, ...]
     ValueError with a clause that says what is wrong: no metrics, none that are known here, a line that is
     broken, or half of a page.
     """
-    lines = _WANTED.findall(page)
-    if not lines:
+    lines = _of_one_prefix(_WANTED.findall(page))
+    if all(line.lstrip().startswith(_STARTED) for line in lines) and not _ANNOUNCED.search(page):
         raise ValueError(_why_nothing(page))
     if not page.endswith("\n"):
         raise ValueError("it ends in the middle of a line")
-    if max(map(len, lines)) > _LONGEST_LINE:
+    if max(map(len, lines), default=0) > _LONGEST_LINE:
         raise ValueError(f"it has a line of more than {_LONGEST_LINE} characters")
     vllm, gpus = _Vllm(), _Gpus()
     for sample in _samples(lines):
         if sample.name.startswith("DCGM"):
             gpus.add(sample)
+        elif sample.name == _STARTED:
+            vllm.started_s = sample.value
         else:
             vllm.add(sample)
     return tuple(vllm.engines()), tuple(gpus.states())
+
+
+def _of_one_prefix(lines: Sequence[str]) -> list[str]:
+    """The lines without those that say the same once more under another prefix."""
+    prefixes = [found[1] if (found := _PREFIX.match(line)) else None for line in lines]
+    counts = next((prefix for prefix in _PREFIXES if prefix in prefixes), None)
+    return [line for line, prefix in zip(lines, prefixes, strict=True) if prefix in (None, counts)]
 
 
 def _why_nothing(page: str) -> str:
@@ -275,21 +307,20 @@ class _Vllm:
         self._values: _Series = {}
         self._sums: _Series = {}
         self._buckets: _Buckets = {}
-        self._cache_sizes: dict[str, dict[str, float]] = {}
+        self._caches: dict[str, Told] = {}
         """By engine: this metric does not tell the model."""
+        self.started_s: float | None = None
 
     def add(self, sample: Sample) -> None:
         name = _PREFIX.sub("", sample.name, count=1)
         family = _FAMILIES.get(name)
         if family is None:
             raise ValueError(_BROKEN)
-        key = (sample.labels.get("engine", ""), sample.labels.get("model_name", ""))
+        key = (_engine_of(sample.labels), sample.labels.get("model_name", ""))
         if family == _CACHE_CONFIG:
-            sizes = {size: sample.labels.get(size, "") for size in _CACHE_SIZES}
-            # "None" until the cache is made.
-            self._cache_sizes[key[0]] = {
-                size: float(text) for size, text in sizes.items() if text.isdecimal()
-            }
+            self._caches[key[0]] = Told.of_labels(sample.labels)
+        elif family == _WAITING_BY_REASON and sample.labels.get("reason") != _DEFERRED:
+            pass  # all others wait in turn
         elif family in _GAUGE_FAMILIES:
             self._add_gauge(family, key, sample.value)
         elif sample.value < 0:
@@ -311,12 +342,18 @@ class _Vllm:
     def engines(self) -> Iterator[EngineState]:
         """The engines in order of their numbers."""
         home = self._homes()
-        gauges, counters = self._of_engines(_GAUGE_NAMES, home), self._of_engines(_COUNTER_NAMES, home)
+        gauges, counters = self._of_engines(_GAUGE_NAMES, home), self._of_engines(_COUNTERS_BY_NAME, home)
         histograms = self._histograms(home)
+        sizes = {engine: told.sizes() for engine, told in blocks_of_each(self._caches).items()}
         for key in sorted(set(home.values()), key=_in_order):
-            states = histograms.get(key, {})
-            sizes = self._cache_sizes.get(key[0], self._cache_sizes.get("", {}))
-            yield EngineState(*key, {**gauges.get(key, {}), **sizes}, counters.get(key, {}), states)
+            own = sizes.get(key[0], sizes.get("", {}))
+            yield EngineState(
+                *key,
+                {**gauges.get(key, {}), **own},
+                counters.get(key, {}),
+                histograms.get(key, {}),
+                self.started_s,
+            )
 
     def _homes(self) -> dict[_Key, _Key]:
         """To which engine each pair of labels belongs."""
@@ -351,6 +388,11 @@ class _Vllm:
 
 _GAUGE_FAMILIES = frozenset(raw for raws in _GAUGE_NAMES.values() for raw in raws)
 _RATIO_FAMILIES = frozenset(raw for ours in _RATIOS for raw in _GAUGE_NAMES[ours])
+
+
+def _engine_of(labels: Mapping[str, str]) -> str:
+    """Its number, behind that of its replica where Ray has several on a page."""
+    return "/".join(part for part in (labels.get("ReplicaId"), labels.get("engine")) if part)
 
 
 def _sum_up(series: _Series, family: str, key: _Key, value: float) -> None:

@@ -24,8 +24,8 @@ _BEGIN = re.compile(
 )
 _WAITING = re.compile(rf"(?:Waiting|Pending): {_NUMBER} reqs\b")
 _SWAPPED = re.compile(rf"Swapped: {_NUMBER} reqs\b")
-# Where there is a GPU, what v0 calls the CPU's cache is where it swaps to.
-_KV_CACHE = (re.compile(rf"GPU KV cache usage: {_NUMBER}%"), re.compile(rf"CPU KV cache usage: {_NUMBER}%"))
+_ON_GPU = re.compile(rf"GPU KV cache usage: {_NUMBER}%")
+_ON_CPU = re.compile(rf"CPU KV cache usage: {_NUMBER}%")
 _HIT_RATE = re.compile(rf"Prefix cache hit rate: (?:GPU: )?{_NUMBER}%")
 
 
@@ -47,7 +47,7 @@ def parse_line(line: str) -> EngineState | None:
     found = {
         "waiting": _value(_WAITING, rest),
         "swapped": _value(_SWAPPED, rest),
-        "kv_cache_usage": _ratio(next((p for p in _KV_CACHE if p.search(rest)), _KV_CACHE[0]), rest),
+        "kv_cache_usage": _kv_cache_usage(rest),
         "prefix_cache_hit_ratio": _ratio(_HIT_RATE, rest),
     }
     gauges |= {name: value for name, value in found.items() if value is not None}
@@ -60,6 +60,12 @@ def _v0_hit_rate(text: str) -> EngineState | None:
         return None
     ratio = _ratio(_HIT_RATE, text)
     return None if ratio is None else EngineState("0", "", {"prefix_cache_hit_ratio": ratio})
+
+
+def _kv_cache_usage(text: str) -> float | None:
+    """The CPU's where nothing else can be in it: v0 calls so what a GPU's requests are swapped to as well."""
+    gpu, cpu = _ratio(_ON_GPU, text), _ratio(_ON_CPU, text)
+    return cpu if gpu is None or (gpu == 0 and _value(_SWAPPED, text) == 0) else gpu
 
 
 def _value(pattern: re.Pattern[str], text: str) -> float | None:

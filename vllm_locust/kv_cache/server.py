@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from math import ceil
 from urllib.parse import urlsplit
 
+from vllm_locust.core.kv_size import Told, blocks_of_each
 from vllm_locust.errors import UsageError
 
 _TIMEOUT_S = 10.0
 _LARGEST_PAGE = 16 << 20
-_INFO = ("vllm:cache_config_info", "vllm_cache_config_info")
+_INFO = ("vllm:cache_config_info", "vllm_cache_config_info", "ray_vllm_cache_config_info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +76,22 @@ def read_page(page: str) -> Sequence[EngineCache]:
         families = list(text_string_to_metric_families("\n".join([*lines, ""])))
     except (ValueError, IndexError):
         return ()
-    found = [cache for family in families for one in family.samples for cache in _cache(one.labels)]
+    labels = {one.labels.get("engine", "0"): one.labels for family in families for one in family.samples}
+    sizes = blocks_of_each({engine: Told.of_labels(told) for engine, told in labels.items()})
+    found = [cache for engine, told in labels.items() for cache in _cache(engine, sizes[engine], told)]
     return sorted(found, key=lambda cache: (len(cache.engine), cache.engine))
 
 
-def _cache(labels: Mapping[str, str]) -> Iterator[EngineCache]:
-    blocks, size = _whole(labels.get("num_gpu_blocks")), _whole(labels.get("block_size"))
-    if blocks and size:
-        dtype = labels.get("cache_dtype")
-        concurrency = _number(labels.get("kv_cache_max_concurrency"))
-        tokens = _whole(labels.get("kv_cache_size_tokens"))
-        yield EngineCache(labels.get("engine", "0"), blocks, size, dtype, tokens, concurrency)
-
-
-def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+def _cache(engine: str, size: Told, labels: Mapping[str, str]) -> Iterator[EngineCache]:
+    if size.num_gpu_blocks and size.block_size:
+        yield EngineCache(
+            engine,
+            size.num_gpu_blocks,
+            size.block_size,
+            labels.get("cache_dtype"),
+            size.kv_cache_size_tokens,
+            _number(labels.get("kv_cache_max_concurrency")),
+        )
 
 
 def _number(text: str | None) -> float | None:

@@ -76,6 +76,13 @@ _REFUSED_TYPES = {
     "longcat_flash": "has two attentions a layer",
 }
 
+# Those without `bert` in their names, and how the architectures of others end.
+_ENCODERS = (
+    "big_bird", "canine", "electra", "ernie", "ernie_m", "esm", "fnet", "funnel", "layoutlm", "layoutlmv2",
+    "layoutlmv3", "longformer", "mpnet", "mra", "nystromformer", "splinter", "yoso",
+)  # fmt: skip
+_BERT, _OF_AN_ENCODER = "bert", "ForMaskedLM"
+
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
@@ -134,6 +141,11 @@ def layer_count(config: Config) -> int:
 
 def _check_family(config: Config) -> None:
     ask = "ask a running vLLM with --url instead"
+    if _is_encoder(config):
+        raise UsageError(
+            f"{config.path}: {config.model_type or 'the model'} is an encoder, which generates no tokens and "
+            "keeps no KV cache"
+        )
     if (why := _REFUSED_TYPES.get(config.model_type)) is not None:
         raise UsageError(f"{config.path}: {config.model_type} {why}; {ask}")
     for key, why in _REFUSED.items():
@@ -141,6 +153,18 @@ def _check_family(config: Config) -> None:
             raise UsageError(f"{config.path}: {config.model_type or 'the model'} {why} ({key}); {ask}")
     if config.whole.get("is_encoder_decoder"):
         raise UsageError(f"{config.path}: {config.model_type} has an encoder with a cache of its own; {ask}")
+
+
+def _is_encoder(config: Config) -> bool:
+    if config.whole.get("is_decoder") is True:
+        return False
+    architectures = config.whole.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    return (
+        _BERT in config.model_type
+        or config.model_type in _ENCODERS
+        or any(str(name).endswith(_OF_AN_ENCODER) for name in names)
+    )
 
 
 def _kv_heads(config: Config, heads: int) -> int:

@@ -49,6 +49,10 @@ _SERVER_GAUGES = {
     "kv_cache_usage": ("kv_cache_usage_ratio", "Part of the KV cache in use"),
     "running": ("requests_running", "Requests in the server's batch"),
     "waiting": ("requests_waiting", "Requests waiting for a place in it"),
+    "waiting_deferred": (
+        "requests_waiting_deferred",
+        "Those of them that are passed over: for a LoRA slot, a transfer of KV, a grammar",
+    ),
     "swapped": ("requests_swapped", "Requests swapped out to the CPU"),
     "prefix_cache_hit_ratio": (
         "prefix_cache_hit_ratio",
@@ -58,6 +62,7 @@ _SERVER_GAUGES = {
     "generation_throughput": ("generation_throughput", "Output tokens per second as the server logs them"),
     "num_gpu_blocks": ("kv_cache_blocks", "Blocks of the KV cache"),
     "block_size": ("kv_cache_block_size_tokens", "Tokens of a block of the KV cache"),
+    "kv_cache_size_tokens": ("kv_cache_size_tokens", "Tokens that the KV cache holds, as vLLM counts them"),
 }
 _SERVER_COUNTERS = {
     "preemptions": "Requests thrown out of the batch for want of KV cache",
