@@ -30,6 +30,7 @@ class Wire:
     """A worker's runner, of which only the connection is there."""
 
     worker_index = 3
+    client_id = "worker"
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -41,7 +42,7 @@ class Wire:
         self.told.append(Message.unserialize(packed).data)
 
     def reports(self) -> list[dict[str, Any]]:
-        return [message for message in self.told if message["do"] == "report"]
+        return [message for message in self.told if message.get("do") == "report"]
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from locust.runners import STATE_CLEANUP, STATE_SPAWNING, MasterRunner, Runner, 
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
 from vllm_locust.load import worker
+from vllm_locust.load.csv_files import use_complete_files
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
@@ -61,6 +62,7 @@ _SOON_S = 0.01
 @events.init_command_line_parser.add_listener
 def _on_parser(parser: argparse.ArgumentParser, **_: Any) -> None:
     add_options(parser)
+    use_complete_files()
 
 
 @events.init.add_listener

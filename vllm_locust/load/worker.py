@@ -55,6 +55,7 @@ class WorkerLink:
         run: Mapping[str, Any],
     ) -> None:
         """`run` is what the master says of the run: its `id` and its `seed`."""
+        self._environment = environment
         self._runner = runner
         self._run = str(run["id"])
         self.finished = False
@@ -127,6 +128,7 @@ class WorkerLink:
         self.finished = True
         self._reporter.kill()
         self.generator.close()
+        self._report_rows()
         self.report(last=True)
         self._reported.set()
 
@@ -158,6 +160,12 @@ class WorkerLink:
                 lines = []
                 if self._outbox:
                     gevent.sleep(UNTIL_NEXT_ROUND_S)  # describing a part is a millisecond's work
+
+    def _report_rows(self) -> None:
+        """Locust's own statistics up to here: behind the last report the run is over for the master."""
+        rows: dict[str, Any] = {}
+        self._environment.events.report_to_master.fire(client_id=self._runner.client_id, data=rows)
+        self._runner.send_message("stats", rows)
 
     # -- answers of the generator -------------------------------------------------------------------------
 
