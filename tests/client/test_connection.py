@@ -2,9 +2,12 @@
 
 import socket
 import ssl
+import struct
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -13,8 +16,8 @@ from gevent import get_hub
 from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token, usage
 from vllm_locust.client import connection
 from vllm_locust.client.chat import ChatClient, Reply, RequestOptions, Transport
-from vllm_locust.client.connection import ConnectError, open_connection
-from vllm_locust.client.stamps import Pulse
+from vllm_locust.client.connection import ConnectError, Connection, _Records, open_connection
+from vllm_locust.client.stamps import SO_TIMESTAMPNS, Pulse
 from vllm_locust.client.target import Target
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
@@ -137,3 +140,136 @@ def test_targets(url: str, host: str, port: int, path: str, authority: str) -> N
 def test_what_is_no_target(url: str) -> None:
     with pytest.raises(UsageError, match="is not an address like"):
         Target.parse(url)
+
+
+# -- what is made of a read, its stamp and what the looks told; played, so that nothing depends on the machine
+
+OFFSET_NS = 100_000_000_000
+"""`perf_counter` is so much ahead of the stamps' clock."""
+
+
+class PlayedSocket:
+    """Gives what it is told to: (bytes, stamp in seconds of `perf_counter` or None)."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.read: tuple[bytes, float | None] = (b"", None)
+
+    def recvmsg(self, *_: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+        data, stamp_s = self.read
+        if stamp_s is None:
+            return data, [], 0, None
+        stamp = struct.pack("qq", *divmod(round(stamp_s * 1e9) - OFFSET_NS, 1_000_000_000))
+        return data, [(socket.SOL_SOCKET, SO_TIMESTAMPNS, stamp)], 0, None
+
+    def setsockopt(self, *_: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return self.ours.fileno()
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+class Desk:
+    """A connection over a played socket, and the last (arrival, lag, end's bound, bound) it told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, doubt_s: float) -> None:
+        self.socket = PlayedSocket()
+        self.pulse = SimpleNamespace(
+            reads=0, unstamped_reads=0, earliest_s=0.0, offset_ns=OFFSET_NS, doubt_s=doubt_s
+        )
+        self.now_s = 0.0
+        monkeypatch.setattr(connection, "perf_counter", lambda: self.now_s)
+        self.connection = Connection(self.socket, self.pulse, None, "")  # type: ignore[arg-type]
+        self.connection.receiver = self
+        self.told: tuple[float, ...] = ()
+
+    def on_bytes(self, _: bytes, *told: float) -> None:
+        self.told = told
+
+    def on_close(self, error: str | None, _: float) -> None:
+        raise AssertionError(error)
+
+    def read(
+        self, at_s: float, stamp_s: float | None, earliest_s: float, data: bytes = b"x"
+    ) -> tuple[float, ...]:
+        self.now_s, self.pulse.earliest_s, self.socket.read = at_s, earliest_s, (data, stamp_s)
+        self.connection._on_readable()
+        return tuple(round(value, 9) for value in self.told)
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    desk = Desk(monkeypatch, doubt_s=1e-6)
+    yield desk
+    desk.connection.close()
+
+
+def test_a_stamp_is_the_arrival_of_the_last_byte(desk: Desk) -> None:
+    assert desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0) == (8.2, 0.3, 1e-6, 0.2)
+    assert desk.connection.contradictions == 0
+
+
+def test_without_a_stamp_the_read_is_the_arrival(desk: Desk) -> None:
+    assert desk.read(at_s=8.5, stamp_s=None, earliest_s=8.0) == (8.5, 0.5, 0.5, 0.5)
+    assert (desk.pulse.unstamped_reads, desk.connection.contradictions) == (1, 0)
+
+
+def test_what_a_full_read_leaves_behind_has_waited_as_long(desk: Desk) -> None:
+    full = b"x" * 65536
+    assert desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0, data=full)[-1] == pytest.approx(0.2)
+    assert desk.read(at_s=8.7, stamp_s=8.3, earliest_s=8.6, data=full)[-1] == pytest.approx(0.3)
+    assert desk.read(at_s=8.8, stamp_s=8.4, earliest_s=8.7)[-1] == pytest.approx(0.4)
+    assert desk.read(at_s=9.0, stamp_s=8.95, earliest_s=8.9)[-1] == pytest.approx(0.05)
+    assert desk.connection.contradictions == 0
+
+
+@pytest.mark.parametrize(
+    ("stamp_s", "end_since_s"),
+    [
+        (7.5, 7.5 - 1e-6),  # of a packet that came out of order, say: its turn came later
+        (8.6, 8.0),  # in the future: the clock of the stamps was set
+    ],
+)
+def test_a_stamp_that_cannot_be_true_widens(desk: Desk, stamp_s: float, end_since_s: float) -> None:
+    """The read is the arrival; nothing but the last byte is known to be younger than what was told before."""
+    desk.read(at_s=7.2, stamp_s=7.1, earliest_s=7.0)
+    end_bound_s = round(8.5 - end_since_s, 9)
+    told = desk.read(at_s=8.5, stamp_s=stamp_s, earliest_s=8.0)
+    assert told == (8.5, end_bound_s, end_bound_s, pytest.approx(1.4))
+    assert desk.connection.contradictions == 1
+
+
+def test_nothing_arrives_before_what_was_told_before(desk: Desk) -> None:
+    desk.read(at_s=8.5, stamp_s=8.4, earliest_s=8.0)
+    assert desk.read(at_s=8.6, stamp_s=8.3, earliest_s=8.2) == (8.6, 0.4, 0.4, 0.4)
+    assert desk.connection.contradictions == 1
+
+
+def test_a_stamp_within_the_doubt_of_the_clocks_contradicts_nothing(desk: Desk) -> None:
+    """It is claimed as late as it can be, which may be after the read."""
+    assert desk.read(at_s=8.5, stamp_s=8.5 + 5e-7, earliest_s=8.0)[0] == 8.5
+    assert desk.connection.contradictions == 0
+
+
+def record_of(length: int) -> bytes:
+    return b"\x17\x03\x03" + length.to_bytes(2, "big") + b"x" * length
+
+
+@pytest.mark.parametrize(
+    ("reads", "expected"),
+    [
+        ([record_of(10)], [True]),
+        ([record_of(10) + record_of(300)], [False]),  # which byte completes which token?
+        ([record_of(300)[:100], record_of(300)[100:]], [False, True]),
+        ([record_of(300)[:3], record_of(300)[3:5], record_of(300)[5:]], [False, False, True]),
+        ([record_of(10) + record_of(300)[:2], record_of(300)[2:]], [False, True]),
+        ([record_of(10) + record_of(300)[:9], record_of(300)[9:]], [False, True]),
+    ],
+)
+def test_the_last_byte_is_a_tls_records_last(reads: list[bytes], expected: list[bool]) -> None:
+    records = _Records()
+    assert [records.end_once(data) for data in reads] == expected

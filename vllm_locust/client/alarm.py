@@ -1,4 +1,4 @@
-"""Wakes a greenlet at a moment, to within some 0.1 ms.
+"""Wakes the event loop at a moment, or time and again, to within some 0.1 ms.
 
 gevent's own timers end with epoll's timeout, which counts in whole milliseconds and rounds up: a request
 would be sent half a millisecond late on average. On Linux a timerfd is as exact as the kernel, and the event
@@ -21,7 +21,7 @@ _ABSOLUTE = 1
 
 
 class _Spec(ctypes.Structure):
-    """`struct itimerspec`: no interval, and the moment in seconds and nanoseconds."""
+    """`struct itimerspec`: the interval or none, and the first moment, in seconds and nanoseconds."""
 
     _fields_ = (
         ("interval_s", ctypes.c_long),
@@ -90,6 +90,52 @@ class Alarm:
             self._timer.stop()
             self._timer.close()
             self._timer = None
+
+
+class Ticker:
+    """Wakes the event loop every `period_s` seconds (below 1) while it is started."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._loop = get_hub().loop
+        self._timer: Any = None
+        self._fd = -1
+        if (made := _timerfd()) is not None:
+            self._fd, self._settime = made
+            self._watcher = self._loop.io(self._fd, _READ, ref=False)
+            self._watcher.start(self._on_tick)
+
+    def start(self) -> None:
+        if self._fd >= 0:
+            self._set(self._period_s)
+        elif self._timer is None:
+            self._timer = self._loop.timer(self._period_s, self._period_s, ref=False)
+            self._timer.start(_nothing)
+
+    def stop(self) -> None:
+        if self._fd >= 0:
+            self._set(0.0)
+        elif self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        if self._fd >= 0:
+            self._watcher.stop()
+            self._watcher.close()
+            os.close(self._fd)
+            self._fd = -1
+
+    def _set(self, period_s: float) -> None:
+        period_ns = int(period_s * 1e9)
+        self._settime(self._fd, 0, ctypes.byref(_Spec(0, period_ns, 0, period_ns)), None)
+
+    def _on_tick(self) -> None:
+        with suppress(BlockingIOError):  # it was stopped meanwhile
+            os.read(self._fd, 8)
 
 
 def _nothing() -> None:

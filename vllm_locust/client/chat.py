@@ -140,6 +140,18 @@ class Transport:
         self._unplanned += 1
         return UNPLANNED * (self.worker + 1) + self._unplanned - 1
 
+    def begin(self) -> None:
+        """A request is in flight from now on."""
+        self.in_flight += 1
+        if self.in_flight == 1:
+            self.pulse.quicken()
+
+    def end(self) -> None:
+        """A request is not in flight any more."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.pulse.rest()
+
     def deal_host(self) -> int:
         """The next host in turn, as its place in `targets`."""
         self._dealt += 1
@@ -227,7 +239,7 @@ class ChatClient:
             planned_prompt_tokens=origin.prompt_tokens,
             max_tokens=body.get("max_tokens"),
         )
-        transport.in_flight += 1
+        transport.begin()
         record.concurrency = transport.in_flight
         exchange = Exchange()
         try:
@@ -244,7 +256,7 @@ class ChatClient:
             record.outcome, record.error = PROTOCOL, f"the request could not be made: {error}"
             raise
         finally:
-            transport.in_flight -= 1
+            transport.end()
             now = perf_counter()
             _settle(record, exchange, now)
             self.free_s = record.ended_s
@@ -326,6 +338,7 @@ def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
     record.arrivals_s, record.lags_s = arrivals, exchange.lags_s
     record.bounds_s = exchange.bounds_s
+    record.contradictions = exchange.contradictions
     if len(answer.event_tokens) == len(arrivals):
         record.event_tokens = answer.event_tokens
     if answer.prompt_tokens is not None:

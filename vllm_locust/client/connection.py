@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import ssl
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import Any, Protocol
 
 from gevent import Timeout, get_hub
@@ -31,11 +31,12 @@ _CONNECTING = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
 class Receiver(Protocol):
     """Takes what a connection receives. All times are `perf_counter` seconds."""
 
-    def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
-        """`data` arrived at `arrival_s` (its last byte), none of it before `earliest_s`.
+    def on_bytes(
+        self, data: bytes, arrival_s: float, lag_s: float, end_bound_s: float, bound_s: float
+    ) -> None:
+        """`data` had arrived by `arrival_s`, and was read `lag_s` later.
 
-        `lag_s` is how much later it was read. `stamped`: `arrival_s` is the kernel's stamp; otherwise it is
-        the moment of the read, and `lag_s` is the most that it may be late.
+        Its last byte arrived `end_bound_s` earlier at most, and any other `bound_s` at most.
         """
 
     def on_close(self, error: str | None, now_s: float) -> None:
@@ -54,16 +55,22 @@ class Connection:
     ) -> None:
         self.receiver: Receiver | None = None
         self.closed = False
+        self.contradictions = 0
+        """Reads whose stamp cannot be true; the moment of the read was taken instead."""
         self._sock = sock
         self._recvmsg = sock.recvmsg
         self._pulse = pulse
         enable_kernel_stamps(sock)
+        # Since when what the last read left behind may have been waiting; None when it left nothing.
+        self._left_since_s: float | None = None
+        self._latest_s = perf_counter()
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
         self._tls: ssl.SSLObject | None = None
         if tls is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._records = _Records()
             self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
             self._handshake(self._tls)
         self._watcher = get_hub().loop.io(sock.fileno(), READ)
@@ -117,14 +124,16 @@ class Connection:
             self._writer = None
 
     def _on_readable(self) -> None:
-        self._pulse.reads += 1
+        pulse = self._pulse
+        pulse.reads += 1
+        exact = True
         try:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
-            if ancillary:
-                seconds, nanoseconds = unpack_stamp(ancillary[0][2])
-                lag_s = (time_ns() - seconds * 1_000_000_000 - nanoseconds) * _NANO
+            earliest_s = pulse.earliest_s if self._left_since_s is None else self._left_since_s
+            self._left_since_s = earliest_s if len(data) == _READ_SIZE else None
             if data and self._tls is not None:
+                exact = self._records.end_once(data)
                 data = self._decrypt(data)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
@@ -134,12 +143,30 @@ class Connection:
         receiver = self.receiver
         if not data or receiver is None:
             self._lost(None)
-        elif ancillary:
-            receiver.on_bytes(data, now - lag_s, lag_s, self._pulse.earliest_s, True)
+            return
+        end_since_s = earliest_s
+        if ancillary:
+            seconds, nanoseconds = unpack_stamp(ancillary[0][2])
+            arrival_s = (seconds * 1_000_000_000 + nanoseconds + pulse.offset_ns) * _NANO
+            if earliest_s <= arrival_s <= now and self._latest_s <= arrival_s:
+                self._latest_s = arrival_s
+                bound_s = arrival_s - earliest_s
+                receiver.on_bytes(
+                    data, arrival_s, now - arrival_s, pulse.doubt_s if exact else bound_s, bound_s
+                )
+                return
+            if not now < arrival_s <= now + pulse.doubt_s:
+                # It came out of order, was held up on its way to the socket, or its clock was set: what else
+                # was read may have been, too.
+                self.contradictions += 1
+                end_since_s = min(earliest_s, arrival_s - pulse.doubt_s)
+                earliest_s = min(end_since_s, self._latest_s)
         else:
-            self._pulse.unstamped_reads += 1
-            earliest_s = self._pulse.earliest_s
-            receiver.on_bytes(data, now, now - earliest_s, earliest_s, False)
+            pulse.unstamped_reads += 1
+        self._latest_s = now
+        if not exact:
+            end_since_s = earliest_s
+        receiver.on_bytes(data, now, now - end_since_s, now - end_since_s, now - earliest_s)
 
     def _decrypt(self, data: bytes) -> bytes:
         """All plain text there is now, empty when the peer closed TLS; SSLWantReadError for none yet."""
@@ -180,7 +207,36 @@ class Connection:
             data = self._sock.recv(_READ_SIZE)
             if not data:
                 raise ConnectError("the server closed the connection during the TLS handshake")
+            self._records.end_once(data)
             self._incoming.write(data)
+
+
+class _Records:
+    """Follows where TLS records end, by their headers: 5 bytes, the last two of which are the length."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+
+    def end_once(self, data: bytes) -> bool:
+        """Whether the end of `data`, which comes next, is the end of a record, and the only one in it.
+
+        Then what it completes is complete with the last byte.
+        """
+        at = ends = 0
+        while at < len(data):
+            if self._left:
+                taken = min(self._left, len(data) - at)
+                self._left -= taken
+                ends += not self._left
+            else:
+                taken = min(5 - len(self._header), len(data) - at)
+                self._header += data[at : at + taken]
+                if len(self._header) == 5:
+                    self._left = int.from_bytes(self._header[3:], "big")
+                    self._header = b""
+            at += taken
+        return ends == 1 and not self._left and not self._header
 
 
 def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connection:

@@ -16,6 +16,9 @@ from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, htt
 from vllm_locust.core.stream import Answer, error_message
 
 _MAX_BODY_BYTES = 64 << 10
+# How a read ends that ends with an event: with the line break that closes its chunk, or without.
+_CLOSED = (b"\n\n\r\n", b"\r\n\r\n\r\n")
+_BARE = (b"\n\n", b"\r\n\r\n")
 
 
 class Exchange:
@@ -25,14 +28,17 @@ class Exchange:
     """
 
     __slots__ = (
+        "_began_s",
         "_body",
         "_body_size",
+        "_chunks_are_cut",
         "_parser",
         "answer",
         "arrival_s",
         "bounds_s",
         "complete",
         "content_type",
+        "contradictions",
         "ended_s",
         "framed",
         "keep_alive",
@@ -56,6 +62,9 @@ class Exchange:
         self.arrival_s = self.ended_s = 0.0
         self.lags_s: list[float] = []
         self.bounds_s: list[float] = []
+        self.contradictions = 0
+        self._began_s = 0.0
+        self._chunks_are_cut = False
         self._body: list[bytes] = []
         self._body_size = 0
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -67,11 +76,15 @@ class Exchange:
 
     # What the connection tells
 
-    def on_bytes(self, data: bytes, arrival_s: float, lag_s: float, earliest_s: float, stamped: bool) -> None:
+    def on_bytes(
+        self, data: bytes, arrival_s: float, lag_s: float, end_bound_s: float, bound_s: float
+    ) -> None:
         if self.over.is_set():
             self.keep_alive = False  # nothing more was asked for
             return
         self.arrival_s = arrival_s
+        if not self.lags_s:
+            self._began_s = arrival_s - bound_s
         self.lags_s.append(lag_s)
         answer = self.answer
         before = len(answer.arrivals_s)
@@ -83,13 +96,29 @@ class Exchange:
                 answer.fail(PROTOCOL, f"not an HTTP response: {type(error).__name__} {error}")
         new = len(answer.arrivals_s) - before
         if new:
-            # The stamp is that of the last bytes read. They are the token's if nothing came behind it.
-            if new == 1 and stamped and answer.ends_with_token and not self.complete:
-                self.bounds_s.append(0.0)
-            else:
-                self.bounds_s.extend([max(arrival_s - earliest_s, 0.0)] * new)
+            if new > 1:
+                self.bounds_s.extend([bound_s] * (new - 1))
+            self.bounds_s.append(end_bound_s if self._ends_with_token(data) else self._bound_s(bound_s))
         if self.complete or answer.failure is not None:
             self._end(arrival_s)
+
+    def _ends_with_token(self, data: bytes) -> bool:
+        """Whether the last byte read is the last one of a token's event, or comes with it.
+
+        A chunk ends in a line break behind the event. Servers send that along; one that was seen not to is
+        not believed to.
+        """
+        if not self.answer.ends_with_token or self.complete:
+            return False
+        if data.endswith(_CLOSED):
+            return not self._chunks_are_cut
+        self._chunks_are_cut = True
+        return data.endswith(_BARE)
+
+    def _bound_s(self, bound_s: float) -> float:
+        """The bound of the last arrival, which lies before this read where usage told of it afterwards."""
+        latest_s = self.answer.arrivals_s[-1]
+        return bound_s if latest_s == self.arrival_s else latest_s - self._began_s
 
     def on_close(self, error: str | None, now_s: float) -> None:
         if self.status and not self.framed and error is None:
@@ -177,8 +206,9 @@ class Exchange:
     def _end(self, ended_s: float) -> None:
         if not self.over.is_set():
             self.answer.close(ended_s)
-            while len(self.bounds_s) < len(self.answer.arrivals_s):
-                self.bounds_s.append(0.0)
+            # An event without its blank line counts from the end of the body, and came whenever it did.
+            for late_s in self.answer.arrivals_s[len(self.bounds_s) :]:
+                self.bounds_s.append(late_s - self._began_s)
             self.ended_s = ended_s
             self.over.set()
 
@@ -190,6 +220,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     keeps it open for the next request; so does whatever interrupts the wait.
     """
     connection.receiver = exchange
+    before = connection.contradictions
     try:
         try:
             connection.send(request)
@@ -200,6 +231,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         exchange.over.wait(timeout_s)
     finally:
         exchange.release()
+        exchange.contradictions = connection.contradictions - before
         connection.receiver = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
         if not reusable or connection.sending:

@@ -1,20 +1,24 @@
-"""When bytes arrived, as exactly as this machine can tell.
+"""When bytes arrived, as exactly as this machine can tell, and how wrong that can be.
 
 On Linux the kernel stamps every packet on arrival (SO_TIMESTAMPNS) and hands the stamp over with the read, so
-it does not matter how late this process reads. Elsewhere the read itself is the stamp, and `Pulse` bounds how
-much earlier the bytes may have come.
+it does not matter how late this process reads. A read has one stamp, that of its last packet; elsewhere the
+read itself is the stamp. `Pulse` bounds how much earlier the other bytes may have come.
+
+Rule: a bound rests on what was seen, never on how long something took. This process may be stopped, put
+aside or throttled between any two of its instructions, and no clock or counter of its own tells.
 """
 
 import os
-import resource
 import socket
 import struct
 import sys
 from contextlib import suppress
-from time import perf_counter
+from time import perf_counter_ns, time_ns
 from typing import Any
 
 import gevent
+
+from vllm_locust.client.alarm import Ticker
 
 SO_TIMESTAMPNS = 35
 """Missing from the socket module; the number holds on every Linux but alpha, parisc and sparc."""
@@ -24,6 +28,13 @@ STAMP_SPACE = 64
 
 # The loop doubles what it can report with each round that was not enough: 64 becomes 2048 in six.
 _WIDENING_ROUNDS = 20
+# The first look of libev can report so many sockets.
+_FIRST_LOOK = 64
+# How often the loop looks while answers are awaited.
+_LOOK_EVERY_S = 0.0005
+# A packet is stamped a little before its socket is readable: the kernel is at work on it in between.
+_DELIVERY_NS = 50_000
+_NANO = 1e-9
 
 unpack_stamp = struct.Struct("qq").unpack_from
 """Ancillary data -> (seconds, nanoseconds) of CLOCK_REALTIME."""
@@ -41,35 +52,49 @@ def enable_kernel_stamps(sock: socket.socket) -> bool:
 
 
 class Pulse:
-    """Follows the event loop's rounds, to say what no socket can: since when data may have been waiting.
+    """Follows the event loop's looks, to say what no socket can: since when data may have been waiting.
 
-    In each round the loop looks once which sockets are readable, and then everybody reads. What a look finds
-    was not there at the look before. So it arrived after `earliest_s`: the last look that found it absent.
-    When the loop had nothing to do and slept, it woke the moment data came, and `earliest_s` is that moment.
+    In each round the loop looks once which sockets are readable, and then everybody reads. A socket that a
+    look did not report was empty when that look *began*: what the next one finds came later. When the look
+    ended says nothing, for the process may have been stopped between the kernel's answer and ours.
 
     One look reports only so many sockets (libev: 64, and twice as many after each time that was not enough).
-    After one that may have been cut short, what the next one finds may be older: it counts from the last look
-    that saw all.
-    """
+    One that may have been cut short does not count: what the next one finds may be older.
 
-    # Shorter looks than this were no sleep. Longer ones may have been work: asking about a thousand sockets.
-    _ASLEEP_S = 20e-6
-    # Sockets of others that may take places in a look: web UI, workers, timers.
-    _OTHERS = 8
+    While answers are awaited the loop is woken often, so that a look is never long ago and bounds are small.
+    """
 
     def __init__(self, loop: Any) -> None:
         self.reads = 0
         """Sockets found readable in this round; whoever reads one adds it."""
         self.unstamped_reads = 0
         """Reads so far that came without a stamp of the kernel."""
-        self.earliest_s = self._looked_s = self._saw_all_s = self._before_s = perf_counter()
-        self._most_reads = 64
-        self._pauses = _pauses()
+        self.offset_ns = -1
+        """`perf_counter_ns` minus the clock of the stamps, at most; at least, it is `doubt_s` less.
+
+        Both clocks are steered alike, so it only changes when the latter is set: each reading of both narrows
+        it down, and one that does not fit begins anew.
+        """
+        self.doubt_s = 0.0
+        self._least_offset_ns = 0  # above: nothing is known yet
+        self._before_s = self._read_clocks()
+        self.earliest_s = self._saw_all_s = self._before_s
+        """What is read in this round was not stamped before."""
+        self._most_reads = _FIRST_LOOK
         self._loop = loop
+        self._ticker = Ticker(_LOOK_EVERY_S)
         # Lowest and highest priority: last before the look, behind the round's greenlets, and first after it.
         self._watchers = (loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2))
         self._watchers[0].start(self._before_look)
         self._watchers[1].start(self._after_look)
+
+    def quicken(self) -> None:
+        """Look often: answers are awaited."""
+        self._ticker.start()
+
+    def rest(self) -> None:
+        """Look when there is something to see."""
+        self._ticker.stop()
 
     def widen(self, sockets: int = 2048) -> None:
         """Let one look report so many sockets, by having so many readable for a moment.
@@ -96,6 +121,7 @@ class Pulse:
             os.close(descriptor)
 
     def close(self) -> None:
+        self._ticker.close()
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
@@ -104,24 +130,26 @@ class Pulse:
         self.reads += 1
 
     def _before_look(self) -> None:
-        # A look that reported fewer than another one did was not cut short.
+        # A look that reported so many sockets can report so many.
         self._most_reads = max(self._most_reads, self.reads)
-        if self.reads < self._most_reads - self._OTHERS:
-            self._saw_all_s = self._looked_s
         self.reads = 0
-        self._pauses = _pauses()
-        self._before_s = perf_counter()
+        self._before_s = self._read_clocks()
 
     def _after_look(self) -> None:
-        now = perf_counter()
-        slept = now - self._before_s > self._ASLEEP_S and _pauses() > self._pauses
-        self.earliest_s = now if slept else self._saw_all_s
-        self._looked_s = now
+        self.earliest_s = self._saw_all_s
+        # Pending is what this look reported and what else is due, timers for one.
+        if self._loop.pendingcnt < self._most_reads:
+            self._saw_all_s = self._before_s
 
-
-_WHO = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
-
-
-def _pauses() -> int:
-    """How often this thread gave up the processor of its own accord, as one does to sleep."""
-    return resource.getrusage(_WHO).ru_nvcsw
+    def _read_clocks(self) -> float:
+        """Compare the clocks; the earliest stamp of what is not seen from now on."""
+        before_ns = perf_counter_ns()
+        stamp_ns = time_ns()
+        now_ns = perf_counter_ns()
+        least_ns = max(self._least_offset_ns, before_ns - stamp_ns)
+        most_ns = min(self.offset_ns, now_ns - stamp_ns)
+        if least_ns > most_ns:
+            least_ns, most_ns = before_ns - stamp_ns, now_ns - stamp_ns
+        self._least_offset_ns, self.offset_ns = least_ns, most_ns
+        self.doubt_s = (most_ns - least_ns) * _NANO
+        return (now_ns - _DELIVERY_NS) * _NANO

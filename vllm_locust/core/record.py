@@ -82,11 +82,13 @@ class RequestRecord:
     bounds_s: Sequence[float] = field(default=(), repr=False)
     """For each of `arrivals_s`, how much earlier the event may really have arrived, at most.
 
-    0 for an event that was read alone with a kernel stamp of its own; more when several token-carrying events
-    came out of one read (they share the last one's stamp) or when the platform gives no stamps.
+    As good as 0 for an event that was the last thing in its read, with a kernel stamp of its own; more when
+    something else came behind it (they share the last one's stamp) or when the platform gives no stamps.
     """
     lags_s: Sequence[float] = field(default=(), repr=False)
     """For each read of the socket, how long after the bytes' arrival it happened."""
+    contradictions: int = 0
+    """Reads whose stamp contradicted what was known; their arrival is the moment of the read."""
 
     @property
     def id(self) -> str:

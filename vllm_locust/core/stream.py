@@ -30,11 +30,13 @@ class SseDecoder:
     CRLF or CR, several `data` lines of one event are joined by LF, comments and other fields are passed over.
     """
 
-    __slots__ = ("_data", "_size", "_skip_lf", "_tail", "between_events")
+    __slots__ = ("_data", "_size", "_skip_lf", "_tail", "at_end_of_event", "between_events")
 
     def __init__(self) -> None:
         self.between_events = True
         """Nothing is pending: what comes next begins an event."""
+        self.at_end_of_event = False
+        """An event was the last thing that came; no comment or other field came behind it."""
         self._tail = b""
         self._data: list[bytes] = []
         self._size = 0
@@ -50,6 +52,7 @@ class SseDecoder:
             and self.between_events
             and b"\r" not in piece
         ):
+            self.at_end_of_event = True
             return [piece[6:-2]]
         return self._feed_lines(piece)
 
@@ -70,24 +73,29 @@ class SseDecoder:
             elif not last.endswith(b"\n"):
                 self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
         events: list[bytes] = []
+        self.at_end_of_event = False
         for line in lines:
-            self._take_line(line.rstrip(b"\r\n"), events)
+            self.at_end_of_event = self._take_line(line.rstrip(b"\r\n"), events)
+        self.at_end_of_event &= not self._tail
         self.between_events = not self._tail and not self._data
         if len(self._tail) + self._size > MAX_EVENT_BYTES:
             raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         return events
 
-    def _take_line(self, line: bytes, events: list[bytes]) -> None:
+    def _take_line(self, line: bytes, events: list[bytes]) -> bool:
+        """True when the line completes an event."""
         if not line:
-            if self._data:
-                events.append(b"\n".join(self._data))
-                self._data, self._size = [], 0
-            return
+            if not self._data:
+                return False
+            events.append(b"\n".join(self._data))
+            self._data, self._size = [], 0
+            return True
         field, _, value = line.partition(b":")
         if field == b"data":
             value = value.removeprefix(b" ")
             self._data.append(value)
             self._size += len(value)
+        return False
 
 
 class Answer:
@@ -159,7 +167,7 @@ class Answer:
             self.ends_with_token = False
             for data in self._sse.feed(piece):
                 self.ends_with_token = self._take_event(data, arrival_s)
-            self.ends_with_token &= self._sse.between_events
+            self.ends_with_token &= self._sse.at_end_of_event
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             self.fail(PROTOCOL, f"the stream cannot be parsed: {type(error).__name__}: {error}")
 
