@@ -24,7 +24,8 @@ class ScriptedServer:
     """Answers request number n (over all connections) with `scripts[n]`; the last one serves all later ones.
 
     `questions` are the answers to requests that begin so ("GET /version"): those are not counted, nor kept.
-    `sent_s` notes `time.perf_counter()` just before each send, `requests` the raw requests.
+    `sent_s` notes `time.perf_counter()` just before each send, `sent_by_s` just after it, and `requests` the raw
+    requests.
     """
 
     scripts: Sequence[Sequence[Step]]
@@ -32,6 +33,7 @@ class ScriptedServer:
     questions: Mapping[str, bytes] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
     sent_s: list[float] = field(default_factory=list)
+    sent_by_s: list[float] = field(default_factory=list)
     connections: int = 0
 
     def __post_init__(self) -> None:
@@ -98,6 +100,7 @@ class ScriptedServer:
             else:
                 self.sent_s.append(time.perf_counter())
                 connection.sendall(step)
+                self.sent_by_s.append(time.perf_counter())
         return True
 
 
@@ -184,7 +187,7 @@ def plain(status: str, body: bytes, *headers: str) -> bytes:
 def remote_server(*scripts: Sequence[Step]) -> Iterator[Connection]:
     """The same in a process of its own, where no busy test keeps it from sending when it says it does.
 
-    Gives a pipe: the port comes first, and after any message to it the send times so far.
+    Gives a pipe: the port comes first, and after any message to it `sent_s` and `sent_by_s` so far.
     """
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve_remotely, args=(scripts, theirs), daemon=True)
@@ -203,4 +206,4 @@ def _serve_remotely(scripts: Sequence[Sequence[Step]], pipe: Connection) -> None
     pipe.send(server.port)
     while True:
         pipe.recv()
-        pipe.send(server.sent_s)
+        pipe.send((server.sent_s, server.sent_by_s))

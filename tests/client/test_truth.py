@@ -1,7 +1,7 @@
 """The product's promise, under fire: no token arrived later than claimed, nor earlier than the bound allows.
 
-The server pauses, splits and joins its events at random, and this process is busy at random: the server's log
-of send times is the truth.
+The server pauses, splits and joins its events at random, and this process is busy at random. The truth is the
+server's log: each piece left it between two moments, which lie as far apart as the machine is slow.
 """
 
 import random
@@ -17,8 +17,8 @@ from vllm_locust.client.target import Target
 from vllm_locust.core.record import RequestRecord
 
 TOKENS = 40
-# Sending, waking up and being put aside by the operating system; far below what the busy client adds.
-SLACK_S = 0.03
+# What the kernel may take to hand a piece over behind the send.
+SLACK_S = 0.0001
 COMMENT = chunk(b": keep-alive\n\n")
 
 
@@ -71,9 +71,8 @@ def test_claims_lie_between_truth_and_truth_plus_bound(
         client.close()
         transport.close()
         server.send("times")
-        sent_s = server.recv()
+        sent_s, sent_by_s = server.recv()
     assert (record.outcome, len(record.arrivals_s)) == ("ok", TOKENS)
     for claim_s, bound_s, send in zip(record.arrivals_s, record.bounds_s, completed_by, strict=True):
-        truth_s = sent_s[send]
-        assert truth_s - 0.001 <= claim_s
-        assert claim_s - bound_s <= truth_s + SLACK_S
+        assert sent_s[send] <= claim_s
+        assert claim_s - bound_s <= sent_by_s[send] + SLACK_S
