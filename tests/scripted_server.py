@@ -24,7 +24,7 @@ class ScriptedServer:
     """Answers request number n (over all connections) with `scripts[n]`; the last one serves all later ones.
 
     `questions` are the answers to requests that begin so ("GET /version"): those are not counted, nor kept.
-    `sent_s` notes `time.perf_counter()` just before each send, `sent_by_s` just after it, and `requests` the raw
+    `sent_s` notes `time.perf_counter()` just before each send, `sent_by_s` just after it, `requests` the raw
     requests.
     """
 
