@@ -19,8 +19,8 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIMIT_S = 50.0
-"""No run of a test takes longer."""
+LIMIT_S = 200.0
+"""No run of a test takes longer, on however busy a machine."""
 
 USUAL = ("--seed", "1", "--exporter-port", "off", "--server-metrics-url", "off", "--no-report")
 """Unless a test says otherwise: the same requests and arrivals every time, no observer and no report."""
@@ -193,7 +193,7 @@ def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
-def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 15.0) -> None:
+def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
     """Return once `is_true` says so; fails after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

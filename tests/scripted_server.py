@@ -51,7 +51,7 @@ class ScriptedServer:
         for open_socket in (self._listener, *self._open):
             _shut(open_socket)
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(timeout=60)
 
     def _accept(self) -> None:
         while True:

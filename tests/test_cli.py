@@ -27,7 +27,7 @@ def test_locust_is_not_loaded(arguments: str) -> None:
         [sys.executable, "-c", ASK, *arguments.split()],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "loaded:"

@@ -49,11 +49,11 @@ def load() -> int:
     what, folder = option("--scenario"), Path(option("--results-dir"))
     if what == "hang":
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-        time.sleep(60)
+        time.sleep(600)
     if what == "kill":
         with suppress(OSError):
-            urlopen(option("--host") + "/die", timeout=5)
-        time.sleep(60)
+            urlopen(option("--host") + "/die", timeout=60)
+        time.sleep(600)
     code = int(what.removeprefix("code-")) if what.startswith("code-") else 0
     if code == 2:
         print("vllm-locust: That is wrong.\nvllm-locust: And that.")

@@ -114,7 +114,7 @@ def test_a_server_that_never_gets_healthy_is_given_up(tmp_path: Path, starts: Pa
     (entry,) = journal(tmp_path / "out")
     assert entry["outcome"] == "server_failed"
     assert entry["why"].startswith("it was not ready within 0.8 s (http://127.0.0.1:")
-    assert started(starts) == ["server mute"]
+    assert not any(command.startswith("locust") for command in started(starts))
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

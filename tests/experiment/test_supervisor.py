@@ -57,27 +57,25 @@ def test_a_polite_command_is_asked_to_end(tmp_path: Path) -> None:
         "trap 'echo bye; exit 5' INT; echo $$ > $D/pids; while true; do sleep 0.05; done", tmp_path, 20.0
     )
     wait_until(lambda: bool(pids(tmp_path / "pids")), "start")
-    began_s = time.monotonic()
     assert process.poll() is None
     assert process.stop() == 5
-    assert time.monotonic() - began_s < 5
     assert (tmp_path / "log").read_text() == "bye\n"
 
 
 def test_what_listens_to_nothing_and_hides_is_killed(tmp_path: Path) -> None:
     """The command ignores signals, and has started a daemon that left its process group."""
-    daemon = "(setsid sleep 60 & echo $! >> $D/pids)"
+    daemon = "(setsid sleep 600 & echo $! >> $D/pids)"
     script = f"trap '' INT TERM; {daemon}; echo $$ >> $D/pids; while true; do sleep 0.1; done"
     process = a_process(script, tmp_path, 0.5)
     wait_until(lambda: len(pids(tmp_path / "pids")) == 2, "start")
     began_s = time.monotonic()
     assert process.stop() == 128 + signal.SIGKILL
-    assert 0.4 < time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s > 0.4
     assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
 
 
 def test_what_a_command_leaves_running_is_ended_with_it(tmp_path: Path) -> None:
-    process = a_process("setsid sleep 60 & echo $! > $D/pids; exit 4", tmp_path)
+    process = a_process("setsid sleep 600 & echo $! > $D/pids; exit 4", tmp_path)
     wait_until(lambda: process.poll() is not None, "end")
     assert process.poll() == 4
     assert not any(alive(pid) for pid in pids(tmp_path / "pids"))
@@ -85,10 +83,10 @@ def test_what_a_command_leaves_running_is_ended_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_the_one_who_started_it(tmp_path: Path, number: signal.Signals) -> None:
-    script = f"trap '' INT TERM; sleep 60 & echo $$ $! > {tmp_path}/pids; wait; sleep 60"
+    script = f"trap '' INT TERM; sleep 600 & echo $$ $! > {tmp_path}/pids; wait; sleep 600"
     starter = (
         "import time; from pathlib import Path; from vllm_locust.experiment.process import Process\n"
-        f"p = Process(['bash', '-c', {script!r}], Path('{tmp_path}/log'), patience_s=0.3); time.sleep(60)"
+        f"p = Process(['bash', '-c', {script!r}], Path('{tmp_path}/log'), patience_s=0.3); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", starter]) as process:
         wait_until(lambda: len(pids(tmp_path / "pids")) == 2, "start")

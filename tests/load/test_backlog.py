@@ -3,10 +3,10 @@
 from itertools import pairwise
 from time import perf_counter
 
-import gevent
 import pytest
 from gevent import get_hub
 
+from tests.turns import until
 from vllm_locust.load.backlog import Backlog
 
 
@@ -16,9 +16,9 @@ def test_all_is_done_in_order_without_being_asked() -> None:
     for number in range(100):
         backlog.add(number)
     assert done == []
-    gevent.sleep(0.01)
+    until(lambda: len(done) == 100)
     backlog.add(100)
-    gevent.sleep(0.01)
+    until(lambda: len(done) == 101)
     assert done == list(range(101))
     backlog.close()
 
@@ -38,8 +38,7 @@ def test_sockets_are_looked_at_in_between() -> None:
     backlog = Backlog(slow)
     for number in range(60):
         backlog.add(number)
-    while len(done) < 60:
-        gevent.sleep(0.001)
+    until(lambda: len(done) == 60)
     backlog.close()
     watcher.stop()
     watcher.close()
@@ -60,7 +59,7 @@ def test_one_that_cannot_be_done_does_not_stop_the_rest(caplog: pytest.LogCaptur
     backlog = Backlog(lambda number: done.append(1 / number))
     for number in (1, 0, 2):
         backlog.add(number)
-    gevent.sleep(0.01)
+    until(lambda: len(done) == 2)
     backlog.add(4)
     backlog.close()
     assert done == [1.0, 0.5, 0.25]

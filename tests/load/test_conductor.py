@@ -9,6 +9,7 @@ from time import perf_counter
 import gevent
 import pytest
 
+from tests.turns import until
 from vllm_locust.load.conductor import Conductor, Part, Watcher
 from vllm_locust.load.phases import FixedCourse, Phase
 
@@ -47,10 +48,7 @@ class Stagehands:
         self.orders.append(("end", phase))
 
     def await_order(self, *order: object) -> None:
-        deadline_s = perf_counter() + 5
-        while order not in self.orders:
-            assert perf_counter() < deadline_s, f"{order} not in {list(self.orders)}"
-            gevent.sleep(0.005)
+        until(lambda: order in self.orders, f"{order} in {self.orders}")
 
 
 @contextmanager
@@ -95,9 +93,8 @@ def test_a_phase_waits_for_the_last_request_of_the_one_before() -> None:
         assert ends == []
         conductor.idle("one", 1)
         conductor.idle("two", 1)
-        gevent.sleep(0.02)
+        until(lambda: conductor.over)
         assert ends == ["end"]
-        assert conductor.over
 
 
 def test_with_overlap_the_next_phase_begins_at_once_and_the_end_waits_for_all() -> None:
@@ -109,7 +106,7 @@ def test_with_overlap_the_next_phase_begins_at_once_and_the_end_waits_for_all() 
         gevent.sleep(0.3)
         assert ends == [], "the first phase still has requests in flight"
         conductor.idle("one", 0)
-        gevent.sleep(0.02)
+        until(lambda: ends)
         assert ends == ["end"]
 
 
@@ -209,8 +206,9 @@ def test_phases_share_the_time_that_is_left() -> None:
 def test_a_level_of_users_is_awaited() -> None:
     crew = Stagehands(users=1)
     with conducted(crew, Phase(0, 0, "a", users=3)) as (conductor, _):
-        gevent.sleep(0.05)
+        crew.await_order("users", 3)
         assert conductor.users_wanted == 3
+        gevent.sleep(0.05)
         assert list(crew.orders) == [("users", 3)]
         crew.users = 3
         crew.await_order("begin", "one", 0)
@@ -224,7 +222,6 @@ def test_an_open_loop_is_shared_anew_when_somebody_comes_or_goes() -> None:
         crew.members.append("three")
         crew.await_order("begin", "three", 0)
         crew.await_order("amend", "one", 0)
-        gevent.sleep(0.02)
         assert [(part.position, part.of) for part in crew.parts.values()] == [(0, 3), (1, 3), (2, 3)]
         crew.members.remove("one")
         crew.orders.clear()
@@ -261,7 +258,7 @@ def test_those_who_are_gone_are_not_waited_for(leave: Callable[[Stagehands], Non
         crew.await_order("end", 0)
         conductor.idle("one", 0)
         leave(crew)
-        gevent.sleep(0.3)
+        until(lambda: ends)
         assert ends == ["end"]
 
 
@@ -285,7 +282,7 @@ def test_who_comes_after_a_phase_is_not_waited_for_in_it() -> None:
         crew.await_order("end", 1)
         conductor.idle("one", 1)
         conductor.idle("late", 1)
-        gevent.sleep(0.02)
+        until(lambda: ends)
         assert ends == ["end"]
 
 
@@ -316,7 +313,7 @@ def test_what_one_gives_back_another_sends() -> None:
         gevent.sleep(0.3)
         assert ends == [], "two has something to do again"
         conductor.idle("two", 0)
-        gevent.sleep(0.02)
+        until(lambda: ends)
         assert ends == ["end"]
 
 
@@ -340,7 +337,7 @@ def test_a_course_that_fails_ends_the_run_and_says_so(caplog: pytest.LogCaptureF
     ends: list[str] = []
     conductor = Conductor(Broken([Phase(0, 0, "a")]), crew, perf_counter(), lambda: ends.append("end"))
     crew.await_order("begin", "one", 0)
-    gevent.sleep(0.4)
+    until(lambda: ends)
     assert ends == ["end"]
     assert conductor.failed
     assert "The run cannot go on" in caplog.text

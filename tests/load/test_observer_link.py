@@ -9,6 +9,7 @@ import gevent
 import pytest
 from gevent import socket
 
+from tests.turns import LIMIT_S, look_around, until
 from vllm_locust.load import observer
 from vllm_locust.load.observer import ObserverLink
 from vllm_locust.observe.wire import Wire
@@ -25,7 +26,7 @@ class OtherEnd:
 
     def say(self, what: str, **fields: Any) -> None:
         self.wire.send({"say": what, **fields})
-        gevent.sleep(0.02)
+        look_around()
 
 
 @pytest.fixture
@@ -65,23 +66,21 @@ def test_nonsense_ends_the_line(
     link: ObserverLink, other: OtherEnd, nonsense: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     other.wire.send(nonsense)
-    gevent.sleep(0.05)
-    assert link.gone
+    until(lambda: link.gone)
     assert caplog.text.count("The observer has ended") == 1
 
 
 def test_what_cannot_be_said_ends_the_line(link: ObserverLink, caplog: pytest.LogCaptureFixture) -> None:
     link.tell("state", users=object())
-    gevent.sleep(0.05)
-    assert link.gone
+    until(lambda: link.gone)
     assert "cannot be told" in caplog.text
 
 
 def a_wait(
     link: ObserverLink, other: OtherEnd, monkeypatch: pytest.MonkeyPatch
 ) -> "tuple[float, gevent.Greenlet[..., None]]":
-    """Now, and who waits for Prometheus, which has come twice, for 30 s from now on."""
-    monkeypatch.setattr(observer, "_SHORTEST_WAIT_S", 30.0)
+    """Now, and who waits for Prometheus, which has come twice, for longer than a test lasts."""
+    monkeypatch.setattr(observer, "_SHORTEST_WAIT_S", 10 * LIMIT_S)
     now_s = observer.perf_counter()
     for began_s in (now_s - 2.0, now_s - 1.0):
         other.say("served", began_s=began_s)
@@ -96,19 +95,17 @@ def test_the_last_figures_are_waited_for_until_they_are_fetched(
     other.say("ended", at_s=now_s + 0.5)
     assert not waiting.ready()
     other.say("served", began_s=now_s + 1.0)
-    waiting.join(5.0)
-    assert waiting.ready()
+    until(waiting.ready)
 
 
 def test_who_is_in_a_hurry_ends_the_wait(
     link: ObserverLink, other: OtherEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, waiting = a_wait(link, other, monkeypatch)
-    gevent.sleep(0.02)
+    look_around()
     assert not waiting.ready()
     link.stop_waiting()
-    waiting.join(5.0)
-    assert waiting.ready()
+    until(waiting.ready)
 
 
 def test_whom_nobody_has_asked_twice_waits_for_nobody(link: ObserverLink, other: OtherEnd) -> None:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
 
 import gevent
 import psutil
@@ -60,10 +59,8 @@ def test_one_that_takes_too_long_is_left(
     caplog.set_level("INFO")
     monkeypatch.setattr(reporting, "_TELL_AFTER_S", 0.05)
     monkeypatch.setattr(reporting, "_LIMIT_S", 0.2)
-    with report_by("import time; time.sleep(60)", monkeypatch, tmp_path) as running:
-        began_s = perf_counter()
+    with report_by("import time; time.sleep(600)", monkeypatch, tmp_path) as running:
         assert running.wait() is None
-        assert perf_counter() - began_s < 5
     first, second = (record.message for record in caplog.records)
     assert first.startswith("Writing the report of")
     assert "it was not ready after" in second
@@ -73,7 +70,7 @@ def test_ctrl_c_skips_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     main = gevent.getcurrent()
-    with report_by("import time; time.sleep(60)", monkeypatch, tmp_path) as running:
+    with report_by("import time; time.sleep(600)", monkeypatch, tmp_path) as running:
         pressing = gevent.spawn_later(0.1, lambda: main.throw(KeyboardInterrupt))
         assert running.wait() is None
         pressing.kill()

@@ -15,7 +15,7 @@ from vllm_locust.observe import endpoint as module
 from vllm_locust.observe.endpoint import Endpoint
 
 PAGE = b"# TYPE a gauge\na 1.0\n" * 1000
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 class Site:

@@ -68,7 +68,7 @@ def read(count: int, between=lambda: None) -> tuple[GpuReader, list]:
     reader = GpuReader(0.001, deliver)
     assert reader.present
     reader.start()
-    assert enough.wait(20)
+    assert enough.wait(60)
     reader.stop()
     return reader, samples
 
@@ -105,8 +105,8 @@ def test_a_look_besides(nvml):
     came = threading.Event()
     reader = GpuReader(60, lambda _: came.set())
     reader.start()
-    assert came.wait(20)
+    assert came.wait(60)
     came.clear()
     reader.scrape_soon()
-    assert came.wait(20)
+    assert came.wait(60)
     reader.stop()

@@ -34,7 +34,7 @@ class Heard:
     def wait(self, *, samples: int = 0, sentences: int = 0) -> None:
         with self._news:
             assert self._news.wait_for(
-                lambda: len(self.samples) >= samples and len(self.sentences) >= sentences, timeout=20
+                lambda: len(self.samples) >= samples and len(self.sentences) >= sentences, timeout=60
             ), (self.samples, self.sentences)
 
     def wait_for_look(self) -> None:

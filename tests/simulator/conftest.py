@@ -113,7 +113,7 @@ class Client:
 
     def __init__(self, port: int, buffer_size: int | None = None) -> None:
         self.sock = socket.socket()
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         if buffer_size is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
         self.sock.connect(("127.0.0.1", port))

@@ -182,16 +182,12 @@ def test_cached_tokens_are_told_when_asked_for(serve):
     assert usages[1]["prompt_tokens_details"] == {"cached_tokens": 96, "created_cache_tokens": 0}
 
 
-def test_the_metronome_keeps_its_beat_over_a_real_socket(serve):
-    def seconds(client):
-        begin = time.perf_counter()
-        client.post(CHAT, chat(max_tokens=15))
-        return time.perf_counter() - begin
-
+def test_the_metronome_is_never_ahead_of_its_beat_over_a_real_socket(serve):
+    """In virtual time it is never behind either; on a machine it may be."""
     with serve("metronome") as running:
-        client = running.client()
-        took = [seconds(client) for _ in range(3)]
-    assert 0.300 <= min(took) < 0.400  # 15 steps of 20 ms
+        began_s = time.perf_counter()
+        running.client().post(CHAT, chat(max_tokens=15))
+        assert time.perf_counter() - began_s >= 0.300  # 15 steps of 20 ms
 
 
 def test_a_silent_stream_is_kept_alive(serve):
@@ -236,8 +232,8 @@ def metric(client, name):
 
 
 def wait_for(condition):
-    """Until it holds, at most 5 s."""
-    deadline = time.monotonic() + 5
+    """Until it holds, at most 60 s."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

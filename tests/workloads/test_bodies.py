@@ -2,7 +2,6 @@
 
 import re
 import struct
-import time
 import zlib
 from base64 import b64decode
 from typing import Any
@@ -71,13 +70,7 @@ def test_pictures_have_bars_and_no_two_are_alike() -> None:
     assert png(64, 64, "key", 7) == png(64, 64, "key", 7)
 
 
-def test_a_picture_takes_no_time_and_no_space() -> None:
-    def seconds(number: int) -> float:
-        began_s = time.perf_counter()
-        data_uri(224, 224, number)
-        return time.perf_counter() - began_s
-
-    assert min(seconds(number) for number in range(50)) < 1e-3
+def test_a_picture_takes_no_space() -> None:
     assert max(len(data_uri(224, 224, number)) for number in range(50)) < 2000
 
 
