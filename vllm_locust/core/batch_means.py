@@ -77,14 +77,15 @@ def intervals_in_order(group: Group, at_once: int, percentiles: Iterable[float])
     Of gaps between tokens no order in time is kept, so ITL has none.
     """
     order = np.argsort(np.asarray(group.ok_ended_s), kind="stable")
-    ttft, e2el, late = (np.asarray(column)[order] for column in (group.ttft_s, group.e2el_s, group.late_s))
+    ttft, e2el = np.asarray(group.ttft_s)[order], np.asarray(group.e2el_s)[order]
     tpot = group.tpot_s()[order]
+    with_unsent = np.argsort(np.concatenate([group.ok_ended_s, group.unsent_ended_s]), kind="stable")
     families = {
         "ttft": ttft,
         "tpot": tpot[~np.isnan(tpot)],
         "e2el": e2el,
-        "ttft_from_plan": ttft + late,
-        "e2el_from_plan": e2el + late,
+        "ttft_from_plan": group.ttft_from_plan_s()[with_unsent],
+        "e2el_from_plan": group.e2el_from_plan_s()[with_unsent],
     }
     known: dict[str, Interval] = {}
     for family, values_s in families.items():

@@ -33,7 +33,17 @@ _COUNTERS = (
     "promised_lengths",
     "kept_lengths",
 )
-_SECONDS = ("ttft_s", "e2el_s", "late_s", "ok_ended_s", "connect_s", "sent_s", "ended_s")
+_SECONDS = (
+    "ttft_s",
+    "e2el_s",
+    "late_s",
+    "ok_ended_s",
+    "unsent_wait_s",
+    "unsent_ended_s",
+    "connect_s",
+    "sent_s",
+    "ended_s",
+)
 _TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = ("itl", "itl_per_token", "lag", "ttft_bound", "itl_bound", "lateness")
 
@@ -93,6 +103,9 @@ class Group:
         self.output_tokens = array("q")
         self.prompt_tokens = array("q")
         self.cached_tokens = array("q")
+        # One entry per dropped request in the window: how long it waited, and when it was given up.
+        self.unsent_wait_s = array("d")
+        self.unsent_ended_s = array("d")
         # One entry per successful request in the window that had to connect.
         self.connect_s = array("d")
         # One entry per request that was sent, in the window or not.
@@ -127,11 +140,25 @@ class Group:
         tpot: NDArray[np.float64] = (e2el - ttft) / np.where(tokens > 1, tokens - 1, np.nan)
         return tpot
 
+    def ttft_from_plan_s(self) -> NDArray[np.float64]:
+        """TTFT from the intended start: of each request of `ttft_s`, then of each dropped one its wait.
+
+        That one would have taken longer, had it been sent, so it stands there for at least so much.
+        """
+        return np.concatenate([np.add(self.ttft_s, self.late_s), self.unsent_wait_s])
+
+    def e2el_from_plan_s(self) -> NDArray[np.float64]:
+        """E2EL from the intended start, likewise."""
+        return np.concatenate([np.add(self.e2el_s, self.late_s), self.unsent_wait_s])
+
     def add(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         """Fold one record; `inside` says that it ended in the window."""
         self.planned += 1
         if record.outcome == DROPPED:
             self.dropped += 1
+            if inside:
+                self.unsent_wait_s.append(record.ended_s - record.intended_s)
+                self.unsent_ended_s.append(record.ended_s - origin_s)
             return
         self._add_stamps(record, origin_s, inside)
         arrivals = np.array(record.arrivals_s, np.float64)

@@ -12,6 +12,7 @@ The window of the whole run follows: without any warm-up it too goes from the fi
 one ended. Else it consists of the windows of the phases, and the warm-ups between them are no part of it.
 Requests, tokens and the duration follow this one rule: however a steady run is trimmed or cut into phases,
 its throughput stays. Requests outside the window still count in the totals (planned = ok + failed + dropped).
+A dropped request ends when it is given up, at the end of the load at the latest.
 
 Stamps are kept as seconds since `origin_s`, so that recordings of several processes, each with the origin
 where its own clock stood when the run began, merge into one.
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from vllm_locust.core.group import Group
-from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.record import DROPPED, RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class _Bounds:
         if self.warm_s is None:
             return True
         return self.warm_s <= ended_s and (self.closed_s is None or ended_s <= self.closed_s)
+
+    def hold_unsent(self, ended_s: float) -> bool:
+        """The same of a request given up at `ended_s`, which is often a moment after the end of the load."""
+        return self.warm_s is None or self.warm_s <= ended_s
 
     def joined(self, other: "_Bounds") -> "_Bounds":
         return _Bounds(_either(min, self.warm_s, other.warm_s), _either(max, self.closed_s, other.closed_s))
@@ -107,7 +112,9 @@ class Recording:
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = Group()
-        inside = self._bounds.get(record.phase, _UNBOUND).hold(record.ended_s - self._origin_s)
+        bounds = self._bounds.get(record.phase, _UNBOUND)
+        hold = bounds.hold_unsent if record.outcome == DROPPED else bounds.hold
+        inside = hold(record.ended_s - self._origin_s)
         group.add(record, self._origin_s, inside)
 
     def successor(self) -> "Recording":

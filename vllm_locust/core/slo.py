@@ -22,8 +22,14 @@ answered requests; `core.evidence.gates` counts those that failed as outside.
 A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
 for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it
 stands in the summary; and of the error rate, as if requests failed independently (C. J. Clopper, E. S.
-Pearson, Biometrika 26, 1934). When it holds the bound the sentence says that the next run may say the
-opposite; the outcome stays, so that a gate at its bound is not one that is undetermined most of the time.
+Pearson, Biometrika 26, 1934). The sentence says which of them assume independence. When it does not exclude
+that the truth is on the other side of the bound, and an end that is not known excludes nothing, the sentence
+says that the next run may say the opposite; the outcome stays, so that a gate at its bound is not one that is
+undetermined most of the time.
+
+Dropped requests are no failures, and `failed==0` says so where there are any. In a latency from the plan they
+count as the time that they had waited, a lower bound: such an objective is missed when even that is too much,
+and met only when it would be met however long they had taken.
 """
 
 import difflib
@@ -37,7 +43,15 @@ from typing import Any, Literal
 from scipy.special import betaincinv  # type: ignore[import-untyped]
 
 from vllm_locust.core.percentile import CONFIDENCE, UNDETERMINED, Interval
-from vllm_locust.core.summary import COUNTS, FAMILIES, PERCENTILES, REQUESTS, STATISTICS, percentile_word
+from vllm_locust.core.summary import (
+    COUNTS,
+    FAMILIES,
+    FROM_PLAN,
+    PERCENTILES,
+    REQUESTS,
+    STATISTICS,
+    percentile_word,
+)
 from vllm_locust.errors import UsageError
 
 Outcome = Literal["met", "missed", "undetermined"]
@@ -167,16 +181,34 @@ def evaluate(
     outcome: Outcome = "met" if slo.holds(value) else "missed"
     key = slo.key.replace("median_", "p50_", 1)
     interval = (in_order or {}).get(key, UNDETERMINED)
+    independent = interval == UNDETERMINED
     if (ends := summary["intervals"].get(key)) is not None:
         if None in ends:
             outcome = _by_one_end(slo, *ends)
-        if interval == UNDETERMINED:
+        if independent:
             interval = Interval(*ends)
     elif slo.key == "error_rate":
         interval = _share(summary["failed"], summary["failed"] + summary["completed"])
-    return Judgement(
-        slo, outcome, value, f"{slo} is {outcome}: {_why(slo, outcome, value, interval)}", interval
-    )
+    why = _why(slo, outcome, value, interval, independent)
+    if unsent := _unsent(slo, summary):
+        outcome, why = _with_unsent(slo, outcome, value, why, unsent)
+    return Judgement(slo, outcome, value, f"{slo} is {outcome}: {why}", interval)
+
+
+def _unsent(slo: Slo, summary: Mapping[str, Any]) -> int:
+    """The dropped requests that a reader of this objective must know of."""
+    if slo.about_failures:
+        return int(summary["requests"]["dropped"])
+    return int(summary["unsent_in_from_plan"]) if slo.family in FROM_PLAN else 0
+
+
+def _with_unsent(slo: Slo, outcome: Outcome, value: float, why: str, unsent: int) -> tuple[Outcome, str]:
+    """The outcome where requests were never sent, and why."""
+    if slo.about_failures:
+        return outcome, f"{why}, though {unsent} more were dropped, never sent (to gate them: dropped==0)"
+    if slo.holds(value) == slo.holds(math.inf):
+        return outcome, f"at least {why}"
+    return "undetermined", f"at least {value:.6g}, since {unsent} requests were never sent"
 
 
 def _share(part: int, whole: int) -> Interval:
@@ -188,16 +220,23 @@ def _share(part: int, whole: int) -> Interval:
     )
 
 
-def _why(slo: Slo, outcome: Outcome, value: float, interval: Interval) -> str:
-    low, high = interval.low, interval.high
+def _why(slo: Slo, outcome: Outcome, value: float, interval: Interval, independent: bool) -> str:
     shown = f"{value:.6g}"
-    if low is not None or high is not None:
-        shown += f", 95 % interval [{_end(low)} .. {_end(high)}]"
+    if interval != UNDETERMINED:
+        assuming = " if requests were independent" if independent else ""
+        shown += f", 95 % interval{assuming} [{_end(interval.low)} .. {_end(interval.high)}]"
     if outcome == "undetermined":
         return f"{shown}, from too few requests (it takes {_fewest(slo)}): run longer"
-    if low is not None and high is not None and slo.holds(low) != slo.holds(high):
-        return f"{shown}, which holds the bound: too close to call, run longer"
+    if interval != UNDETERMINED and not _excludes_the_other_side(slo, interval):
+        return f"{shown}, which does not exclude the bound: too close to call, run longer"
     return shown
+
+
+def _excludes_the_other_side(slo: Slo, interval: Interval) -> bool:
+    """Whether all values that the interval leaves possible agree; an unknown end may be anywhere."""
+    low = -math.inf if interval.low is None else interval.low
+    high = math.inf if interval.high is None else interval.high
+    return slo.holds(low) == slo.holds(high)
 
 
 def _fewest(slo: Slo) -> int:

@@ -2,7 +2,11 @@
 
 Rule: what is not known is None, never 0, and every number says over what it was taken: `completed`, `failed`,
 `error_rate`, the rates and the latencies are about the window (see `core.recording`), and `duration` is all
-that was measured of it; `requests` and `failures` are about the whole recording, so that nothing vanishes.
+that was measured of it; `dropped`, `requests` and `failures` are about the whole recording, so that nothing
+vanishes.
+
+Latencies `_from_plan` take in the requests that were dropped in the window, each as the time it had waited:
+`unsent_in_from_plan` of their values are lower bounds, and so is what is computed of them.
 
 vLLM's formulas (its `calculate_metrics`): over the successful requests, throughputs are totals / duration,
 TPOT is (E2EL - TTFT)/(output tokens - 1) and undefined below two tokens, `std` is numpy's (`ddof=0`),
@@ -42,11 +46,15 @@ FAMILIES = {
 }
 """The latencies of a summary: `mean_`, `median_`, `std_`, `max_` or `pXX_`, a family, `_ms`."""
 
+FROM_PLAN = ("ttft_from_plan", "e2el_from_plan")
+"""Those in which requests that were never sent count."""
+
 STATISTICS = ("mean", "median", "std", "max")
 
 COUNTS = (
     "completed",
     "failed",
+    "dropped",
     "error_rate",
     "duration",
     "start_s",
@@ -150,6 +158,7 @@ def _of_group(
             "dropped": group.dropped,
             "outside_window": group.outside_window,
         },
+        "unsent_in_from_plan": len(group.unsent_wait_s),
         "prompt_lengths": {"promised": group.promised_lengths, "exact": group.kept_lengths},
         "failures": {kind: group.failures[kind].count for kind in sorted(group.failures)},
         "failure_examples": {kind: group.failures[kind].example for kind in sorted(group.failures)},
@@ -161,6 +170,7 @@ def _counts(group: Group, window: Window | None) -> dict[str, Any]:
     return {
         "completed": group.completed,
         "failed": group.failed_in_window,
+        "dropped": group.dropped,
         "error_rate": _ratio(group.failed_in_window, finished),
         "completed_without_usage": group.without_usage,
         "duration": window.duration_s if window else None,
@@ -203,15 +213,15 @@ def _latencies(group: Group, percentiles: Sequence[float]) -> dict[str, Any]:
 
 
 def _samples(group: Group) -> dict[str, _Sample]:
-    ttft, e2el, late = (np.asarray(column) for column in (group.ttft_s, group.e2el_s, group.late_s))
+    ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
     tpot = group.tpot_s()
     return {
         "ttft": _exact(ttft),
         "tpot": _exact(tpot[~np.isnan(tpot)]),
         "itl": _binned(group.itl, group.streams),
         "e2el": _exact(e2el),
-        "ttft_from_plan": _exact(ttft + late),
-        "e2el_from_plan": _exact(e2el + late),
+        "ttft_from_plan": _exact(group.ttft_from_plan_s()),
+        "e2el_from_plan": _exact(group.e2el_from_plan_s()),
         "itl_per_token": _binned(group.itl_per_token, group.streams),
         "connect": _exact(np.asarray(group.connect_s)),
     }

@@ -66,6 +66,7 @@ def _totals(records: Sequence[RequestRecord], elapsed_s: float) -> dict[str, Any
     return {
         "completed": len(answered),
         "failed": failed,
+        "dropped": 0,
         "error_rate": _ratio(failed, len(records)),
         "completed_without_usage": 0,
         "duration": elapsed_s,

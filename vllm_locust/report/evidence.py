@@ -138,8 +138,13 @@ def failed(row: Row) -> int:
     return max(row.numbers.get("failed") or 0, (row.numbers.get("requests") or {}).get("failed") or 0)
 
 
+def dropped(row: Row) -> int:
+    """Requests that were planned and never sent."""
+    return (row.numbers.get("requests") or {}).get("dropped") or 0
+
+
 def planned(row: Row) -> int:
-    """All requests that `failed` are a part of."""
+    """All requests that `failed` and `dropped` are a part of."""
     finished = (row.numbers.get("completed") or 0) + (row.numbers.get("failed") or 0)
     return max(finished, (row.numbers.get("requests") or {}).get("planned") or 0)
 

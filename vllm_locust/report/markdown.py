@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_locust.report.evidence import failed, planned, whole, work_word
+from vllm_locust.report.evidence import dropped, failed, planned, whole, work_word
 from vllm_locust.report.findings import Finding
 from vllm_locust.report.words import counted, digits, listed
 from vllm_locust.results.folder import Results
@@ -30,7 +30,8 @@ _RATES = {"req/s": "request_throughput", "output tok/s": "output_throughput"}
 _FACTS = {"scenario": "scenario", "model": "model_id", "host": "host", "started": "date"}
 _LEGEND = (
     "Latencies in ms: TTFT to the first token, TPOT per token after it, ITL between tokens. Small: 95 % "
-    "confidence interval. \\* = too few samples for this percentile. n/a = nothing to measure."
+    "interval as if requests were independent. \\* = too few samples for this percentile. n/a = nothing to "
+    "measure."
 )
 _MARKUP = re.compile(r"[\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_])|(?<!\w)#")
 
@@ -63,17 +64,16 @@ def markdown(
 
 
 def _verdict(runs: Sequence[Row]) -> str:
-    """Whether one can trust it, whether requests failed, and what became of the objectives."""
+    """Whether one can trust it, whether requests failed or were dropped, and the objectives."""
     if not runs:
         return "Nothing was measured to its end."
     outcomes = [str(slo["outcome"]) for row in runs for slo in row.numbers.get("slo") or ()]
     parts = [_measured(Counter(_client(row).get("verdict") or "of unknown validity" for row in runs))]
-    bad, all_of_them = sum(map(failed, runs)), sum(map(planned, runs))
-    parts.append(
-        f"{bad} of {counted(all_of_them, 'request')} failed"
-        if bad
-        else f"{counted(all_of_them, 'request')}, none failed"
-    )
+    bad, unsent = sum(map(failed, runs)), sum(map(dropped, runs))
+    all_of_them = counted(sum(map(planned, runs)), "request")
+    parts.append(f"{bad} of {all_of_them} failed" if bad else f"{all_of_them}, none failed")
+    if unsent:
+        parts.append(f"{unsent} dropped, which were planned and never sent")
     if outcomes:
         parts.append(_objectives(Counter(outcomes), len(outcomes)))
     return "; ".join(parts) + "."
@@ -138,12 +138,12 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     if not some:
         return
     names = _names(some)
-    heads = [*names, "ok", "failed", *_RATES, *_LATENCIES]
+    heads = [*names, "ok", "failed", "dropped", *_RATES, *_LATENCIES]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(names) + "---:|" * (len(heads) - len(names))
     for number, row in enumerate(some):
         cells = [escaped(cells[number]) for cells in names.values()]
-        cells += [_plain(row, key) for key in ("completed", "failed", *_RATES.values())]
+        cells += [_plain(row, key) for key in ("completed", "failed", "dropped", *_RATES.values())]
         cells += [_latency(row, key) for key in _LATENCIES.values()]
         yield f"| {' | '.join(cells)} |"
     yield ""

@@ -34,7 +34,7 @@ _LABEL_SHARE = 0.06
 _LOG_TICKS = (1, 2, 5)
 _GREY = "#555555"
 _UNSURE = "hollow: too few requests to tell, or some failed"
-_BARS = "bars: 95 % interval, or all repeats"
+_BARS = "bars: 95 % interval as if requests were independent, or all repeats"
 
 
 def write_plots(folder: Path, rows: Sequence["Row"]) -> list[Path]:

@@ -17,6 +17,7 @@ _ROW = ("run", "workload", "phase", "profile", "level", "unit")
 _COUNTS = (
     "completed",
     "failed",
+    "dropped",
     "error_rate",
     "duration",
     "total_input_tokens",

@@ -15,7 +15,9 @@ _TITLES = {
     "e2el": "End-to-end Latency",
 }
 _TOO_FEW = "(too few samples)"
+_INTERVALS = "[low .. high]: 95 % interval as if requests were independent of each other"
 _NOT_KNOWN = "n/a"
+_AT_LEAST = "at least"
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -29,6 +31,8 @@ def render(summary: Mapping[str, Any]) -> str:
     lines += _totals(summary)
     for family, title in _TITLES.items():
         lines += [_title(title, "-"), *_latency(family, summary)]
+    if any(" [" in line for line in lines):
+        lines.append(_INTERVALS)
     if summary.get("request_rate") is not None or _differs_from_plan(summary):
         lines += [_title("From the Intended Start", "-"), *_from_plan(summary)]
     if summary.get("workers"):
@@ -96,7 +100,7 @@ def _failures(summary: Mapping[str, Any]) -> Iterator[str]:
     for kind, count in summary["failures"].items():
         yield _line(f"  {kind}", count, summary["failure_examples"][kind].replace("\n", " ")[:_WIDTH])
     if requests["dropped"]:
-        yield _line("Dropped requests (never sent)", requests["dropped"])
+        yield _line("Dropped requests (never sent)", requests["dropped"], f"of {requests['planned']} planned")
     if requests["outside_window"]:
         yield _line("Requests outside the window", requests["outside_window"])
     rate = summary["error_rate"]
@@ -134,11 +138,15 @@ def _differs_from_plan(summary: Mapping[str, Any]) -> bool:
 
 
 def _from_plan(summary: Mapping[str, Any]) -> Iterator[str]:
+    unsent = summary.get("unsent_in_from_plan")
     for family in ("ttft", "e2el"):
         for word in ("mean", "p50", "p90", "p99"):
             key = f"{word}_{family}_from_plan_ms"
             note = _interval(summary[key], summary["intervals"][key]) if word != "mean" else ""
+            note = " ".join(filter(None, [_AT_LEAST if unsent else "", note]))
             yield _line(f"{word.capitalize()} {family.upper()} from plan (ms)", summary[key], note)
+    if unsent:
+        yield f"  - At least: {unsent} requests were never sent, and count as the time that they had waited"
 
 
 def _workers(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -243,6 +251,7 @@ def _by_outcome(outcomes: Sequence[str]) -> str:
 # Headings of the phases' table, in two rows, and the summary's key of each column.
 _Column = tuple[str, str, str]
 _REQUESTS: tuple[_Column, ...] = (("", "ok", "completed"), ("requests", "failed", "failed"))
+_DROPPED: tuple[_Column, ...] = (("", "dropped", "dropped"),)
 _RATES: tuple[_Column, ...] = (("", "req/s", "request_throughput"), ("", "peak", "max_concurrent_requests"))
 _LATENCIES: tuple[_Column, ...] = (
     ("TTFT", "mean", "mean_ttft_ms"),
@@ -280,11 +289,12 @@ def render_phases(phases: Sequence[Mapping[str, Any]]) -> str:
     """One aligned table, a row per phase and below it one per profile if it has several; ends with a newline.
 
     At most 120 columns wide. When the plan gave phases `users` or a `request_rate`, rows begin with that, and
-    the throughput and the concurrency that came of it are shown too. Rows end with what the server told of
-    itself (`server`), if it did.
+    the throughput and the concurrency that came of it are shown too. Dropped requests have a column where
+    there were any. Rows end with what the server told of itself (`server`), if it did.
     """
     levels = [key for key in _LEVELS if any(phase.get(key) is not None for phase in phases)]
-    columns = (*_REQUESTS, *(_RATES if levels else ()), *_LATENCIES)
+    dropped = _DROPPED if any(phase.get("dropped") for phase in phases) else ()
+    columns = (*_REQUESTS, *dropped, *(_RATES if levels else ()), *_LATENCIES)
     server = _SERVER if any(phase.get("server") for phase in phases) else ()
     heads = (*columns, *server)
     groups = ["", *("plan" for _ in levels), "", *(group for group, _, _ in heads)]

@@ -75,7 +75,7 @@ def latency_charts(series: Sequence[Series]) -> Iterator[Chart]:
             {"type": "log", "title": "ms"},
             {"title": "share", "tickformat": ".0%", "range": [0, 1.02]},
         )
-        sure = "; shaded is the 95 % interval" if family != "itl" else ""
+        sure = "; shaded is the 95 % interval as if requests were independent" if family != "itl" else ""
         yield Chart(
             f"{name}: percentiles",
             f"Every step to the right is ten times rarer: where a line turns up, the tail begins{sure}.",

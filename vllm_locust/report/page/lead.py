@@ -121,13 +121,18 @@ def verdict(summary: Mapping[str, Any]) -> Html:
 
 
 def _failed(summary: Mapping[str, Any]) -> Html | None:
-    """How many requests of the whole run failed, and of what."""
-    counts = summary.get("failures")
+    """How many requests of the whole run failed, and of what, and how many were never sent."""
+    counts = dict(summary.get("failures") or {})
+    requests = summary.get("requests") or {}
+    if unsent := requests.get("dropped"):
+        counts["dropped, never sent"] = unsent
     if not counts:
         return None
-    planned = (summary.get("requests") or {}).get("planned")
+    planned = requests.get("planned")
     of = "" if planned is None else f" of {number(planned)}"
-    words = f"{number(sum(counts.values()))}{of} requests failed: "
+    words = (
+        f"{number(sum(counts.values()))}{of} requests {'failed or were dropped' if unsent else 'failed'}: "
+    )
     kinds = ", ".join(f"{number(count)} {kind}" for kind, count in counts.items())
     return tag("div", tag("strong", words), tag("p", kinds), class_="verdict bad")
 
@@ -159,7 +164,9 @@ def _throughput(summary: Mapping[str, Any]) -> Iterator[Tile]:
     server, goodput = summary.get("server") or {}, summary.get("request_goodput")
     good = None if goodput is None else f"goodput {number(goodput)} req/s"
     failed = f"{number(summary['failed'])} failed ({percent(summary.get('error_rate'))})"
-    yield Tile("Requests answered", number(summary["completed"]), notes=[failed])
+    dropped = summary.get("dropped")
+    unsent = f"{number(dropped)} dropped, never sent" if dropped else None
+    yield Tile("Requests answered", number(summary["completed"]), notes=[failed, unsent])
     yield Tile("Requests per second", number(summary["request_throughput"]), "req/s", [good])
     yield Tile("Output tokens per second", number(summary["output_throughput"]), "tokens/s", [_best(summary)])
     if server.get("kv_cache_usage_peak") is not None:
@@ -186,7 +193,8 @@ def _latencies(summary: Mapping[str, Any]) -> Iterator[Tile]:
         sure: Part = None
         if p99 is not None and ends is not None:
             low, high = ends
-            sure = "too few for a sure p99" if None in ends else f"95 %: {number(low)} to {number(high)}"
+            known = f"95 %, if independent: {number(low)} to {number(high)}"
+            sure = "too few for a sure p99" if None in ends else known
         tail = None if p99 is None else join(["p99 ", tag("strong", number(p99)), " ms"])
         yield Tile(f"{name}, median", number(value), "ms" if value is not None else "", [tail, sure])
 

@@ -20,6 +20,7 @@ _CLIENT = {"valid": "good", "degraded": "warn", "invalid": "bad"}
 _COUNTS = {
     "requests completed": "completed",
     "requests failed": "failed",
+    "requests dropped": "dropped",
     "requests per second": "request_throughput",
     "output tokens per second": "output_throughput",
 }
@@ -76,7 +77,8 @@ def _beside(runs: Sequence[Results], labels: Sequence[str]) -> Html:
     peaks = [percent((one.get("server") or {}).get("kv_cache_usage_peak")) for one in summaries]
     rows.append(("KV cache in use at the peak", *peaks))
     words = (
-        "Below each percentile is its 95 % interval. Whether a difference is real, vllm-locust compare says."
+        "Below each percentile is its 95 % interval, as if requests were independent. Whether a difference "
+        "is real, vllm-locust compare says."
     )
     shown = tag("div", table(["", *labels], rows), class_="snug")
     return join([tag("p", words, class_="soft"), shown])
@@ -112,7 +114,17 @@ def _configurations(rows: Sequence[Row]) -> Html | None:
         )
         for row in whole
     ]
-    heads = ["configuration", *factors, "completed", "failed", "req/s", "tokens/s", *keys, "KV peak"]
+    heads = [
+        "configuration",
+        *factors,
+        "completed",
+        "failed",
+        "dropped",
+        "req/s",
+        "tokens/s",
+        *keys,
+        "KV peak",
+    ]
     return table(heads, shown, "Latencies in ms", words=1 + len(factors))
 
 

@@ -80,16 +80,21 @@ def _numbers(run: Results) -> Html | None:
     rows: list[Sequence[Part]] = []
     if not summary["completed"]:
         return None
-    for family, name in (FAMILIES | (_FROM_PLAN if summary.get("request_rate") is not None else {})).items():
+    unsent = summary.get("unsent_in_from_plan")
+    from_plan = {key: f"{name}, at least" if unsent else name for key, name in _FROM_PLAN.items()}
+    for family, name in (FAMILIES | (from_plan if summary.get("request_rate") is not None else {})).items():
         cells = [with_interval(summary, f"{word}_{family}_ms") for word in words]
         rows.append((name, number(summary[f"mean_{family}_ms"]), *cells, number(summary[f"max_{family}_ms"])))
     parts: list[Part] = [
         table(
             heads,
             rows,
-            "Latencies in the window; below each percentile its 95 % interval, from order statistics",
+            "Latencies in the window; below each percentile its 95 % interval if requests are independent",
         )
     ]
+    if unsent:
+        words_on_unsent = f"At least: {number(unsent)} requests were never sent, and count as their wait."
+        parts.append(tag("p", words_on_unsent, class_="soft"))
     phases = summary.get("phases") or ()
     if len(phases) > 1 or any("profiles" in phase for phase in phases):
         parts.append(
@@ -99,7 +104,7 @@ def _numbers(run: Results) -> Html | None:
 
 
 _PHASE_HEADS = (
-    "phase", "profile", "completed", "failed", "req/s", "tokens/s",
+    "phase", "profile", "completed", "failed", "dropped", "req/s", "tokens/s",
     "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "E2EL p50", "E2EL p99",
 )  # fmt: skip
 
@@ -114,7 +119,7 @@ def _phase_rows(phases: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Part]]
 def row_of(numbers: Mapping[str, Any]) -> list[Part]:
     """A profile's name and the numbers of one row of a table of phases."""
     keys = [f"{word}_{family}_ms" for family in ("ttft", "tpot", "e2el") for word in ("p50", "p99")]
-    wanted = ["completed", "failed", "request_throughput", "output_throughput", *keys]
+    wanted = ["completed", "failed", "dropped", "request_throughput", "output_throughput", *keys]
     return [numbers.get("profile") or "all", *(number(numbers.get(key)) for key in wanted)]
 
 
@@ -157,7 +162,7 @@ def _failures(run: Results) -> Html | None:
     examples = summary.get("failure_examples") or {}
     counts = summary.get("failures")
     if counts is None:
-        counts = {k: n for k, n in run.requests.count_words("outcome").items() if k != "ok"}
+        counts = {k: n for k, n in run.requests.count_words("outcome").items() if k not in ("ok", "dropped")}
     if not counts:
         return None
     rows = [(str(kind), number(count), examples.get(kind, "")) for kind, count in counts.items()]
