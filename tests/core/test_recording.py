@@ -467,3 +467,28 @@ def test_the_bound_of_a_gap_is_the_larger_one_of_its_ends():
 def test_an_ok_request_without_a_first_token_is_refused():
     with pytest.raises(ValueError, match="req_000001"):
         Recording().add(RequestRecord(0, "s", "p", "ok", 0.0, sent_s=0.0))
+
+
+def unsent(intended_s, given_up_s):
+    return RequestRecord(0, "s", "p", DROPPED, intended_s, ended_s=given_up_s)
+
+
+def test_a_dropped_request_counts_from_the_plan_as_the_time_it_waited():
+    """Two answered in 1 s of their intended start, one that waited 6 s and was given up."""
+    summary = summarize(of([an_ok(sent_s=0.0), an_ok(sent_s=5.0), unsent(4.0, 10.0)]))
+    assert summary["mean_e2el_from_plan_ms"] == pytest.approx((1000 + 1000 + 6000) / 3)
+    assert summary["max_ttft_from_plan_ms"] == pytest.approx(6000)
+    assert summary["mean_ttft_ms"] == pytest.approx(500)
+    assert (summary["unsent_in_from_plan"], summary["dropped"], summary["failed"]) == (1, 1, 0)
+
+
+def test_what_is_given_up_at_the_end_of_the_load_was_dropped_in_the_window():
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=2.0)
+    recording.add(an_ok(sent_s=3.0))
+    recording.add(unsent(0.5, 1.5))
+    recording.close_phase(0, 10.0)
+    recording.add(unsent(4.0, 10.1))
+    summary = summarize(recording)
+    assert (summary["unsent_in_from_plan"], summary["dropped"]) == (1, 2)
+    assert summary["max_e2el_from_plan_ms"] == pytest.approx(6100)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from tests.core.made_records import an_ok
 from vllm_locust.core.percentile import Interval
+from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Slo, evaluate, parse_goodput, parse_slo, percentiles_of
 from vllm_locust.core.summary import summarize
@@ -169,7 +170,10 @@ def test_a_percentile_comes_with_its_interval():
     judgement = judge("p50_ttft_ms<200", ttfts_s)
     assert (judgement.interval.low, judgement.interval.high) == pytest.approx((40.0, 61.0))
     assert judgement.to_dict()["low"] == pytest.approx(40.0)
-    assert judgement.sentence == "p50_ttft_ms<200 is met: 50.5, 95 % interval [40 .. 61]"
+    assert (
+        judgement.sentence
+        == "p50_ttft_ms<200 is met: 50.5, 95 % interval if requests were independent [40 .. 61]"
+    )
     assert judge("median_ttft_ms<200", ttfts_s).interval == judgement.interval
     assert judge("max_ttft_ms<200", ttfts_s).sentence == "max_ttft_ms<200 is met: 100"
 
@@ -188,14 +192,14 @@ def test_a_percentile_comes_with_its_interval():
 def test_a_bound_inside_the_interval_is_too_close_to_call_but_decided(text, outcome, close):
     judgement = judge(text, [i / 1000 for i in range(1, 101)])
     assert judgement.outcome == outcome
-    assert ("holds the bound: too close to call, run longer" in judgement.sentence) == close
+    assert ("does not exclude the bound: too close to call, run longer" in judgement.sentence) == close
 
 
 def test_an_interval_with_one_end_is_shown_too():
     judgement = judge("p99_ttft_ms<500", [0.1] * 8 + [0.2])
     assert judgement.sentence == (
-        "p99_ttft_ms<500 is undetermined: 192, 95 % interval [100 .. ?], from too few requests "
-        "(it takes 368): run longer"
+        "p99_ttft_ms<500 is undetermined: 192, 95 % interval if requests were independent [100 .. ?], "
+        "from too few requests (it takes 368): run longer"
     )
 
 
@@ -259,3 +263,55 @@ def test_a_percentile_with_a_dot_is_no_block():
     slo = parse_slo("p99.9_ttft_ms<80")
     judgement = evaluate(slo, of([0.05] * 5000, percentiles_of([slo])))
     assert (judgement.outcome, judgement.value) == ("met", pytest.approx(50))
+
+
+def with_unsent(*waits_s):
+    """Ten requests with a TTFT of 100 ms, and some that were given up after so long."""
+    recording = Recording()
+    for i in range(10):
+        recording.add(an_ok(sent_s=float(i), arrivals_s=[i + 0.1, i + 0.2]))
+    for wait_s in waits_s:
+        recording.add(RequestRecord(0, "s", "p", "dropped", 0.0, ended_s=wait_s))
+    return summarize(recording)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("mean_ttft_from_plan_ms<500", "undetermined"),  # (10 * 100 + 2000) / 11 = 273 at least
+        ("mean_ttft_from_plan_ms<200", "missed"),
+        ("max_ttft_from_plan_ms<2500", "undetermined"),
+        ("mean_ttft_from_plan_ms>200", "met"),
+        ("mean_ttft_from_plan_ms>500", "undetermined"),
+        ("mean_ttft_ms<500", "met"),  # from when it was sent: an unsent one has none
+    ],
+)
+def test_what_was_never_sent_decides_an_objective_from_the_plan_by_its_wait_alone(text, outcome):
+    judgement = evaluate(parse_slo(text), with_unsent(2.0))
+    assert judgement.outcome == outcome
+    assert ("at least" in judgement.sentence) == ("from_plan" in text)
+
+
+def test_no_failures_are_said_with_the_requests_that_were_dropped():
+    judgement = evaluate(parse_slo("failed==0"), with_unsent(1.0, 2.0))
+    assert judgement.sentence == (
+        "failed==0 is met: 0, though 2 more were dropped, never sent (to gate them: dropped==0)"
+    )
+    assert evaluate(parse_slo("dropped==0"), with_unsent(1.0, 2.0)).outcome == "missed"
+    assert evaluate(parse_slo("dropped==0"), with_unsent()).outcome == "met"
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "close"),
+    [
+        ("p50_ttft_ms<500", (90.0, None), True),
+        ("p50_ttft_ms>50", (90.0, None), False),
+        ("p50_ttft_ms<500", (None, 120.0), False),
+        ("p50_ttft_ms>50", (None, 120.0), True),
+    ],
+)
+def test_an_end_that_is_not_known_excludes_nothing(text, ends, close):
+    judgement = judge(text, [0.1] * 20, {"p50_ttft_ms": Interval(*ends)})
+    assert judgement.outcome == "met"
+    assert ("too close to call" in judgement.sentence) == close
+    assert "if requests were independent" not in judgement.sentence

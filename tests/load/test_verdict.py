@@ -115,7 +115,7 @@ def test_the_interval_of_a_percentile_allows_for_requests_that_are_alike() -> No
 def test_each_step_of_a_ladder_is_judged_too() -> None:
     verdict = concluded(recorded(0.1, 0.2, 0.6), "p50_ttft_ms<500", "mean_ttft_ms<500")
     assert verdict.text.splitlines()[-4:] == [
-        "SLO p50_ttft_ms<500 is met: 199.5, 95 % interval [199 .. 200]",
+        "SLO p50_ttft_ms<500 is met: 199.5, 95 % interval if requests were independent [199 .. 200]",
         "    by phase: met in 1, 2; missed in 3",
         "SLO mean_ttft_ms<500 is met: 299.5",  # of several levels of load: of nothing that has an interval
         "    by phase: met in 1, 2; missed in 3",

@@ -81,6 +81,11 @@ def test_a_killed_run_says_what_is_missing() -> None:
     assert text == "## Load test\n\n**Nothing was measured to its end.**\n\n- summary.json is missing.\n"
 
 
+def test_what_was_dropped_leads_with_what_failed() -> None:
+    row = a_row(requests={"planned": 770, "ok": 467, "failed": 0, "dropped": 303}, dropped=303)
+    assert "770 requests, none failed; 303 dropped, which were planned and never sent" in text_of(row)
+
+
 def test_the_table_has_the_numbers_and_their_intervals() -> None:
     row = a_row(
         completed=50,
@@ -98,6 +103,7 @@ def test_the_table_has_the_numbers_and_their_intervals() -> None:
     assert dict(zip(heads, cells, strict=True)) == {
         "ok": "50",
         "failed": "0",
+        "dropped": "n/a",
         "req/s": "12.3",
         "output tok/s": "1234",
         "TTFT mean": "9.88",

@@ -116,7 +116,7 @@ def test_failures_are_printed_by_kind_with_an_example():
     text = render(summary_of([*steady(3), failed, failed, dropped]))
     assert value_of("Failed requests", text) == "2"
     assert value_of("  http_503", text) == "2          overloaded, try later"
-    assert value_of("Dropped requests (never sent)", text) == "1"
+    assert value_of("Dropped requests (never sent)", text) == "1          of 6 planned"
     assert value_of("Error rate (%)", text) == "40.00"
 
 
@@ -367,3 +367,10 @@ def test_steps_end_with_what_the_server_told_of_itself():
     assert second.split()[-2:] == ["n/a", "n/a"]
     assert {len(line) for line in (names, first, second)} == {len(names)}
     assert any("KV cache" in line for line in legend)
+
+
+def test_dropped_requests_stand_in_every_table_and_mark_latencies_from_the_plan():
+    summary = summary_of([*steady(3), RequestRecord(0, "s", "p", "dropped", 0.0, ended_s=9.0)])
+    assert "at least" in value_of("Mean TTFT from plan (ms)", render({**summary, "request_rate": 5.0}))
+    heads, row = [line.split() for line in render_phases(summary["phases"]).splitlines()[1:3]]
+    assert row[heads.index("dropped")] == "1"

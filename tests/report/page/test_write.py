@@ -223,7 +223,7 @@ def test_the_numbers_that_lead(tmp_path: Path) -> None:
         "goodput 5.50 req/s",
         "most: 40.00 with ss, 4 users",
         "25.00 % 3 requests waited at most",
-        "12.35 ms p99 98.70 ms 95 %: 80.10 to 120.2",
+        "12.35 ms p99 98.70 ms 95 %, if independent: 80.10 to 120.2",
         "p99 2.00 ms too few for a sure p99",
         "All loads together",
         "missed it is missed met: ss, 1 user · ss, 2 users missed: ss, 4 users",
