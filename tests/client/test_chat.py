@@ -309,6 +309,24 @@ def test_the_total_timeout(asker: Callable[..., Asker]) -> None:
     assert it.server.connections == 2
 
 
+def test_a_stream_that_stops_is_no_answer_though_each_chunk_has_an_empty_finish_reason(
+    asker: Callable[..., Asker],
+) -> None:
+    part = event('{"choices":[{"delta":{"content":"a"},"finish_reason":""}]}')
+    it = asker([STREAM_HEAD, part, 0.3], timeout_s=0.1)
+    assert it.ask().record.outcome == "timeout"
+
+
+@pytest.mark.parametrize("where", ["request", "run"])
+def test_all_answers_that_were_asked_for_must_end(asker: Callable[..., Asker], where: str) -> None:
+    it = asker([STREAM_HEAD, token("a", "stop"), LAST_CHUNK], body={"n": 2} if where == "run" else {})
+    reply = it.client.chat("hello", **({"n": 2} if where == "request" else {}))
+    assert (reply.record.outcome, reply.record.error) == (
+        "truncated",
+        "the stream ended before all choices had a finish reason",
+    )
+
+
 def test_an_interrupted_user_leaves_a_cancelled_record(asker: Callable[..., Asker]) -> None:
     it = asker([STREAM_HEAD, token("a"), 0.5, token("b", "stop")])
     user = gevent.spawn(it.ask)

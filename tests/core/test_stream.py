@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_locust.core import stream
+from vllm_locust.core.chunk import error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
-from vllm_locust.core.stream import Answer, EventTooLargeError, SseDecoder, error_message
+from vllm_locust.core.stream import Answer, EventTooLargeError, SseDecoder
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 
 from vllm_locust.client.target import Target
-from vllm_locust.core.stream import error_message
+from vllm_locust.core.chunk import error_message
 from vllm_locust.errors import NobodyCounts, UsageError
 
 _TIMEOUT_S = 10.0

@@ -241,7 +241,8 @@ class ChatClient:
         )
         transport.begin()
         record.concurrency = transport.in_flight
-        exchange = Exchange()
+        choices = body.get("n") or transport.options.body.get("n") or 1
+        exchange = Exchange(choices)
         try:
             prompt = prompt or render_prompt(body)
             record.prompt_hash = prompt.hash
@@ -249,7 +250,7 @@ class ChatClient:
             record.sent_s = perf_counter()
             reused = self._attempt(record, exchange, host, request)
             if reused and _crossed(exchange, record.sent_s):
-                exchange = Exchange()
+                exchange = Exchange(choices)
                 record.outcome = CANCELLED
                 self._attempt(record, exchange, host, request)
         except Exception as error:

@@ -12,8 +12,9 @@ import orjson
 from gevent.event import Event
 
 from vllm_locust.client.connection import Connection
+from vllm_locust.core.chunk import beginning, error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
-from vllm_locust.core.stream import Answer, error_message
+from vllm_locust.core.stream import Answer
 
 _MAX_BODY_BYTES = 64 << 10
 # How a read ends that ends with an event: with the line break that closes its chunk, or without.
@@ -37,6 +38,7 @@ class Exchange:
         "arrival_s",
         "bounds_s",
         "complete",
+        "content_encoding",
         "content_type",
         "contradictions",
         "ended_s",
@@ -49,11 +51,13 @@ class Exchange:
         "streaming",
     )
 
-    def __init__(self) -> None:
-        self.answer = Answer()
+    def __init__(self, choices: int = 1) -> None:
+        """`choices` is how many answers the request asks for."""
+        self.answer = Answer(choices)
         self.over = Event()
         self.status = 0
         self.content_type = ""
+        self.content_encoding = ""
         self.location = ""
         self.streaming = False
         self.framed = False  # by a length or chunks: otherwise the body ends when the connection does
@@ -73,6 +77,11 @@ class Exchange:
     def untouched(self) -> bool:
         """True as long as not a byte of the response has come."""
         return not self.lags_s
+
+    @property
+    def _compressed(self) -> str:
+        """How the body is compressed; empty when it is not."""
+        return "" if self.content_encoding == "identity" else self.content_encoding
 
     # What the connection tells
 
@@ -134,6 +143,8 @@ class Exchange:
         name = name.lower()
         if name == b"content-type":
             self.content_type = value.decode("latin-1")
+        elif name == b"content-encoding":
+            self.content_encoding = value.decode("latin-1").strip().lower()
         elif name == b"location":
             self.location = value.decode("latin-1")
         elif name in (b"content-length", b"transfer-encoding"):
@@ -141,7 +152,8 @@ class Exchange:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
-        self.streaming = self.status == 200 and self.content_type.startswith("text/event-stream")
+        is_stream = self.content_type.lower().startswith("text/event-stream")
+        self.streaming = self.status == 200 and is_stream and not self._compressed
 
     def on_body(self, piece: bytes) -> None:
         if self.streaming:
@@ -181,21 +193,35 @@ class Exchange:
         if answer.failure is not None and answer.failure[0] != TRUNCATED:
             return answer.failure
         if not answer.finished:
-            return answer.failure or (TRUNCATED, "the stream ended without a finish reason or [DONE]")
+            return answer.failure or self._unfinished()
         if not answer.arrivals_s:
             return PROTOCOL, "the answer carried no output"
         return None
 
+    def _unfinished(self) -> tuple[str, str]:
+        answer = self.answer
+        if not answer.arrivals_s and answer.stray is not None:
+            return PROTOCOL, f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
+        if answer.finish_reason is not None:
+            return TRUNCATED, "the stream ended before all choices had a finish reason"
+        return TRUNCATED, "the stream ended without a finish reason or [DONE]"
+
     def _not_a_stream(self) -> tuple[str, str]:
+        if self._compressed:
+            return PROTOCOL, f"the body is compressed: its content-encoding is {self._compressed}"
+        content = b"".join(self._body)
         try:
-            body = orjson.loads(b"".join(self._body))
+            body = orjson.loads(content)
         except orjson.JSONDecodeError:
             body = None
-        if isinstance(body, dict) and "error" in body:
+        if isinstance(body, dict) and body.get("error"):
             return SERVER_ERROR_EVENT, error_message(body)
-        return PROTOCOL, f"expected an event stream, got {self.content_type or 'no content type'}"
+        met = f"{self.content_type or 'no content type'}: {beginning(content)}"
+        return PROTOCOL, f"expected an event stream, got {met}"
 
     def _body_message(self) -> str:
+        if self._compressed:
+            return f"(a message compressed with {self._compressed})"
         body = b"".join(self._body)
         try:
             return error_message(orjson.loads(body))
@@ -209,6 +235,8 @@ class Exchange:
             # An event without its blank line counts from the end of the body, and came whenever it did.
             for late_s in self.answer.arrivals_s[len(self.bounds_s) :]:
                 self.bounds_s.append(late_s - self._began_s)
+            for place in reversed(self.answer.take_surplus()):
+                del self.bounds_s[place]
             self.ended_s = ended_s
             self.over.set()
 

@@ -1,14 +1,26 @@
 """Stamped bytes in, one streamed answer out.
 
-Rule: this file knows server-sent events and the OpenAI-style chunks inside them. It does not know where the
-bytes come from, what time it is, or what HTTP is; an arrival time is handed in with every piece of the body.
+Rule: this file knows server-sent events and how an answer grows out of them; what one chunk says is in
+`chunk`. It does not know where the bytes come from, what time it is, or what HTTP is; an arrival time is
+handed in with every piece of the body.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from vllm_locust.core.chunk import (
+    EMPTY,
+    WHOLE_ANSWERS,
+    beginning,
+    carried,
+    error_in,
+    finish_reason,
+    parse_leniently,
+    told_error,
+)
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
 
 MAX_EVENT_BYTES = 8 << 20
@@ -17,6 +29,11 @@ MAX_EVENT_BYTES = 8 << 20
 _MAX_ERROR_CHARS = 500
 # A server whose chunks differ in more than their text is not worth more attempts to learn their form.
 _MAX_LESSONS = 3
+# Where the chunks of an answer have what they differ in.
+_TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
+_STRING = re.compile(rb'(?:[^"\\]|\\.)*')
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PASSED_OVER = (b"id", b"retry")
 
 
 class EventTooLargeError(ValueError):
@@ -26,21 +43,42 @@ class EventTooLargeError(ValueError):
 class SseDecoder:
     """Splits a stream of server-sent events, cut anywhere, into the `data` of each event.
 
-    Implements the event stream format of the HTML standard as far as `data` is concerned: lines end in LF,
-    CRLF or CR, several `data` lines of one event are joined by LF, comments and other fields are passed over.
+    Implements the event stream format of the HTML standard as far as `data` is concerned: a byte order mark
+    may lead, lines end in LF, CRLF or CR, several `data` lines of one event are joined by LF, comments and
+    other fields are passed over. Two things go beyond it, since servers tell errors so: an event of the name
+    "error" is an `error` and no data, and so is a field of that name.
     """
 
-    __slots__ = ("_data", "_size", "_skip_lf", "_tail", "at_end_of_event", "between_events")
+    __slots__ = (
+        "_begun",
+        "_comment",
+        "_data",
+        "_is_error",
+        "_size",
+        "_skip_lf",
+        "_tail",
+        "at_end_of_event",
+        "between_events",
+        "error",
+        "stray",
+    )
 
     def __init__(self) -> None:
         self.between_events = True
         """Nothing is pending: what comes next begins an event."""
         self.at_end_of_event = False
         """An event was the last thing that came; no comment or other field came behind it."""
+        self.error: bytes | None = None
+        """What the first error said; empty when it said nothing."""
+        self.stray: bytes | None = None
+        """The first line that is no field of an event stream, if there was one."""
+        self._begun = False
         self._tail = b""
         self._data: list[bytes] = []
         self._size = 0
         self._skip_lf = False
+        self._is_error = False
+        self._comment = b""
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of every event that `piece` completes."""
@@ -72,12 +110,15 @@ class SseDecoder:
                 self._tail = lines.pop()
             elif not last.endswith(b"\n"):
                 self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
+        if lines and not self._begun:
+            self._begun = True
+            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
         events: list[bytes] = []
         self.at_end_of_event = False
         for line in lines:
             self.at_end_of_event = self._take_line(line.rstrip(b"\r\n"), events)
         self.at_end_of_event &= not self._tail
-        self.between_events = not self._tail and not self._data
+        self.between_events = not self._tail and not self._data and not self._is_error
         if len(self._tail) + self._size > MAX_EVENT_BYTES:
             raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         return events
@@ -85,33 +126,57 @@ class SseDecoder:
     def _take_line(self, line: bytes, events: list[bytes]) -> bool:
         """True when the line completes an event."""
         if not line:
-            if not self._data:
-                return False
-            events.append(b"\n".join(self._data))
-            self._data, self._size = [], 0
-            return True
+            return self._end_event(events)
         field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
         if field == b"data":
-            value = value.removeprefix(b" ")
             self._data.append(value)
             self._size += len(value)
+        elif not field:
+            self._comment = value
+        elif field == b"event":
+            self._is_error = value.strip().lower() == b"error"
+        elif field == b"error":
+            self._tell_error(value)
+        elif field not in _PASSED_OVER and self.stray is None:
+            self.stray = line
         return False
+
+    def _end_event(self, events: list[bytes]) -> bool:
+        data, is_error, comment = self._data, self._is_error, self._comment
+        self._data, self._size, self._is_error, self._comment = [], 0, False, b""
+        if is_error:
+            self._tell_error(b"\n".join(data) or comment)  # NVIDIA Dynamo tells it in the comment
+        elif data:
+            events.append(b"\n".join(data))
+        return bool(data) and not is_error
+
+    def _tell_error(self, what: bytes) -> None:
+        if self.error is None:
+            self.error = what
 
 
 class Answer:
     """What one streamed answer has said so far.
 
     `arrivals_s` holds the arrival of each token-carrying event. The opening role event is not one; an event
-    with empty content and no role is (half a character). `failure` is None or (outcome, message).
+    with empty content and no role is (half a character), unless usage says that no token came with it.
+    `failure` is None or (outcome, message).
     """
 
     __slots__ = (
+        "_choices",
+        "_empty",
+        "_ended",
         "_finish_s",
+        "_is_text",
         "_last_usage",
         "_lessons",
+        "_open",
         "_prefix",
         "_sse",
         "_suffix",
+        "_usage_runs",
         "arrivals_s",
         "cached_tokens",
         "done",
@@ -124,15 +189,26 @@ class Answer:
         "text_parts",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 1) -> None:
+        """`choices` is how many answers were asked for: the `n` of the request."""
         self._sse = SseDecoder()
+        self._choices = choices
+        # Of several choices: those that were seen and have not ended, and those that have.
+        self._open: set[Any] = set()
+        self._ended: set[Any] = set()
         self._last_usage = 0
+        # Usage with each chunk counts on from chunk to chunk. That of several choices may be each one's own.
+        self._usage_runs = choices == 1
         self._finish_s: float | None = None
         # An event that begins and ends like one seen before, and has plain text in between: see `_learn`.
         self._prefix = self._suffix = b""
+        self._is_text = True
         self._lessons = _MAX_LESSONS
+        # Places in `arrivals_s` of events that show nothing.
+        self._empty: list[int] = []
         self.arrivals_s: list[float] = []
         self.event_tokens: list[int] = []
+        """As long as `arrivals_s` where running usage told the tokens of each event."""
         self.text_parts: list[str] = []
         self.finish_reason: str | None = None
         self.prompt_tokens: int | None = None
@@ -146,21 +222,41 @@ class Answer:
     @property
     def text(self) -> str:
         """The answer's text; reasoning and tool calls are not part of it."""
-        return "".join(self.text_parts)
+        text = "".join(self.text_parts)
+        if text.isascii():
+            return text
+        # Characters that came as two halves become whole, a half alone becomes a replacement character.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     @property
     def finished(self) -> bool:
-        """True once the server said that the answer is complete."""
-        return self.done or self.finish_reason is not None
+        """True once the server said that the answer is complete: all of its choices, where there are several.
+
+        Its last word, [DONE], will do where no choice was given a reason.
+        """
+        if self._open and self._ended:
+            return False
+        return self.done or len(self._ended) >= self._choices
+
+    @property
+    def stray(self) -> bytes | None:
+        """The first line of the body that is no field of an event stream, if there was one."""
+        return self._sse.stray
+
+    @property
+    def visible_events(self) -> int:
+        """How many of the events of `arrivals_s` show something: each has cost at least a token."""
+        return len(self.arrivals_s) - len(self._empty)
 
     def feed(self, piece: bytes, arrival_s: float) -> None:
         """Take a piece of the body that arrived at `arrival_s`; what cannot be parsed becomes `failure`."""
         prefix = self._prefix
         try:
             if prefix and piece.startswith(prefix) and piece.endswith(self._suffix):
-                text = piece[len(prefix) : -len(self._suffix)]
-                if text and b'"' not in text and b"\\" not in text and self._sse.between_events:
-                    self.text_parts.append(text.decode())
+                text = _unquoted(piece[len(prefix) : -len(self._suffix)])
+                if text and self._sse.between_events:
+                    if self._is_text:
+                        self.text_parts.append(text)
                     self.arrivals_s.append(arrival_s)
                     self.ends_with_token = True
                     return
@@ -168,124 +264,179 @@ class Answer:
             for data in self._sse.feed(piece):
                 self.ends_with_token = self._take_event(data, arrival_s)
             self.ends_with_token &= self._sse.at_end_of_event
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-            self.fail(PROTOCOL, f"the stream cannot be parsed: {type(error).__name__}: {error}")
+            self._take_error()
+        except ValueError as error:
+            self.fail(PROTOCOL, f"the stream cannot be parsed: {error}{self._stray_line()}")
 
     def close(self, arrival_s: float) -> None:
         """Take what the end of the body left over."""
-        try:
-            for data in self._sse.close():
+        for data in self._sse.close():
+            try:
                 self._take_event(data, arrival_s)
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-            pass  # half an event at a cut: the missing end of the stream says enough
+            except ValueError:
+                # Half an event at a cut: the missing end of the stream says enough.
+                if _is_several_chunks(data):
+                    self.fail(PROTOCOL, f"no blank line ends the events: {beginning(b'data: ' + data)}")
+        self._take_error()
 
     def fail(self, outcome: str, message: str) -> None:
         """Keep the first failure; later ones are its consequences."""
         if self.failure is None:
             self.failure = (outcome, message[:_MAX_ERROR_CHARS])
 
+    def take_surplus(self) -> Sequence[int]:
+        """The events that were no tokens, as places in `arrivals_s`, from which they are taken.
+
+        When usage counts fewer tokens than there were events, the surplus are events that show nothing, the
+        first ones first: a server that opens an answer before its first token says so in this way only. A
+        usage that is less than what was shown says nothing about the others.
+        """
+        surplus = len(self.arrivals_s) - (self.output_tokens or 0)
+        if self.output_tokens is None or not 0 < surplus <= len(self._empty):
+            return ()
+        places = self._empty[:surplus]
+        for place in reversed(places):
+            del self.arrivals_s[place]
+        self._empty = [place - surplus for place in self._empty[surplus:]]
+        self.event_tokens.clear()
+        return places
+
+    def _take_error(self) -> None:
+        if self._sse.error is not None:
+            self.fail(
+                SERVER_ERROR_EVENT, told_error(self._sse.error) or "the server sent an error without a word"
+            )
+
+    def _stray_line(self) -> str:
+        return "" if self.stray is None else f"; {beginning(self.stray)} is no line of an event stream"
+
     def _take_event(self, data: bytes, arrival_s: float) -> bool:
-        """True when it carries output."""
-        if not data:
-            return False
+        """True when it carries output. ValueError when it is none of a streamed answer."""
         if data == b"[DONE]":
             self.done = True
             return False
-        event = orjson.loads(data)
-        choices, usage = event.get("choices"), event.get("usage")
-        carries = False
-        if choices:
-            choice = choices[0]
-            carries = self._take_choice(choice)
-            if carries:
-                self.arrivals_s.append(arrival_s)
-                if self._lessons and not usage:
-                    self._learn(data, choice)
-            elif choice.get("finish_reason") is not None:
-                self._finish_s = arrival_s
-        elif "error" in event or event.get("object") == "error":
-            self.fail(SERVER_ERROR_EVENT, error_message(event))
-        if usage:
-            self._take_usage(usage, carries)
-        return carries
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            bare = data.strip()
+            if bare != data or not bare:  # white space around what is known
+                return bool(bare) and self._take_event(bare, arrival_s)
+            chunk = parse_leniently(data)
+        try:
+            return self._take_chunk(chunk, data, arrival_s)
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+            raise ValueError(f"{error}, in {beginning(data)}") from None
 
-    def _learn(self, data: bytes, choice: Mapping[str, Any]) -> None:
+    def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> bool:
+        choices, usage = chunk.get("choices") or (), chunk.get("usage")
+        if (not choices or b"error" in data) and (message := error_in(chunk)) is not None:
+            self.fail(SERVER_ERROR_EVENT, message)
+        said = 0
+        for choice in choices:
+            said |= carried(choice, self.text_parts)
+            if choice.get("finish_reason") or self._choices > 1:
+                self._take_progress(choice, arrival_s)
+        tokens = self._take_usage(usage) if usage else None
+        if not said or (said == EMPTY and tokens == 0):
+            if self.output_tokens and not self.arrivals_s and self._finish_s is not None:
+                # All that was generated are special tokens, which have no text: they came with the end.
+                self.arrivals_s.append(self._finish_s)
+            return False
+        if said == EMPTY:
+            self._empty.append(len(self.arrivals_s))
+        self.arrivals_s.append(arrival_s)
+        if tokens is not None:
+            self._take_tokens(tokens)
+        elif self._lessons and not usage:
+            self._learn(data, choices)
+        return True
+
+    def _take_progress(self, choice: Mapping[str, Any], arrival_s: float) -> None:
+        """Whether the choice has ended, and how."""
+        # Where one was asked for, it is that one, however a server counts.
+        index = choice.get("index") if self._choices > 1 else None
+        reason = finish_reason(choice)
+        if reason is None:
+            if index not in self._ended:
+                self._open.add(index)
+            return
+        self.finish_reason = reason
+        self._finish_s = arrival_s
+        self._ended.add(index)
+        self._open.discard(index)
+        if reason.lower() not in WHOLE_ANSWERS:
+            self.fail(SERVER_ERROR_EVENT, f'the server ended the answer with the finish reason "{reason}"')
+
+    def _learn(self, data: bytes, choices: Sequence[Mapping[str, Any]]) -> None:
         """Remember what stands around the text of a token event that says nothing but its text.
 
-        The chunks of an answer differ in their text alone. One that has the same bytes around it, and neither
-        a quote nor a backslash inside, is the same JSON with another text and need not be parsed: that saves
-        a tenth of the client's time. Anything else goes the long way.
+        The chunks of an answer differ in their text alone. One that has the same bytes around it, and a JSON
+        string inside, is the same JSON with another text and need not be parsed: that saves a tenth of the
+        client's time. Anything else goes the long way.
         """
-        content = (choice.get("delta") or {}).get("content")
-        if not content or choice.get("finish_reason") is not None:
+        delta = choices[0].get("delta") or {}
+        field = next((field for field in _TEXT_FIELDS if delta.get(field)), None)
+        if field is None or len(choices) > 1 or finish_reason(choices[0]) is not None:
             return
         self._lessons -= 1
-        head, found, rest = data.partition(b'"content":"')
-        text = content.encode()
-        if found and rest.startswith(text + b'"'):
+        head, found, rest = data.partition(b'"%s":"' % field.encode())
+        string = _STRING.match(rest)
+        if found and string is not None and _unquoted(string[0]) == delta[field]:
             self._prefix = b"data: " + head + found
-            self._suffix = rest[len(text) :] + b"\n\n"
+            self._suffix = rest[string.end() :] + b"\n\n"
+            self._is_text = field == "content"
 
-    def _take_choice(self, choice: Mapping[str, Any]) -> bool:
-        """True when it carries output."""
-        reason = choice.get("finish_reason")
-        if reason is not None:
-            self.finish_reason = reason
-        delta = choice.get("delta")
-        if delta is None:
-            return self._take_text(choice.get("text"))
-        content = delta.get("content")
-        return self._take_text(content) if content else self._take_other_output(delta, content)
-
-    def _take_text(self, text: Any) -> bool:
-        if text:
-            if not isinstance(text, str):
-                raise TypeError(f"{text!r} is no text")
-            self.text_parts.append(text)
-        return text is not None
-
-    def _take_other_output(self, delta: Mapping[str, Any], content: str | None) -> bool:
-        reasoning = delta.get("reasoning")
-        if reasoning is None:
-            reasoning = delta.get("reasoning_content")
-        if reasoning or delta.get("tool_calls"):
-            return True
-        return (content is not None or reasoning is not None) and delta.get("role") is None
-
-    def _take_usage(self, usage: Mapping[str, Any], carries: bool) -> None:
+    def _take_usage(self, usage: Mapping[str, Any]) -> int | None:
+        """How many tokens came since the event before that carried output; None where that is not known."""
         prompt_tokens = _count(usage.get("prompt_tokens"))
         if prompt_tokens is not None:
             self.prompt_tokens = prompt_tokens
-        output_tokens = _count(usage.get("completion_tokens"))
-        if output_tokens is not None:
-            self.output_tokens = output_tokens
-            if output_tokens and not self.arrivals_s and self._finish_s is not None:
-                # All that was generated are special tokens, which have no text: they came with the end.
-                self.arrivals_s.append(self._finish_s)
-            if carries:
-                if output_tokens < self._last_usage:
-                    raise ValueError(f"running usage fell from {self._last_usage} to {output_tokens}")
-                self.event_tokens.append(output_tokens - self._last_usage)
-                self._last_usage = output_tokens
         cached_tokens = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
         if cached_tokens is not None:
             self.cached_tokens = cached_tokens
+        output_tokens = _count(usage.get("completion_tokens"))
+        if output_tokens is None:
+            return None
+        self.output_tokens = output_tokens
+        if output_tokens < self._last_usage:
+            self._doubt_running_usage()
+        return output_tokens - self._last_usage if self._usage_runs else None
+
+    def _take_tokens(self, tokens: int) -> None:
+        if tokens == 0:
+            self._doubt_running_usage()  # something to show, and not a token more
+            return
+        self.event_tokens.append(tokens)
+        self._last_usage += tokens
+
+    def _doubt_running_usage(self) -> None:
+        """It does not count on from chunk to chunk, so that the tokens of an event are not known."""
+        self._usage_runs = False
+        self.event_tokens.clear()
+
+
+def _unquoted(raw: bytes) -> str | None:
+    """The text between the quotes of a JSON string; None when it is no whole string."""
+    try:
+        text: str = orjson.loads(b'"%b"' % raw)
+    except orjson.JSONDecodeError:
+        return None
+    return text
+
+
+def _is_several_chunks(data: bytes) -> bool:
+    """Whether lines that came as one event are events of their own."""
+    first, joined, _ = data.partition(b"\n")
+    try:
+        return bool(joined) and bool(parse_leniently(first))
+    except ValueError:
+        return False
 
 
 def _count(value: Any) -> int | None:
+    """Servers in other languages write 7.0 for 7."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if value is not None and (not isinstance(value, int) or not 0 <= value < 1 << 62):
         raise TypeError(f"{value!r} is no count of tokens")
     return value
-
-
-def error_message(body: Any) -> str:
-    """The human part of an error body as vLLM and its kin send it, else the body itself, shortened."""
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        if isinstance(inner, dict):
-            for key in ("message", "detail"):
-                if isinstance(message := inner.get(key), str):
-                    return message[:_MAX_ERROR_CHARS]
-        if isinstance(inner, str):
-            return inner[:_MAX_ERROR_CHARS]
-    return orjson.dumps(body).decode()[:_MAX_ERROR_CHARS]

@@ -1,0 +1,407 @@
+"""Answers as servers and gateways send them: what is one, what is a failure, and when its tokens came.
+
+Every stream is read three times: an event at a time, whole, and cut at every byte. Event number n arrives at
+n seconds, so that the expected arrivals are the numbers of the events that carry output.
+"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from vllm_locust.client.exchange import Exchange
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Any) -> bytes:
+    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, index: int = 0, **more: Any) -> bytes:
+    return event({"choices": [{"index": index, "delta": delta, "finish_reason": finish}], **more})
+
+
+def used(prompt: Any, output: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": output}
+
+
+def usage(prompt: Any, output: Any, **more: Any) -> bytes:
+    return event({"choices": [], "usage": used(prompt, output), **more})
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+A, B, STOP = chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop")
+
+
+def read(pieces: Sequence[bytes], choices: int = 1, head: bytes = HEAD) -> Exchange:
+    """What the client makes of pieces that arrive a second apart, behind the head, and of their end."""
+    exchange = Exchange(choices)
+    exchange.on_bytes(head, 0.0, 0.0, 0.0, 0.0)
+    for second, piece in enumerate(pieces):
+        exchange.on_bytes(piece, float(second), 0.0, 0.0, 0.0)
+    exchange.on_close(None, float(len(pieces)))
+    return exchange
+
+
+@dataclass(frozen=True)
+class Case:
+    events: Sequence[bytes]
+    outcome: str = "ok"
+    message: str = ""
+    """A part of it."""
+    arrivals: Sequence[int] | None = None
+    text: str | None = None
+    tokens: tuple[int | None, int | None] | None = None
+    choices: int = 1
+    event_tokens: Sequence[int] = field(default=())
+
+
+def check(case: Case, exchange: Exchange) -> None:
+    answer = exchange.answer
+    kind, message = exchange.outcome() or ("ok", "")
+    assert (kind, case.message in message) == (case.outcome, True), message
+    assert len(exchange.bounds_s) == len(answer.arrivals_s)
+    if case.arrivals is not None:
+        assert len(answer.arrivals_s) == len(case.arrivals)
+    if case.text is not None:
+        assert answer.text == case.text
+    if case.tokens is not None:
+        assert (answer.prompt_tokens, answer.output_tokens) == case.tokens
+    if len(answer.event_tokens) == len(answer.arrivals_s):
+        assert answer.event_tokens == list(case.event_tokens)
+    else:
+        assert not case.event_tokens
+
+
+def three_ways(case: Case) -> None:
+    by_event = read(case.events, case.choices)
+    check(case, by_event)
+    if case.arrivals is not None:
+        assert by_event.answer.arrivals_s == list(case.arrivals)
+    body = b"".join(case.events)
+    check(case, read([body], case.choices))
+    check(case, read([body[place : place + 1] for place in range(len(body))], case.choices))
+
+
+FAILURES = {
+    "aborted by vLLM": Case(
+        [ROLE, A, B, chunk({"content": ""}, "abort"), usage(7, 2), DONE], "server_error_event", '"abort"'
+    ),
+    "ended by an error without a word": Case([A, chunk({}, "error"), DONE], "server_error_event", '"error"'),
+    "ended for a reason that nobody knows": Case(
+        [A, chunk({}, "oops"), DONE], "server_error_event", '"oops"'
+    ),
+    "error beside a choice": Case(
+        [A, chunk({"content": ""}, "error", error={"code": 502, "message": "provider gone"}), DONE],
+        "server_error_event",
+        "provider gone",
+    ),
+    "error inside a choice": Case(
+        [A, event({"choices": [{"delta": {}, "error": {"message": "no memory"}}]}), STOP, DONE],
+        "server_error_event",
+        "no memory",
+    ),
+    "an event named error": Case(
+        [A, b'event: error\ndata: {"code": 500, "message": "engine died"}\n\n', DONE],
+        "server_error_event",
+        "engine died",
+    ),
+    "an event named error that is plain text": Case(
+        [A, b"event: error\ndata: engine died\n\n", STOP, DONE], "server_error_event", "engine died"
+    ),
+    "an event named error that looks like a chunk": Case(
+        [A, b"event: error\n" + STOP, DONE], "server_error_event", "finish_reason"
+    ),
+    "an event named error with its message in a comment": Case(
+        [A, b'event: error\n: "worker went away"\n\n'], "server_error_event", "worker went away"
+    ),
+    "an event named error without a word": Case(
+        [A, b"event: error\n\n", STOP, DONE], "server_error_event", "without a word"
+    ),
+    "a field named error": Case(
+        [A, b'error: {"code": 500, "message": "slot lost"}\n\n', STOP, DONE],
+        "server_error_event",
+        "slot lost",
+    ),
+    "an error in fields of other names": Case(
+        [A, event({"error_code": 17, "error_msg": "quota"}), DONE], "server_error_event", "quota"
+    ),
+    "an error that is a code and a message": Case(
+        [A, event({"code": 500, "message": "engine died"}), DONE], "server_error_event", "engine died"
+    ),
+    "an error by its type": Case(
+        [A, event({"type": "error", "detail": "overloaded"}), DONE], "server_error_event", "overloaded"
+    ),
+    "cut, with an empty finish reason in each chunk": Case(
+        [chunk({"content": "a"}, ""), chunk({"content": "b"}, "")], "truncated", "without a finish reason"
+    ),
+    "one of two choices unfinished": Case(
+        [A, chunk({"content": "b"}, index=1), STOP, DONE], "truncated", "all choices", choices=2
+    ),
+    "one of two choices never begun": Case([A, STOP], "truncated", "all choices", choices=2),
+    "one of two choices aborted": Case(
+        [A, chunk({"content": "b"}, "abort", 1), STOP, DONE], "server_error_event", '"abort"', choices=2
+    ),
+    "half an event at the end": Case(
+        [A, b'data: {"choices": [{"del'], "truncated", "without a finish reason"
+    ),
+    "neither usage nor anything else says that there is output": Case(
+        [ROLE, chunk({"content": ""}, "stop"), usage(7, 0), DONE], "protocol", "no output"
+    ),
+    "events that single line breaks end": Case(
+        [ROLE[:-1], A[:-1], STOP[:-1], DONE[:-1]], "protocol", "no blank line ends the events: 'data: {"
+    ),
+    "JSON over several lines of which one is data": Case(
+        [b'data: {\n "choices": [{"delta": {"content": "a"}}]\n}\n\n', DONE],
+        "protocol",
+        """an event is no JSON: '{'; ' "choices": [{""",
+    ),
+    "a body that has no events": Case(
+        [b'{"choices": []}\n', b'{"choices": []}\n'], "protocol", "no event stream, it has lines such as '{"
+    ),
+    "text where JSON is expected": Case(
+        [event(b"keep-alive"), A, STOP, DONE], "protocol", "an event is no JSON: 'keep-alive'"
+    ),
+    "a list where an object is expected": Case([event(b"[1]"), DONE], "protocol", "in '[1]'"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failures_are_failures(name: str) -> None:
+    three_ways(FAILURES[name])
+
+
+ANSWERS = {
+    "as vLLM sends it": Case(
+        [ROLE, A, B, STOP, usage(7, 2), DONE], arrivals=[1, 2], text="ab", tokens=(7, 2)
+    ),
+    "a null error with every chunk": Case(
+        [chunk({"content": "a"}, error=None), chunk({}, "stop", error={}), usage(7, 1, error=None), DONE],
+        arrivals=[0],
+        tokens=(7, 1),
+    ),
+    "counts with a point": Case([A, STOP, usage(7.0, 1.0), DONE], arrivals=[0], tokens=(7, 1)),
+    "a finish reason in other letters": Case([A, chunk({}, "STOP"), DONE], arrivals=[0]),
+    "no finish reason but [DONE]": Case([A, DONE], arrivals=[0]),
+    "content in parts": Case(
+        [
+            ROLE,
+            chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+            chunk({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
+            STOP,
+            usage(7, 3),
+            DONE,
+        ],
+        arrivals=[1, 2],
+        text="ab",
+    ),
+    "white space around the last word": Case([A, STOP, b"data: [DONE] \n\n"], arrivals=[0]),
+    "a byte order mark": Case([b"\xef\xbb\xbf" + A, B, STOP, DONE], arrivals=[0, 1], text="ab"),
+    "data of white space": Case([b"data:  \n\n", A, b"data:\n\n", STOP, DONE], arrivals=[1]),
+    "pings": Case([b": ping\n\n", A, b"event: ping\ndata: {}\n\n", STOP, DONE], arrivals=[1]),
+    "JSON in several lines of data": Case(
+        [b'data: {"choices": [\ndata: {"delta": {"content": "a"}}]}\n\n', STOP, DONE], arrivals=[0], text="a"
+    ),
+    "NaN among the logprobs": Case(
+        [event(b'{"choices": [{"delta": {"content": "a"}, "logprobs": {"x": -Infinity}}]}'), STOP, DONE],
+        arrivals=[0],
+        text="a",
+    ),
+    "halves of a character": Case(
+        [
+            event(b'{"choices": [{"delta": {"content": "\\ud83d"}}]}'),
+            event(b'{"choices": [{"delta": {"content": "\\ude00"}}]}'),
+            STOP,
+            DONE,
+        ],
+        arrivals=[0, 1],
+        text="\U0001f600",
+    ),
+    "bytes that are half a character": Case(
+        [event(b'{"choices": [{"delta": {"content": "\xf0\x9f"}}]}'), A, STOP, DONE],
+        arrivals=[0, 1],
+        text="\ufffda",
+    ),
+    "two choices in turns": Case(
+        [A, chunk({"content": "b"}, index=1), STOP, chunk({}, "length", 1), usage(7, 2), DONE],
+        arrivals=[0, 1],
+        choices=2,
+    ),
+    "two choices, of which the server gave one": Case([A, STOP, DONE], arrivals=[0], choices=2),
+    "a server that counts its chunks as choices": Case(
+        [A, chunk({"content": "b"}, index=1), chunk({}, "stop", 2)], arrivals=[0, 1]
+    ),
+    "usage behind the end, with a choice": Case(
+        [A, STOP, chunk({"role": "assistant", "content": ""}, usage=used(7, 1)), DONE],
+        arrivals=[0],
+        tokens=(7, 1),
+    ),
+    "running usage": Case(
+        [
+            chunk({"role": "assistant", "content": ""}, usage=used(7, 0)),
+            chunk({"content": "a"}, usage=used(7, 1)),
+            chunk({"content": ""}, usage=used(7, 2)),
+            chunk({"content": "bc"}, "length", usage=used(7, 4)),
+            DONE,
+        ],
+        arrivals=[1, 2, 3],
+        event_tokens=[1, 1, 2],
+        tokens=(7, 4),
+    ),
+    "running usage that is still 0": Case(
+        [
+            chunk({"role": "assistant", "content": ""}, usage=used(7, 0)),
+            chunk({"content": ""}, usage=used(7, 0)),
+            chunk({"content": ""}, usage=used(7, 0)),
+            chunk({"content": "a"}, "length", usage=used(7, 1)),
+            DONE,
+        ],
+        arrivals=[3],
+        event_tokens=[1],
+    ),
+    "running usage of each choice": Case(
+        [
+            chunk({"content": "a"}, usage=used(7, 1)),
+            chunk({"content": "b"}, usage=used(7, 2)),
+            chunk({"content": "c"}, index=1, usage=used(7, 1)),
+            chunk({}, "stop", usage=used(7, 2)),
+            chunk({}, "stop", 1, usage=used(7, 1)),
+            usage(7, 3),
+            DONE,
+        ],
+        arrivals=[0, 1, 2],
+        tokens=(7, 3),
+        choices=2,
+    ),
+    "usage of each chunk alone": Case(
+        [
+            chunk({"content": "a"}, usage=used(7, 2)),
+            chunk({"content": "b"}, usage=used(7, 1)),
+            chunk({"content": "c"}, "stop", usage=used(7, 2)),
+            usage(7, 5),
+            DONE,
+        ],
+        arrivals=[0, 1, 2],
+        tokens=(7, 5),
+    ),
+    "running usage that stands still": Case(
+        [
+            chunk({"content": "a"}, usage=used(0, 0)),
+            chunk({"content": "b"}, "stop", usage=used(7, 2)),
+            DONE,
+        ],
+        arrivals=[0, 1],
+        tokens=(7, 2),
+    ),
+    "an empty event that usage does not count": Case(
+        [chunk({"role": "assistant"}), chunk({"content": ""}), A, B, STOP, usage(7, 2), DONE],
+        arrivals=[2, 3],
+    ),
+    "an empty event that usage counts": Case(
+        [chunk({"role": "assistant"}), chunk({"content": ""}), A, B, STOP, usage(7, 3), DONE],
+        arrivals=[1, 2, 3],
+    ),
+    "empty events, and a usage that cannot be": Case(
+        [chunk({"content": ""}), A, B, A, STOP, usage(7, 1), DONE], arrivals=[0, 1, 2, 3]
+    ),
+    "a call of a tool": Case(
+        [
+            chunk({"role": "assistant", "content": None}),
+            chunk({"tool_calls": [{"index": 0, "id": "x", "function": {"name": "f", "arguments": ""}}]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}),
+            chunk({}, "tool_calls"),
+            DONE,
+        ],
+        arrivals=[1, 2],
+        text="",
+    ),
+}
+
+OUTPUT: dict[str, Any] = {
+    "reasoning": "hm",
+    "reasoning_content": "hm",
+    "reasoning_details": [{"type": "reasoning.text", "text": "hm"}],
+    "thinking": "hm",
+    "refusal": "no",
+    "function_call": {"arguments": "{"},
+    "audio": {"transcript": "hm"},
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_are_answers(name: str) -> None:
+    three_ways(ANSWERS[name])
+
+
+@pytest.mark.parametrize(
+    "role", [{}, {"role": "assistant", "content": ""}, {"role": "assistant", "tool_calls": []}]
+)
+@pytest.mark.parametrize("field", OUTPUT)
+def test_what_was_generated_counts_in_whatever_field(field: str, role: dict[str, Any]) -> None:
+    delta = {**role, field: OUTPUT[field]}
+    three_ways(Case([ROLE, chunk(delta), chunk(delta), A, STOP, DONE], arrivals=[1, 2, 3], text="a"))
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": []},
+        {"role": "assistant", "content": "", "reasoning": "", "function_call": {}},
+        {"role": "assistant", "content": "", "audio": {"id": None}, "index": 3},
+        {"name": "bot", "id": "chatcmpl-1"},
+    ],
+)
+def test_what_only_opens_an_answer_does_not_count(delta: dict[str, Any]) -> None:
+    three_ways(Case([chunk(delta), A, STOP, DONE], arrivals=[1], text="a"))
+
+
+@pytest.mark.parametrize("ending", ["lost", "cut"])
+def test_a_lost_stream_is_no_answer_though_its_chunks_have_an_empty_finish_reason(ending: str) -> None:
+    exchange = Exchange()
+    exchange.on_bytes(HEAD + chunk({"content": "a"}, ""), 0.0, 0.0, 0.0, 0.0)
+    exchange.on_close("connection reset" if ending == "lost" else None, 1.0)
+    assert not exchange.answer.finished
+    assert (exchange.outcome() or ("ok", ""))[0] == "truncated"
+
+
+@pytest.mark.parametrize("kind", [b"Text/Event-Stream; charset=utf-8", b"TEXT/EVENT-STREAM"])
+def test_letters_of_a_content_type_may_be_large(kind: bytes) -> None:
+    head = HEAD.replace(b"text/event-stream", kind)
+    assert read([A, STOP, DONE], head=head).outcome() is None
+
+
+def test_a_compressed_body_is_told() -> None:
+    head = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    outcome = read([gzip.compress(A + STOP + DONE)], head=head).outcome()
+    assert outcome == ("protocol", "the body is compressed: its content-encoding is gzip")
+    failed = read([gzip.compress(b"{}")], head=head.replace(b"200 OK", b"502 Bad Gateway")).outcome()
+    assert failed == ("http_502", "(a message compressed with gzip)")
+
+
+def test_a_body_that_is_no_stream_is_shown() -> None:
+    outcome = read(
+        [b'{"choices": []}'], head=b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n"
+    ).outcome()
+    assert outcome == ("protocol", "expected an event stream, got text/plain: '{\"choices\": []}'")
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning"])
+@pytest.mark.parametrize("escaped", ["\\n", '\\"', "\\u00e9\\\\", "\\ud83d\\ude00"])
+def test_the_short_cut_reads_escapes_and_reasoning(field: str, escaped: str) -> None:
+    def alike(text: str) -> bytes:
+        return event(
+            b'{"choices": [{"delta": {"%b": "%b"}}]}'.replace(b'": "', b'":"')
+            % (field.encode(), text.encode())
+        )
+
+    texts = [escaped, "a", escaped, 'b","role":"x', "c"]
+    exchange = read([*map(alike, texts), STOP, DONE])
+    assert exchange.outcome() is None
+    assert exchange.answer.arrivals_s == [0, 1, 2, 3, 4]
+    shown = json.loads(f'"{escaped}"')
+    assert exchange.answer.text == (f"{shown}a{shown}bc" if field == "content" else "")
