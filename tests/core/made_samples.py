@@ -4,8 +4,8 @@ from vllm_locust.core.server import EngineState, ServerSample
 from vllm_locust.core.server_recording import ServerRecording
 
 
-def engine(name="0", gauges=None, counters=None, **histograms):
-    return EngineState(name, "m", gauges or {}, counters or {}, histograms)
+def engine(name="0", gauges=None, counters=None, started_s=None, **histograms):
+    return EngineState(name, "m", gauges or {}, counters or {}, histograms, started_s)
 
 
 def sample(at_s, *engines, source="a", gpus=()):
@@ -15,6 +15,11 @@ def sample(at_s, *engines, source="a", gpus=()):
 def counted(at_s, tokens, source="a"):
     """A look at a server that has generated so many tokens."""
     return sample(at_s, engine(counters={"generation_tokens": tokens}), source=source)
+
+
+def told(at_s, tokens, started_s, source="a"):
+    """A look at a server that tells when its process started, too."""
+    return sample(at_s, engine(counters={"generation_tokens": tokens}, started_s=started_s), source=source)
 
 
 def running(at_s, requests, source="a"):

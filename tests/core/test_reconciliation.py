@@ -162,16 +162,23 @@ def test_tokens_that_were_held_back():
     assert "held back" in sentence
 
 
+def test_a_client_that_read_late_does_not_blame_those_on_the_way():
+    held_back = client(mean_ttft_ms=330.0, mean_itl_ms=0.1, mean_e2el_ms=345.0)
+    sentence = only(server(), held_back, client_valid=False)
+    assert "held back" not in sentence
+    assert "the gap may be its own" in sentence
+
+
 # -- the queue --------------------------------------------------------------------------------------------
 
 
-def test_a_saturated_server():
+def test_a_queue_in_the_server():
     sentence = only(
         server(ttft=812.4, queue=700.2, e2e=1000.0), client(mean_ttft_ms=815.0, mean_e2el_ms=1003)
     )
     assert sentence == (
-        "The server was saturated: of 812 ms to the first token, by its own account, requests spent 700 ms "
-        "waiting in its queue."
+        "Of 812 ms to the first token, by the server's own account, requests spent 700 ms waiting in its "
+        "queue."
     )
 
 
@@ -181,9 +188,21 @@ def test_a_saturated_server():
 def test_others_use_the_server():
     sentence = only(server(finished=400), client())
     assert sentence == (
-        "The server finished 400 requests where this client had 200: 50 % were those of others, and its "
-        "means are of all of them."
+        "The server finished 400 requests, 50 % of them at least not this client's (or a gateway asked for "
+        "some of them twice), and its means are of all of them."
     )
+
+
+def test_the_means_of_a_server_that_works_for_others_are_not_held_against_the_client():
+    sentence = only(server(finished=400), client(mean_ttft_ms=300.0))
+    assert sentence.startswith("The server finished 400 requests")
+
+
+def test_requests_outside_of_the_window_are_no_others():
+    """Those that a warm-up or a cool-down leaves out, the server may count: 190 here."""
+    outside = {"failed": 0, "outside_window": 190}
+    assert sentences(server(finished=390), client(requests=outside)) == []
+    assert len(sentences(server(finished=430), client(requests=outside))) == 1
 
 
 def test_requests_that_failed_here_may_have_finished_there():
@@ -191,11 +210,37 @@ def test_requests_that_failed_here_may_have_finished_there():
 
 
 def test_other_servers_are_behind_the_address():
-    sentence = only(server(finished=100), client())
-    assert sentence.startswith(
-        "The server finished 100 requests where this client had 200: there are several"
+    """Of two servers that share the load one is asked for its metrics: it has half of the tokens as well."""
+    window = server(finished=100)
+    half = {**window.counters, "generation_tokens": 6400.0}
+    sentence = only(server(finished=100, counters={**half, "requests_finished": 100.0}), client())
+    assert sentence == (
+        "The server counted 100 finished requests where this client had 200, and fewer tokens, too: others "
+        "answered them, servers behind the same address that are not asked for their metrics "
+        "(--server-metrics-url may be repeated), or a gateway from a cache of its own."
     )
-    assert "--server-metrics-url" in sentence
+
+
+def test_after_an_abort_there_are_no_other_servers():
+    """The one server made all the tokens, and did not count the requests that it aborted."""
+    sentence = only(server(finished=100), client())
+    assert sentence == (
+        "The server counted 100 finished requests where this client had 200, and no fewer tokens: it ended "
+        "some without counting them, as when they are aborted."
+    )
+    either = only(server(finished=100), client(total_output_tokens=None))
+    assert "as when they are aborted, or others answered them" in either
+
+
+def test_servers_that_take_turns_are_told_apart_from_one():
+    window = server(ttft=1.0, finished=9000, restarts=5).of_several_servers()
+    result = reconcile(window, client(), client_valid=True)
+    assert result["sentences"] == [
+        "Several servers take turns behind the address of the metrics, so that its numbers are nobody's and "
+        "are left out: name each of them with --server-metrics-url, which may be repeated."
+    ]
+    assert result["tokens"]["generation"] == {"client": 12800, "server": None}
+    assert result["ttft"]["server_mean_ms"] is None
 
 
 def test_a_server_that_was_not_asked_all_the_time_is_not_blamed():
@@ -212,4 +257,4 @@ def test_what_ends_at_the_borders_of_the_window_is_no_difference(finished):
 @pytest.mark.parametrize(("restarts", "word"), [(1, "once"), (7, "7 times")])
 def test_counters_that_began_anew(restarts, word):
     sentence = only(server(restarts=restarts), client())
-    assert sentence.startswith(f"The server's counters began anew {word}: it was restarted, or several")
+    assert sentence.startswith(f"The server's counters began anew {word}: it was restarted, or another one")

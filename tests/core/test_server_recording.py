@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.core.made_samples import counted, engine, of, running, sample, tokens
+from tests.core.made_samples import counted, engine, of, running, sample, tokens, told
 from vllm_locust.core.server import GpuState, HistogramState
 from vllm_locust.core.server_recording import ServerRecording
 from vllm_locust.core.server_window import Level, histogram_sum
@@ -114,8 +114,70 @@ def test_the_restart_of_a_server_with_many_engines_is_one():
     def both(at_s, n):
         return sample(at_s, engine("0", None, {"preemptions": n}), engine("1", None, {"preemptions": n}))
 
-    window = of(both(0, 9), both(1, 2), both(2, 1)).total()
+    window = of(both(0, 9), both(10, 2), both(20, 1)).total()
     assert (window.restarts, window.counters["preemptions"]) == (2, 6)
+
+
+def test_a_restart_whose_counters_have_grown_past_the_old_ones():
+    """The process says that it is another one: 60 tokens of it are 60, not 10."""
+    window = of(told(0, 40, 7.0), told(1, 50, 7.0), told(30, 60, 9.0), told(31, 65, 9.0)).total()
+    assert (window.restarts, window.counters["generation_tokens"]) == (1, 10 + 60 + 5)
+    assert not window.several_servers
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        # Of two servers behind a load balancer the one has made 17,000 tokens and the other 310,000.
+        [told(0, 17000, 7.0), told(1, 310000, 9.0), told(2, 17100, 7.0)],
+        [told(0, 310000, 9.0), told(1, 17000, 7.0)],  # a restart makes none that is older
+        # No start is told: a vLLM does not start twice within seconds.
+        [counted(0, 310000), counted(1, 17000), counted(2, 310100), counted(3, 17100)],
+    ],
+)
+def test_servers_that_take_turns_behind_one_address_tell_nothing(looks):
+    recording = of(*looks, running(4, 3, "another address"))
+    for window in (recording.total(), recording.phase(1)):
+        assert window.several_servers
+        assert (window.restarts, window.engines, window.gauges, window.counters) == (0, {}, {}, {})
+        assert window.to_dict()["generation_tokens"] is None
+
+
+def test_a_server_that_was_started_twice_is_one():
+    window = of(counted(0, 9), counted(20, 2), counted(40, 1)).total()
+    assert (window.restarts, window.several_servers) == (2, False)
+
+
+def test_what_was_so_while_requests_waited():
+    def look(at_s, waiting, deferred, running, usage, tokens):
+        gauges = {"waiting": waiting, "waiting_deferred": deferred, "running": running}
+        return sample(at_s, engine("0", {**gauges, "kv_cache_usage": usage}, {"generation_tokens": tokens}))
+
+    window = of(
+        look(0, 0, 0, 9, 0.9, 0),
+        look(1, 5, 0, 4, 0.5, 10),
+        look(2, 5, 3, 3, 0.7, 20),
+        look(3, 2, 0, 4, 0.6, 20),  # no token since
+        look(4, 3, 3, 1, 0.1, 30),  # all of them passed over
+    ).total()
+    (queue,) = window.queues.values()
+    assert queue.to_dict() == {
+        "looks": 3,
+        "idle_looks": 1,
+        "running_least": 3,
+        "running_most": 4,
+        "kv_cache_usage_least": 0.5,
+        "kv_cache_usage_most": 0.7,
+    }
+    block = window.to_dict()
+    assert block["engines"][0]["when_waiting"] == queue.to_dict()
+    assert (block["requests_waiting_peak"], block["requests_waiting_deferred_peak"]) == (5, 3)
+
+
+def test_while_requests_waited_what_one_look_lacks_is_not_known():
+    window = of(running(0, 1), running(1, 2), sample(2, engine("0", {"waiting": 1, "running": 2}))).total()
+    (queue,) = window.queues.values()
+    assert (queue.to_dict()["looks"], queue.to_dict()["kv_cache_usage_most"]) == (1, None)
 
 
 def test_what_a_source_did_while_it_was_away_counts():
@@ -301,8 +363,18 @@ def test_the_block_of_the_summary():
                 "block_size": 16,
                 "kv_cache_usage_peak": 0.5,
                 "kv_cache_usage_mean": pytest.approx((0.5 * 2 + 0.25) / 3),
+                "requests_running_peak": 3,
+                "when_waiting": {
+                    "looks": 2,
+                    "idle_looks": 0,
+                    "running_least": 3,
+                    "running_most": 3,
+                    "kv_cache_usage_least": 0.0,
+                    "kv_cache_usage_most": 0.25,
+                },
             }
         ],
+        "several_servers": False,
         "restarts": 0,
         "kv_cache_usage_peak": 0.5,
         "kv_cache_usage_mean": pytest.approx((0.5 * 2 + 0.25) / 3),
@@ -310,8 +382,12 @@ def test_the_block_of_the_summary():
         "requests_running_mean": 3,
         "requests_waiting_peak": 1,
         "requests_waiting_mean": 1,
+        "requests_waiting_deferred_peak": None,
+        "requests_waiting_deferred_mean": None,
         "preemptions": 4,
         "prefix_cache_hit_rate": 0.25,
+        "prefix_cache_hit_rate_told_peak": None,
+        "prefix_cache_hit_rate_told_mean": None,
         "prompt_tokens": None,
         "generation_tokens": None,
         "requests_finished": None,

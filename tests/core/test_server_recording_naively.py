@@ -34,6 +34,7 @@ def courses(draw):
                     name,
                     {"running": draw(st.integers(0, 9)), "kv_cache_usage": draw(st.integers(0, 4)) / 4},
                     {"generation_tokens": float(total)},
+                    1.0,  # one process, however often its counters begin anew
                     itl=HistogramState((0.1,), counts, float(sum(counts))),
                 )
             )

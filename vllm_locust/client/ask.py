@@ -10,6 +10,7 @@ import orjson
 
 from vllm_locust.client.target import Target
 from vllm_locust.core.chunk import error_message
+from vllm_locust.core.server import parse_page
 from vllm_locust.errors import NobodyCounts, UsageError
 
 _TIMEOUT_S = 10.0
@@ -103,6 +104,20 @@ def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[st
         raise UsageError(f"{target.url}{path} answered {status}: {error_message(answer)}")
 
 
+def prompt_tokens_of_engines(target: Target, headers: Mapping[str, str]) -> Mapping[str, float] | None:
+    """How many prompt tokens each engine has had so far; None where the server does not tell.
+
+    UsageError when nothing answers.
+    """
+    status, content = _answer(target, headers, "GET", "/metrics")
+    try:
+        engines, _ = parse_page(content.decode("utf-8", "replace")) if status == 200 else ((), ())
+    except ValueError:
+        return None
+    known = {one.engine: one.counters.get("prompt_tokens", 0.0) for one in engines}
+    return known or None
+
+
 def switch_profiler(
     target: Target, headers: Mapping[str, str], path: str, timeout_s: float
 ) -> tuple[int, str]:
@@ -130,6 +145,22 @@ def _ask(
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, Any]:
     """Status and decoded body (JSON, or the text where it is none); UsageError when nothing answers."""
+    status, content = _answer(target, headers, method, path, question, timeout_s)
+    try:
+        return status, orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return status, content[:200].decode("utf-8", "replace")
+
+
+def _answer(
+    target: Target,
+    headers: Mapping[str, str],
+    method: str,
+    path: str,
+    question: Mapping[str, Any] | None = None,
+    timeout_s: float = _TIMEOUT_S,
+) -> tuple[int, bytes]:
+    """Status and body, of 4 MiB at most; UsageError when nothing answers."""
     connection: http.client.HTTPConnection
     if target.tls is not None:
         connection = http.client.HTTPSConnection(
@@ -146,11 +177,8 @@ def _ask(
             raise UsageError(
                 f"{target.url} redirects to {response.getheader('Location')}: give that address as --host."
             )
+        return response.status, content
     except (OSError, http.client.HTTPException) as error:
         raise UsageError(f"{target.url} does not answer: {error or type(error).__name__}.") from None
     finally:
         connection.close()
-    try:
-        return response.status, orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return response.status, content[:200].decode("utf-8", "replace")

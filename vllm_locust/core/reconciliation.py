@@ -1,7 +1,8 @@
 """What client and server say of the same requests, side by side, and in words where they differ.
 
-Rule: a sentence only where something is worth saying, with what it can come from by the evidence at hand. The
-numbers stand beside each other in any case.
+Rule: a sentence only where something is worth saying, and of causes all those that the evidence at hand does
+not exclude. Means of a server that works for others too are not held against the client's. The numbers stand
+beside each other in any case.
 
 Client and server do not measure the same stretch: vLLM's histograms begin when its API server takes a request
 in and end when it has the token in hand, so that the network, what stands in between, and an API server that
@@ -91,15 +92,28 @@ def _between(server: ServerWindow, name: str, quantile: float) -> list[float | N
 def _sentences(
     result: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any], client_valid: bool
 ) -> Iterator[str]:
+    if server.several_servers:
+        yield (
+            "Several servers take turns behind the address of the metrics, so that its numbers are nobody's "
+            "and are left out: name each of them with --server-metrics-url, which may be repeated."
+        )
+        return
     if server.restarts:
         yield (
-            f"The server's counters began anew {_times(server.restarts)}: it was restarted, or several "
-            "servers take turns behind the address of its metrics, which makes its numbers here useless."
+            f"The server's counters began anew {_times(server.restarts)}: it was restarted, or another one "
+            "answers now behind the address of its metrics."
         )
-    if _enough(result, client):
+    others = _requests_of_others(result["requests"], client)
+    if _enough(result, client) and not others:
         yield from _on_gaps(result, client, client_valid)
     yield from _on_the_queue(result)
-    yield from _on_requests(result["requests"], server, client)
+    if others:
+        theirs = result["requests"]["server"]
+        yield (
+            f"The server finished {theirs:.0f} requests, {100 * others / theirs:.0f} % of them at least not "
+            "this client's (or a gateway asked for some of them twice), and its means are of all of them."
+        )
+    yield from _on_missing_requests(result, server, client)
 
 
 def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
@@ -109,7 +123,7 @@ def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
 
 def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> Iterator[str]:
     ttft, itl, e2el = (result[family] for family in ("ttft", "itl", "e2el"))
-    if _is_held_back(ttft, itl):
+    if _is_held_back(ttft, itl) and client_valid:
         yield (
             f"The first token came {ttft['gap_ms']:.1f} ms late by the server's clock, and the others faster "
             f"than it made them ({_both(itl)} between tokens): on their way tokens were held back and then "
@@ -131,8 +145,9 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
     if early:
         yield (
             f"Mean {' and '.join(early)} of the client {'is' if len(early) == 1 else 'are'} below the "
-            "server's: the server's histograms hold other requests too, or those of another time than the "
-            "client's window, or its parser of tool calls kept the last tokens to itself."
+            "server's: the server's histograms hold requests that this client does not count (others', those "
+            "that failed here, or those of another time than its window), or its parser of tool calls kept "
+            "the last tokens to itself."
         )
 
 
@@ -182,42 +197,54 @@ def _on_the_queue(result: Mapping[str, Any]) -> Iterator[str]:
         return
     if waiting_ms > _GAP_MS and waiting_ms > _QUEUED_SHARE * first_ms:
         yield (
-            f"The server was saturated: of {first_ms:.0f} ms to the first token, by its own account, "
-            f"requests spent {waiting_ms:.0f} ms waiting in its queue."
+            f"Of {first_ms:.0f} ms to the first token, by the server's own account, requests spent "
+            f"{waiting_ms:.0f} ms waiting in its queue."
         )
 
 
-def _on_requests(
-    requests: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any]
-) -> Iterator[str]:
+def _requests_of_others(requests: Mapping[str, Any], client: Mapping[str, Any]) -> float:
+    """How many of those that the server finished cannot be this client's; 0 where that is not known."""
     ours, theirs = requests["client"], requests["server"]
     if ours is None or theirs is None:
+        return 0.0
+    known = client.get("requests") or {}
+    # Whom we take for failed, or for outside of the window, the server may have finished all the same.
+    failed = max(client.get("failed") or 0, known.get("failed") or 0)
+    most = ours + failed + (known.get("outside_window") or 0)
+    return max(theirs - most, 0.0) if theirs > most + _slack(ours, client.get("request_throughput")) else 0.0
+
+
+def _slack(ours: float, per_s: float | None) -> float:
+    """By how much counts of both sides may differ without a reason to look for."""
+    return max(_COUNT_SLACK, _COUNT_SHARE * ours, _SLACK_S * (per_s or 0.0))
+
+
+def _on_missing_requests(
+    result: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any]
+) -> Iterator[str]:
+    ours, theirs = result["requests"]["client"], result["requests"]["server"]
+    if ours is None or theirs is None or theirs >= ours - _slack(ours, client.get("request_throughput")):
         return
-    slack = max(_COUNT_SLACK, _COUNT_SHARE * ours, _SLACK_S * (client.get("request_throughput") or 0.0))
-    # Whom we take for failed, the server may have finished all the same.
-    most = ours + (client.get("failed") or 0)
+    counted = f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}"
     duration_s = client.get("duration") or 0.0
-    if theirs > most + slack:
-        yield (
-            f"The server finished {theirs:.0f} requests where this client had {most:.0f}: "
-            f"{100 * (theirs - most) / theirs:.0f} % were those of others, and its means are of all of them."
-        )
-    elif theirs < ours - slack and server.restarts:
-        yield (
-            f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}: what it "
-            "did between the last look at it and its end is not known."
-        )
-    elif theirs < ours - slack and server.covered_s < _COVERED_SHARE * duration_s:
-        yield (
-            f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}: its "
-            f"metrics are known for {server.covered_s:.0f} s of {duration_s:.0f} s only."
-        )
-    elif theirs < ours - slack:
-        yield (
-            f"The server finished {theirs:.0f} requests where this client had {ours:.0f}: there are several "
-            "servers behind the address, of which not all are asked for their metrics "
-            "(--server-metrics-url may be repeated)."
-        )
+    tokens = result["tokens"]["generation"]
+    if server.restarts:
+        yield f"{counted}: what it did between the last look at it and its end is not known."
+    elif server.covered_s < _COVERED_SHARE * duration_s:
+        yield f"{counted}: its metrics are known for {server.covered_s:.0f} s of {duration_s:.0f} s only."
+    elif tokens["client"] is None or tokens["server"] is None:
+        yield f"{counted}: {_UNCOUNTED}, or {_ELSEWHERE}"
+    elif tokens["server"] >= tokens["client"] - _slack(tokens["client"], client.get("output_throughput")):
+        yield f"{counted}, and no fewer tokens: {_UNCOUNTED}."
+    else:
+        yield f"{counted}, and fewer tokens, too: {_ELSEWHERE}"
+
+
+_UNCOUNTED = "it ended some without counting them, as when they are aborted"
+_ELSEWHERE = (
+    "others answered them, servers behind the same address that are not asked for their metrics "
+    "(--server-metrics-url may be repeated), or a gateway from a cache of its own."
+)
 
 
 def _times(count: int) -> str:

@@ -10,6 +10,9 @@ belongs, as a whole, to the phase whose window holds the middle of that time.
     counter (vLLM makes some when they are first needed), has grown from 0.
   - One that is smaller than before began anew with a restart: its value is the growth. A histogram did so
     when its count, a bucket or its sum is smaller, or its bounds are others.
+  - Another process answers where the page tells another time of its start. One that was seen before is no
+    restart: several servers take turns behind one address, as behind a load balancer, and what they tell is
+    worth nothing. Where no start is told they do when counters fell twice, sooner than a vLLM starts.
   - While a source is away it is not looked at: what it grew meanwhile counts, by the middle of the gap.
 
 A gauge holds its value until the next sample of its source, for 5 s at most, so that no absence is filled. At
@@ -19,7 +22,7 @@ the peak, and the mean over the engines the mean.
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,12 +31,16 @@ from vllm_locust.core.server_window import (
     Engine,
     Levels,
     LevelSums,
+    Queue,
     ServerWindow,
     WindowSums,
     histogram_growth,
 )
 
 LONGEST_HOLD_S = 5.0
+
+_SOONEST_START_S = 5.0
+_FALLS = 2
 
 _RATIOS = frozenset({"kv_cache_usage", "prefix_cache_hit_ratio"})
 
@@ -70,12 +77,34 @@ class _Counted:
 class _Source:
     """What a source said last."""
 
+    name: str
     at_s: float
     until_s: float
     """Until when its gauges hold."""
     gauges: Mapping[Engine, Mapping[str, float]] = field(default_factory=dict)
     gpus: Mapping[str, GpuState] = field(default_factory=dict)
     counted: dict[tuple[str, str], _Counted] = field(default_factory=dict)
+    starts: list[float] = field(default_factory=list)
+    """When the processes started that answered, the present one last."""
+    falls: int = 0
+    """How often its counters fell sooner than a server starts."""
+    several: bool = False
+    """Servers take turns."""
+
+    def is_another(self, engines: Sequence[EngineState]) -> bool:
+        """Whether another process answers than the last time."""
+        started_s = next((engine.started_s for engine in engines), None)
+        if started_s is None or started_s in self.starts[-1:]:
+            return False
+        # Whoever comes after a restart is younger than all that were there before.
+        self.several |= bool(self.starts) and started_s < max(self.starts)
+        self.starts.append(started_s)
+        return len(self.starts) > 1
+
+    def fell(self, after_s: float) -> None:
+        """Its counters are smaller than so many seconds before."""
+        self.falls += not self.starts and after_s < _SOONEST_START_S
+        self.several |= self.falls >= _FALLS
 
 
 class ServerRecording:
@@ -110,12 +139,17 @@ class ServerRecording:
         self._pass_time(max(sample.at_s, self._now_s))
         restarted = False
         if source is None:
-            source = self._sources[sample.source] = _Source(sample.at_s, 0.0)
+            source = self._sources[sample.source] = _Source(sample.source, sample.at_s, 0.0)
+            source.is_another(sample.engines)
             for engine in sample.engines:
                 source.counted[engine.engine, engine.model_name] = _baseline(engine, sample.at_s)
         else:
+            if restarted := source.is_another(sample.engines):
+                source.counted.clear()
             for engine in sample.engines:
                 restarted |= self._grow(source, engine, sample.at_s)
+        if restarted:
+            source.fell(sample.at_s - source.at_s)
         phase = self._at(sample.at_s)
         if phase is not None:
             phase.sums.samples += 1
@@ -126,16 +160,22 @@ class ServerRecording:
     def phase(self, phase: int) -> ServerWindow | None:
         """What is known of a phase's window; None when nothing is."""
         known = self._of(phase)
-        return None if known is None else known.sums.window()
+        return None if known is None else self._window(known.sums)
 
     def total(self) -> ServerWindow | None:
         """The windows of all phases together; None when nothing is known of any."""
         total = WindowSums()
         for phase in self._phases:
             total.merge(phase.sums)
-        return total.window()
+        return self._window(total)
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _window(self, sums: WindowSums) -> ServerWindow | None:
+        window = sums.window()
+        if window is not None and any(source.several for source in self._sources.values()):
+            return window.of_several_servers()
+        return window
 
     def _of(self, number: int) -> _Phase | None:
         return next((phase for phase in reversed(self._phases) if phase.number == number), None)
@@ -155,6 +195,7 @@ class ServerRecording:
         phase = self._at((last.seen_s + at_s) / 2)
         sums = WindowSums() if phase is None else phase.sums
         restarted = False
+        self._queue(source, engine, last, at_s)
         for name, value in engine.counters.items():
             before = last.counters.get(name, 0.0)
             restarted |= value < before
@@ -168,6 +209,15 @@ class ServerRecording:
         last.counters.update(engine.counters)
         last.histograms.update(engine.histograms)
         return restarted
+
+    def _queue(self, source: _Source, engine: EngineState, last: _Counted, at_s: float) -> None:
+        """Fold what was so while requests waited that the engine did not pass over."""
+        waiting = engine.gauges.get("waiting", 0.0) - engine.gauges.get("waiting_deferred", 0.0)
+        if waiting > 0 and (phase := self._at(at_s)) is not None:
+            tokens = engine.counters.get("generation_tokens")
+            idle = tokens is not None and tokens == last.counters.get("generation_tokens")
+            key = (source.name, engine.engine, engine.model_name)
+            phase.sums.queues.setdefault(key, Queue()).add(engine.gauges, idle)
 
     # -- gauges -------------------------------------------------------------------------------------------
 

@@ -3,10 +3,11 @@
 Rule: sums of windows that do not overlap add up: the window of a run is the sum of its phases'.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Self
 
 from vllm_locust.core.server import HistogramState
 
@@ -14,7 +15,7 @@ Engine = tuple[str, str, str]
 """Source, engine, model name."""
 
 
-_CACHE_SIZES = ("num_gpu_blocks", "block_size")
+_CACHE_SIZES = ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,51 @@ class Level:
 
     peak: float
     mean: float
+
+
+@dataclass(slots=True)
+class Queue:
+    """The looks at an engine at which requests waited that it did not pass over: what else was so then."""
+
+    looks: int = 0
+    idle_looks: int = 0
+    """Those at which it had made no token since the look before."""
+    running_least: float = math.inf
+    running_most: float = -math.inf
+    kv_cache_usage_least: float = math.inf
+    kv_cache_usage_most: float = -math.inf
+
+    def add(self, gauges: Mapping[str, float], idle: bool) -> None:
+        """A look at which this was so; what the engine does not tell is not known of any look."""
+        self.looks += 1
+        self.idle_looks += idle
+        running, usage = gauges.get("running", math.nan), gauges.get("kv_cache_usage", math.nan)
+        self.running_least = _least(self.running_least, running)
+        self.running_most = _most(self.running_most, running)
+        self.kv_cache_usage_least = _least(self.kv_cache_usage_least, usage)
+        self.kv_cache_usage_most = _most(self.kv_cache_usage_most, usage)
+
+    def merge(self, other: "Queue") -> None:
+        self.looks += other.looks
+        self.idle_looks += other.idle_looks
+        self.running_least = _least(self.running_least, other.running_least)
+        self.running_most = _most(self.running_most, other.running_most)
+        self.kv_cache_usage_least = _least(self.kv_cache_usage_least, other.kv_cache_usage_least)
+        self.kv_cache_usage_most = _most(self.kv_cache_usage_most, other.kv_cache_usage_most)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fit for JSON; None is not known."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _least(one: float, other: float) -> float:
+    """NaN when one of them is not known."""
+    return math.nan if math.isnan(one) or math.isnan(other) else min(one, other)
+
+
+def _most(one: float, other: float) -> float:
+    return -_least(-one, -other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +100,24 @@ class ServerWindow:
     """What was counted in the window."""
     gpus: Mapping[str, GpuWindow]
     """By source and GPU, `local/0`."""
+    queues: Mapping[Engine, Queue] = field(default_factory=dict)
+    """Of the engines that were seen with requests waiting."""
+    several_servers: bool = False
+    """Several took turns at one address: nothing of what they told is anyone's, and nothing of it is here."""
+
+    def of_several_servers(self) -> Self:
+        """The same, with what is worth nothing left out."""
+        nothing: dict[Any, Any] = {}
+        return replace(
+            self,
+            restarts=0,
+            engines=nothing,
+            gauges=nothing,
+            counters=nothing,
+            histograms=nothing,
+            queues=nothing,
+            several_servers=True,
+        )
 
     def mean_ms(self, histogram: str) -> float | None:
         """None where nothing was counted."""
@@ -85,15 +149,21 @@ class ServerWindow:
                     "model_name": model_name,
                     **{size: round(gauges[size].peak) for size in _CACHE_SIZES if size in gauges},
                     **_levels("kv_cache_usage", gauges.get("kv_cache_usage")),
+                    "requests_running_peak": _levels("running", gauges.get("running"), True)["running_peak"],
+                    "when_waiting": None if (queue := self.queues.get(key)) is None else queue.to_dict(),
                 }
-                for (source, engine, model_name), gauges in self.engines.items()
+                for key, gauges in self.engines.items()
+                for source, engine, model_name in (key,)
             ],
+            "several_servers": self.several_servers,
             "restarts": self.restarts,
             **_levels("kv_cache_usage", self.gauges.get("kv_cache_usage")),
             **_levels("requests_running", self.gauges.get("running"), whole=True),
             **_levels("requests_waiting", self.gauges.get("waiting"), whole=True),
+            **_levels("requests_waiting_deferred", self.gauges.get("waiting_deferred"), whole=True),
             "preemptions": self.count("preemptions"),
             "prefix_cache_hit_rate": self.prefix_cache_hit_rate,
+            **_levels("prefix_cache_hit_rate_told", self.gauges.get("prefix_cache_hit_ratio")),
             "prompt_tokens": self.count("prompt_tokens"),
             "generation_tokens": self.count("generation_tokens"),
             "requests_finished": self.count("requests_finished"),
@@ -188,6 +258,7 @@ class WindowSums:
     covered_s: float = 0.0
     restarts: int = 0
     engines: dict[Engine, Levels] = field(default_factory=dict)
+    queues: dict[Engine, Queue] = field(default_factory=dict)
     gauges: Levels = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, HistogramState] = field(default_factory=dict)
@@ -209,6 +280,8 @@ class WindowSums:
         _merge_levels(self.gauges, other.gauges)
         for engine, levels in other.engines.items():
             _merge_levels(self.engines.setdefault(engine, {}), levels)
+        for engine, queue in other.queues.items():
+            self.queues.setdefault(engine, Queue()).merge(queue)
         for gpu, levels in other.gpus.items():
             _merge_levels(self.gpus.setdefault(gpu, {}), levels)
         self.gpu_memory_bytes |= other.gpu_memory_bytes
@@ -230,6 +303,7 @@ class WindowSums:
             dict(self.counters),
             dict(self.histograms),
             {name: self._gpu(name, _finished(levels)) for name, levels in sorted(self.gpus.items())},
+            dict(self.queues),
         )
 
     def _gpu(self, name: str, levels: Mapping[str, Level]) -> GpuWindow:

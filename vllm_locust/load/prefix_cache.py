@@ -2,17 +2,18 @@
 
 cold    the server is asked to forget (/reset_prefix_cache); where it does not, the requests of the phase
         carry a `cache_salt` of their own, with which vLLM shares nothing that it holds
-warm    what the scenario's requests share is asked for once, outside of any measurement
+warm    what the scenario's requests share is asked for once, outside of any measurement, of each engine of a
+        data-parallel server: they have a cache each
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
 import gevent
 
-from vllm_locust.client.ask import reset_prefix_cache, send
+from vllm_locust.client.ask import prompt_tokens_of_engines, reset_prefix_cache, send
 from vllm_locust.client.target import Target
 from vllm_locust.errors import UsageError
 from vllm_locust.load.bodies import request_body
@@ -23,6 +24,9 @@ from vllm_locust.workloads.scenario import PlannedRequest, primers_of
 logger = logging.getLogger(__name__)
 
 RESET, SALTED, WARMED, PARTLY_WARMED = "reset", "salted", "warmed", "partly warmed"
+
+_RANK = "X-data-parallel-rank"
+"""A header: which engine of a data-parallel vLLM is to answer."""
 
 _TRIES = 10
 _BETWEEN_TRIES_S = 0.1
@@ -72,7 +76,7 @@ class PrefixCache:
         return False
 
     def _warm(self, phase: Phase) -> bool:
-        """Whether all servers were asked for everything."""
+        """Whether all engines of all servers were asked for everything, as far as they tell."""
         prepared = self._prepared
         primers = list(primers_of(prepared.scenario.phases[phase.member], prepared.settings.seed))
         logger.info("Warming the prefix cache with %d requests ...", len(primers) * len(prepared.targets))
@@ -80,16 +84,54 @@ class PrefixCache:
         return all(warmed)
 
     def _warm_one(self, target: Target, primers: Sequence[PlannedRequest]) -> bool:
+        headers = self._prepared.settings.headers
+        try:
+            engines = list(prompt_tokens_of_engines(target, headers) or ())
+            if len(engines) > 1:
+                return self._warm_engines(target, engines, primers)
+            self._ask_for(target, headers, primers)
+        except UsageError as error:
+            logger.warning("The prefix cache is not as warm as it was to be: %s", error)
+            return False
+        return True
+
+    def _warm_engines(
+        self, target: Target, engines: Sequence[str], primers: Sequence[PlannedRequest]
+    ) -> bool:
+        """Whether what was meant for one engine went to that one."""
+        headers = self._prepared.settings.headers
+        for rank, engine in enumerate(engines):
+            before = _at_rest(target, headers)
+            self._ask_for(target, {**headers, _RANK: str(rank)}, primers)
+            after = _at_rest(target, headers)
+            if any(after.get(other) != before.get(other) for other in engines if other != engine):
+                logger.warning(
+                    "The prefix cache is not as warm as it was to be: %s has %d engines, and requests for "
+                    "one of them (%s) went to another, or others use the server.",
+                    target.url,
+                    len(engines),
+                    _RANK,
+                )
+                return False
+        return True
+
+    def _ask_for(self, target: Target, headers: Mapping[str, str], primers: Sequence[PlannedRequest]) -> None:
         settings, options = self._prepared.settings, self._prepared.request_options
         told_s = perf_counter()
         for number, primer in enumerate(primers):
             path, body = request_body(primer, settings.endpoint_type)
-            try:
-                send(target, settings.headers, path, {"model": options.model, **options.body, **body})
-            except UsageError as error:
-                logger.warning("The prefix cache is not as warm as it was to be: %s", error)
-                return False
+            send(target, headers, path, {"model": options.model, **options.body, **body})
             if perf_counter() - told_s > _TELL_EVERY_S:
                 told_s = perf_counter()
                 logger.info("... %d of %d", number + 1, len(primers))
-        return True
+
+
+def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, float]:
+    """The prompt tokens of each engine, once they do not grow: vLLM counts some after their answer is out."""
+    tokens = prompt_tokens_of_engines(target, headers) or {}
+    for _ in range(_TRIES):
+        gevent.sleep(_BETWEEN_TRIES_S)
+        before, tokens = tokens, prompt_tokens_of_engines(target, headers) or {}
+        if tokens == before:
+            break
+    return tokens
