@@ -44,7 +44,7 @@ def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 
         "end_s": DURATION_S,
         "total_input_tokens": 50 * count,
         "total_output_tokens": 11 * count,
-        "requests": {"planned": count},
+        "requests": {"planned": count, "dropped": 0},
         "client": {"verdict": "valid", "reasons": []},
         "request_throughput": count / DURATION_S / factor,
         "output_throughput": 11 * count / DURATION_S / factor,
@@ -64,8 +64,27 @@ def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 
     return folder
 
 
-def write_runs(folder: Path, count: int, *, seed: int = 0, **more: Any) -> Path:
+def write_runs(folder: Path, runs: int, *, seed: int = 0, **more: Any) -> Path:
     """Several, in folders of their own."""
-    for number in range(count):
+    for number in range(runs):
         write_run(folder / f"{number:02}", seed=seed + number, **more)
     return folder
+
+
+def write_in_order(
+    folder: Path, order: str, *, drift: float = 0.0, factor: float = 1.0, seed: int = 0, **more: Any
+) -> tuple[Path, Path]:
+    """Runs `a` and `b` in this order, one a minute; the last is slower than the first by `drift`.
+
+    All runs of `b` are slower by `factor` besides.
+    """
+    for number, side in enumerate(order):
+        minute = f"{number // 60:02}:{number % 60:02}"
+        write_run(
+            folder / side / f"{number:02}",
+            seed=seed + number,
+            factor=(1 + drift * number / (len(order) - 1)) * (factor if side == "b" else 1.0),
+            start_time=f"2026-01-01T{minute}:00+00:00",
+            **more,
+        )
+    return folder / "a", folder / "b"

@@ -81,6 +81,20 @@ def test_a_baseline_of_one_run_is_too_little(tmp_path: Path, capsys: pytest.Capt
     assert run(file, write_run(tmp_path / "b", seed=3)) == 4
 
 
+def test_an_invalid_run_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, client = tmp_path / "baseline.json", {"verdict": "invalid", "reasons": ["it was late"]}
+    base = write_runs(tmp_path / "a", 4)
+    write_run(base / "slow", seed=9, factor=3.0, client=client)
+    assert run("--write-baseline", file, base) == 0
+    told = capsys.readouterr().out
+    assert "a/slow is invalid and left out: it was late." in told
+    assert ": 4 runs" in told
+    assert b"slow" not in file.read_bytes()
+    with pytest.raises(UsageError, match="has no valid run"):
+        run("--write-baseline", tmp_path / "no.json", base / "slow")
+    assert not (tmp_path / "no.json").exists()
+
+
 @pytest.mark.parametrize("tolerance", ["5", "-1%", "100%", "nan%", "much"])
 def test_a_tolerance_is_a_percentage(sides: tuple[Path, Path], tolerance: str) -> None:
     with pytest.raises(UsageError, match="must be a percentage"):

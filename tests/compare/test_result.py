@@ -8,7 +8,8 @@ import pytest
 
 from tests.compare.made_runs import write_run, write_runs
 from vllm_locust.compare.judge import Judged
-from vllm_locust.compare.result import EXIT_NOT_CONCLUSIVE, Comparison, compare_folders
+from vllm_locust.compare.outcome import EXIT_NOT_CONCLUSIVE
+from vllm_locust.compare.result import Comparison, compare_folders
 from vllm_locust.errors import UsageError
 
 
@@ -107,7 +108,11 @@ def test_one_against_one_is_judged_by_blocks_and_says_so(tmp_path: Path) -> None
     base = write_run(tmp_path / "a", count=3000)
     found = compare_folders(base, write_run(tmp_path / "b", seed=9, factor=1.3, count=3000))
     assert found.cells[0].unit == "block"
-    assert verdicts(found)["p50_e2el_ms"] == "regression"
+    assert verdicts(found)["p50_e2el_ms"] == "worse"
+    assert found.exit_code == 4
+    assert found.conclusion == (
+        "No verdict: runs are the unit, and 1 of base and 1 of new are too few: make 4 of each."
+    )
     assert "p99_itl_ms" not in verdicts(found)
     told = " ".join(found.cells[0].sentences)
     assert "does not have it for each block of time: p99_itl_ms" in told
@@ -137,7 +142,85 @@ def test_an_invalid_run_decides_nothing(tmp_path: Path) -> None:
     )
     found = compare_folders(base, new)
     assert found.exit_code == 4
-    assert "it was late" in found.text()
+    assert found.text().splitlines()[-1].startswith("No verdict: b/00 of new is invalid")
+    assert "b/03 of new is invalid, its numbers say nothing: it was late." in found.invalid
+
+
+def test_of_sides_with_runs_of_one_name_it_is_said_which_is_invalid(tmp_path: Path) -> None:
+    client = {"verdict": "invalid", "reasons": ["it was late"]}
+    base = write_run(tmp_path / "x" / "results" / "1", client=client)
+    new = write_run(tmp_path / "y" / "results" / "1", seed=50)
+    found = compare_folders(base, new)
+    assert found.invalid == ["results/1 of base is invalid, its numbers say nothing: it was late."]
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (3, 3), (9, 3)])
+def test_less_than_four_runs_of_a_side_show_no_regression_of_a_configuration(
+    tmp_path: Path, counts: tuple[int, int]
+) -> None:
+    base = write_runs(tmp_path / "a", counts[0], count=2000)
+    new = write_runs(tmp_path / "b", counts[1], seed=50, count=2000, factor=2.0)
+    found = compare_folders(base, new, metrics=["p50_e2el_ms"])
+    assert verdicts(found) == {"p50_e2el_ms": "worse"}
+    assert found.exit_code == EXIT_NOT_CONCLUSIVE
+    assert found.conclusion.endswith(f"{counts[1]} of new are too few: make 4 of each.")
+
+
+def test_where_no_request_was_answered_nothing_is_green(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"completed": 0, "failed": 600, "error_rate": 1.0, "p50_e2el_ms": None}
+    nothing |= {"request_throughput": 0.0, "output_throughput": 0.0}
+    sides = [write_runs(tmp_path / side, 4, **nothing) for side in "ab"]
+    found = compare_folders(*sides)
+    assert found.exit_code == EXIT_NOT_CONCLUSIVE
+    assert "no request of base was answered; no request of new was answered" in found.conclusion
+    only = compare_folders(*sides, metrics=["p50_e2el_ms"])
+    assert (only.exit_code, "p50_e2el_ms cannot be compared" in only.conclusion) == (4, True)
+
+
+def test_strict_says_what_would_do_on_the_last_line(tmp_path: Path) -> None:
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    found = compare_folders(base, new, metrics=["p50_e2el_ms"], tolerance=0.01, strict=True)
+    needed = metric(found, "p50_e2el_ms").needed
+    assert found.conclusion == f"No verdict: p50_e2el_ms stay unclear, {needed} runs each would tell."
+
+
+def test_dropped_requests_stand_beside_failed_ones(tmp_path: Path) -> None:
+    """303 of 600 are 50.5 %."""
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(tmp_path / "b", 4, seed=50, requests={"planned": 600, "dropped": 303})
+    found = compare_folders(base, new)
+    assert verdicts(found)["drop_rate"] == "regression"
+    assert metric(found, "drop_rate").new == pytest.approx(0.505)
+    told = "Never sent (dropped): 0 of 2400 requests in base, 1212 of 2400 requests in new."
+    assert told in " ".join(found.sentences)
+    none = compare_folders(base, write_runs(tmp_path / "c", 4, seed=50))
+    assert "drop_rate" not in verdicts(none)
+    assert not none.sentences
+
+
+@pytest.mark.parametrize(("hits", "told"), [((0.07, 0.8), True), ((0.07, 0.09), False)])
+def test_different_hits_of_the_prefix_cache_are_said(
+    tmp_path: Path, hits: tuple[float, float], told: bool
+) -> None:
+    sides = [
+        write_runs(tmp_path / name, 4, seed=50 * number, server={"prefix_cache_hit_rate": rate})
+        for number, (name, rate) in enumerate(zip("ab", hits, strict=True))
+    ]
+    said = " ".join(compare_folders(*sides).sentences)
+    assert ("prefix cache held 7.0 % of the prompt tokens in base and 80.0 % in new" in said) == told
+
+
+def test_a_seed_that_one_side_kept_to_is_said_and_seeds_that_were_drawn_are_not(tmp_path: Path) -> None:
+    drawn, other = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
+    kept = write_runs(tmp_path / "c", 4, seed=90)
+    for number, folders in enumerate(
+        zip(*(sorted(one.iterdir()) for one in (drawn, other, kept)), strict=True)
+    ):
+        for folder, seed in zip(folders, (number, 100 + number, 7), strict=True):
+            run = orjson.loads((folder / "run.json").read_bytes())
+            (folder / "run.json").write_bytes(orjson.dumps(run | {"seed": seed}))
+    assert not compare_folders(drawn, other).sentences
+    assert compare_folders(drawn, kept).sentences == ["They differ in seed: 0, 1, 2, 3 in base, 7 in new."]
 
 
 def test_cells_of_an_experiment_are_compared_one_by_one(tmp_path: Path) -> None:
@@ -190,7 +273,7 @@ def test_only_killed_runs_are_too_little(tmp_path: Path) -> None:
     (base / "summary.json").unlink()
     found = compare_folders(base, new)
     assert found.exit_code == 4
-    assert "too little to judge from" in found.text()
+    assert found.conclusion == "No verdict: one side has no run that has ended."
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
@@ -262,9 +345,10 @@ def test_cells_of_runs_and_of_blocks_stand_side_by_side(tmp_path: Path) -> None:
         write_run(tmp_path / side / "one" / "1", seed=seed, count=4000, factor=factor)
     found = compare_folders(tmp_path / "a", tmp_path / "b")
     assert {cell.unit for cell in found.cells} == {"run", "block"}
-    for cell in found.cells:
-        judged = {one.key: one.verdict for one in cell.metrics}
-        assert judged["p50_e2el_ms"] == "regression"
+    judged = {cell.unit: {one.key: one.verdict for one in cell.metrics} for cell in found.cells}
+    assert judged["run"]["p50_e2el_ms"] == "regression"
+    assert judged["block"]["p50_e2el_ms"] == "worse"
+    assert found.exit_code == 3
 
 
 def test_nothing_in_base_and_something_in_new(tmp_path: Path) -> None:

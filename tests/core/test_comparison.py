@@ -60,6 +60,35 @@ def test_p_of_one_metric_is_that_of_a_permutation_test() -> None:
     assert p == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.parametrize("order", ["aaaabbbb", "abababab", "abbaabba"])
+def test_an_effect_beside_a_drift_is_that_of_least_squares(order: str) -> None:
+    generator, time = rng(11), np.linspace(0, 1, 8)
+    side = np.array([float(one == "b") for one in order])
+    values = generator.normal(0, 1, (8, 3)) + np.outer(time, [0, 5, 50]) + np.outer(side, [0, 1, 2])
+    evidence = comparison.of_effect(values, side, time, generator)
+    columns = np.column_stack([np.ones(8), time, side])
+    found, squares, _, _ = np.linalg.lstsq(columns, values, rcond=None)
+    errors = np.sqrt(squares / 5 * np.linalg.inv(columns.T @ columns)[2, 2])
+    np.testing.assert_allclose(evidence.change, found[2])
+    np.testing.assert_allclose(evidence.error, errors)
+    np.testing.assert_allclose(evidence.p, 2 * stats.t.sf(np.abs(found[2] / errors), 5))
+    drifted = comparison.of_effect(values + np.outer(time, [9, 9, 9]), side, time, rng(11))
+    np.testing.assert_allclose(drifted.change, evidence.change, atol=1e-9)
+
+
+def test_false_alarms_under_a_drift_are_as_promised() -> None:
+    """Of 30 comparisons of the same, base first; a bound that the promise breaks once in 1000 times."""
+    generator, times, time, side = rng(12), 30, np.linspace(0, 1, 8), np.repeat([0.0, 1.0], 4)
+    alarms = missed = 0
+    for _ in range(times):
+        values = np.vstack(made(4, 6, generator)) + 0.3 * time[:, np.newaxis]
+        evidence = comparison.of_effect(values, side, time, generator)
+        half = comparison.half_widths(evidence, comparison.level([evidence]))
+        missed += bool((np.abs(evidence.change) > half).any())
+        alarms += bool((comparison.adjusted([evidence])[0] <= comparison.ALPHA).any())
+    assert max(alarms, missed) <= stats.binom.ppf(0.999, times, 0.05)
+
+
 def stepped_down(own: Array, others: Array) -> Array:
     """The share of `others` (ways, metrics) whose largest value of the metrics left reaches each of `own`."""
     found, so_far, left = np.empty(len(own)), 0.0, list(range(len(own)))

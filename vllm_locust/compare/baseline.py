@@ -1,6 +1,7 @@
 """A baseline file: what runs measured, small enough to be checked into a repository.
 
-Rule: one line for each value, in the order of the runs, so that a difference of two versions can be read.
+Rule: one line for each value, in the order of the runs, so that a difference of two versions can be read. An
+invalid run is none of them.
 """
 
 from pathlib import Path
@@ -10,11 +11,28 @@ import orjson
 
 from vllm_locust import __version__
 from vllm_locust.compare.metrics import DEFAULT
-from vllm_locust.compare.units import Part, Side
+from vllm_locust.compare.units import HIT_RATE, Part, Side
 from vllm_locust.errors import UsageError
 
 FORMAT = "vllm-locust baseline 1"
-_COUNTS = ("completed", "failed", "total_input_tokens", "total_output_tokens")
+_COUNTS = ("completed", "failed", "planned", "dropped", "total_input_tokens", "total_output_tokens")
+
+
+def trusted(side: Side) -> Side:
+    """The side without its invalid runs, and a sentence for each; UsageError where none is left of a cell."""
+    left_out = [
+        f"{part.run} is invalid and left out: {part.invalid}."
+        for parts in side.cells.values()
+        for part in parts
+        if part.invalid
+    ]
+    cells = {name: [part for part in parts if not part.invalid] for name, parts in side.cells.items()}
+    if empty := [name for name, parts in cells.items() if not parts]:
+        where = f" of {', '.join(empty)}" if any(empty) else ""
+        raise UsageError(
+            f"{side.path} has no valid run{where}, and numbers of invalid ones are no baseline", *left_out
+        )
+    return Side(side.path, cells, [*side.problems, *dict.fromkeys(left_out)])
 
 
 def write_baseline(file: Path, side: Side, keys: tuple[str, ...] = DEFAULT) -> None:
@@ -54,5 +72,6 @@ def _run(part: Part, keys: tuple[str, ...]) -> dict[str, Any]:
         "start_time": part.start_time,
         "invalid": part.invalid,
         "what": dict(part.what),
-        "numbers": {key: part.numbers.get(key) for key in keys},
+        "numbers": {key: part.numbers.get(key) for key in keys}
+        | {"server": {HIT_RATE: (part.numbers.get("server") or {}).get(HIT_RATE)}},
     }

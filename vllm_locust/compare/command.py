@@ -11,8 +11,9 @@ folder that --results-dir has filled, a folder of several such (runs of the same
 experiment (OUT/runs/NAME); BASE may be a baseline file too. Four runs of each are what a verdict on two
 configurations needs; of one run each only the two runs are compared.
 
-Exit code: 0 no regression was shown, 3 a regression beyond the tolerance, 4 too little to judge from, a
-metric without a value or an invalid run (with --strict also a metric that stays unclear), 2 wrong usage.
+Exit code: 0 no regression was shown, 3 a regression beyond the tolerance, 4 no verdict (too few runs, a
+change that may be a drift, a metric without a value, an invalid run; with --strict also a metric that stays
+unclear; the last line says which), 2 wrong usage.
 """
 
 EXAMPLES = """\
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> int:
-    from vllm_locust.compare.baseline import write_baseline
+    from vllm_locust.compare.baseline import trusted, write_baseline
     from vllm_locust.compare.evidence import FEWEST_RUNS
     from vllm_locust.compare.metrics import DEFAULT, parse
     from vllm_locust.compare.units import read_side
@@ -89,6 +90,7 @@ def _write(args: argparse.Namespace) -> int:
     if not side.cells:
         raise UsageError(f"{args.paths[0]} holds no run that has ended")
     parse(args.metric)
+    side = trusted(side)
     write_baseline(args.write_baseline, side, (*DEFAULT, *(args.metric or ())))
     for problem in side.problems:
         print(problem)

@@ -1,7 +1,8 @@
 """What the runs of one cell say of its metrics, and of which unit that is: the evidence that is judged.
 
 Rule: the unit is the pair of runs where runs were made in turns (6 pairs at least), else the run (4 on each
-side), else a block of time within runs.
+side), else a block of time within runs, which decides nothing about configurations. What the order of the
+runs leaves open of a drift is allowed for (`compare.order`).
 """
 
 import math
@@ -11,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from vllm_locust.compare.metrics import Metric
+from vllm_locust.compare.metrics import DROP_RATE, Metric
+from vllm_locust.compare.order import FEWEST_PAIRS, Order
 from vllm_locust.compare.requests import requests_of
 from vllm_locust.compare.units import Part
 from vllm_locust.core import comparison, comparison_blocks
@@ -21,7 +23,6 @@ from vllm_locust.core.comparison_blocks import Blocks, Requests
 Unit = Literal["pair", "run", "block"]
 
 FEWEST_RUNS = 4
-FEWEST_PAIRS = 6
 
 
 @dataclass(slots=True)
@@ -33,14 +34,26 @@ class CellEvidence:
     units: tuple[int, int]
     """How many there are in base and in new."""
     sentences: list[str]
+    runs: tuple[int, int]
+    """How many there are in base and in new."""
+    shortcomings: list[str] = field(default_factory=list)
+    """Why this cannot show that there is no regression, in words that follow "no verdict:"."""
     metrics: Sequence[Metric] = ()
     evidence: Evidence | None = None
+    went_on: Evidence | None = None
+    """The same if a drift within the sides went on from one to the other; None where that is no question."""
+    drift: Evidence | None = None
+    """How the runs changed from the first to the last; None where their order is not known."""
+    drifted: Sequence[str] = ()
+    """Keys of the metrics that did, as far as that can be told."""
+    apart: bool = False
+    """Whether the sides had sessions of their own: a drift that is not seen in them did not go on."""
     shown: tuple[Array, Array] | None = None
     """The numbers of base and new as a reader knows them."""
     ratio: Sequence[bool] = ()
     """Whether the change of each metric is a logarithm."""
-    share_error: float = 0.0
-    """The error that a share has at least, since failures are counted."""
+    least_error: Array | None = None
+    """The error that each metric has at least: of shares, since failures are counted."""
     without: list[str] = field(default_factory=list)
     """Keys of metrics that have no value in some of the runs, or of those asked for in any."""
 
@@ -57,27 +70,44 @@ def gather(
     `named` says that each metric was asked for, so that one which no run has must not just be left out.
     """
     if not named:
-        metrics = [
-            one for one in metrics if any(part.numbers.get(one.key) is not None for part in (*base, *new))
-        ]
-    if (pairs := _pairs(base, new)) is not None:
-        what = f"The unit is the pair of runs: {len(base)} pairs, made in turns."
-        return _of_whole_runs("pair", *pairs, metrics, what, rng)
-    if min(len(base), len(new)) >= FEWEST_RUNS:
-        what = f"The unit is the run: {len(base)} against {len(new)}."
-        return _of_whole_runs("run", base, new, metrics, what, rng)
-    return _of_blocks(base, new, metrics, rng)
+        metrics = [one for one in metrics if _is_told(one, (*base, *new))]
+    few = min(len(base), len(new)) < FEWEST_RUNS
+    cell = _of_blocks(base, new, metrics, rng) if few else _of_whole_runs(base, new, metrics, rng)
+    if few:
+        cell.shortcomings.append(
+            f"runs are the unit, and {len(base)} of base and {len(new)} of new are too few: "
+            f"make {FEWEST_RUNS} of each"
+        )
+    cell.shortcomings += [
+        f"no request of {word} was answered"
+        for word, parts in (("base", base), ("new", new))
+        if not sum(part.numbers.get("completed") or 0 for part in parts)
+    ]
+    if cell.without:
+        cell.shortcomings.append(f"{', '.join(cell.without)} cannot be compared")
+    elif not cell.metrics:
+        cell.shortcomings.append("there is no metric that can be compared")
+    return cell
+
+
+def _is_told(metric: Metric, parts: Sequence[Part]) -> bool:
+    """Whether some run has it; of dropped requests, whether there were any."""
+    values = [part.numbers.get(metric.key) for part in parts]
+    return any(values) if metric.key == DROP_RATE else any(value is not None for value in values)
 
 
 def _of_whole_runs(
-    unit: Unit,
-    base: Sequence[Part],
-    new: Sequence[Part],
-    metrics: Sequence[Metric],
-    what: str,
-    rng: np.random.Generator,
+    base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], rng: np.random.Generator
 ) -> CellEvidence:
-    cell = CellEvidence(unit, (len(base), len(new)), [what])
+    order = Order.of(base, new)
+    counts = len(base), len(new)
+    pairs = None if order is None else order.pairs()
+    cell = CellEvidence("run" if pairs is None else "pair", counts, [], counts)
+    cell.sentences.append(
+        f"The unit is the run: {counts[0]} against {counts[1]}."
+        if pairs is None
+        else f"The unit is the pair of runs: {counts[0]} pairs, made in turns."
+    )
     wanted, cell.without = _with_values(base, new, metrics, cell.sentences)
     if not wanted:
         return cell
@@ -90,17 +120,49 @@ def _of_whole_runs(
         for i, one in enumerate(wanted)
     ]
     cell.shown = (_middle(tables[0], cell.ratio), _middle(tables[1], cell.ratio))
+    cell.least_error = _least_error(base, new, wanted)
     scaled = _scale(tables, wanted, cell.ratio)
-    of = comparison.of_pairs if unit == "pair" else comparison.of_runs
-    cell.evidence = of(scaled[0], scaled[1], rng)
-    cell.share_error = _share_error(base, new)
+    if pairs is not None:
+        cell.evidence = comparison.of_pairs(scaled[0][pairs[0]], scaled[1][pairs[1]], rng)
+    else:
+        cell.evidence = comparison.of_runs(scaled[0], scaled[1], rng)
+    if order is not None:
+        cell.drift = comparison.of_effect(np.vstack(scaled), order.time, order.side, rng)
+    if pairs is None:
+        _allow_for_drift(cell, order, np.vstack(scaled), rng)
     return cell
+
+
+def _allow_for_drift(
+    cell: CellEvidence, order: Order | None, values: Array, rng: np.random.Generator
+) -> None:
+    """What the order of runs that are no pairs leaves open, and a sentence on it."""
+    if order is None:
+        cell.sentences.append(
+            "When the runs were made is not known: a drift of the machine cannot be told from a change."
+        )
+        return
+    of_side = comparison.of_effect(values, order.side, order.time, rng)
+    if order.last is None:
+        cell.evidence = of_side
+        cell.sentences.append(
+            f"A steady drift is taken out; {FEWEST_PAIRS} pairs or more, made A B, B A and so on, cancel one "
+            "of any shape."
+        )
+        return
+    cell.went_on, cell.apart = of_side, order.apart
+    first = "base" if order.last == "new" else "new"
+    cell.sentences.append(
+        f"All runs of {order.last} were made after those of {first}: whatever else changed between them "
+        "counts as a change."
+    )
 
 
 def _of_blocks(
     base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], rng: np.random.Generator
 ) -> CellEvidence:
-    cell = CellEvidence(None, (len(base), len(new)), [])
+    counts = len(base), len(new)
+    cell = CellEvidence(None, counts, [], counts)
     few = f"{len(base)} against {len(new)} {'run' if len(new) == 1 else 'runs'}"
     sides = [[found for part in parts if (found := requests_of(part)) is not None] for parts in (base, new)]
     if any(len(found) < len(parts) for found, parts in zip(sides, (base, new), strict=True)):
@@ -127,7 +189,7 @@ def _of_blocks(
         f"Make {FEWEST_RUNS} runs of each."
     )
     _compare_blocks(cell, base_blocks, new_blocks, chosen, rng)
-    cell.share_error = _share_error(base, new)
+    cell.least_error = _least_error(base, new, cell.metrics)
     return cell
 
 
@@ -171,20 +233,6 @@ def _compare_blocks(
         cell.evidence = comparison_blocks.of_blocks(base, new, [hows[i] for i in kept], rng)
 
 
-def _pairs(base: Sequence[Part], new: Sequence[Part]) -> tuple[list[Part], list[Part]] | None:
-    """The sides in the order of time, if every two runs that follow each other are one of each."""
-    if len(base) != len(new) or len(base) < FEWEST_PAIRS:
-        return None
-    runs = [(part.start_time, side, part) for side, parts in enumerate((base, new)) for part in parts]
-    if any(start is None for start, _, _ in runs):
-        return None
-    runs.sort(key=lambda run: (str(run[0]), run[1]))
-    for first, second in zip(runs[::2], runs[1::2], strict=True):
-        if first[1] == second[1]:
-            return None
-    return [part for _, side, part in runs if side == 0], [part for _, side, part in runs if side == 1]
-
-
 def _with_values(
     base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], sentences: list[str]
 ) -> tuple[list[Metric], list[str]]:
@@ -216,12 +264,23 @@ def _scale(tables: Sequence[Array], metrics: Sequence[Metric], ratio: Sequence[b
     return [np.where(ratio, np.log(np.where(ratio, table, 1.0)), table / unit) for table in tables]
 
 
-def _share_error(base: Sequence[Part], new: Sequence[Part]) -> float:
+def _least_error(base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric]) -> Array:
     """The error of a difference of shares, counted (A. Agresti, B. Caffo, American Statistician 54, 2000)."""
+    sides = (base, new)
+    return np.array([_share_error(sides, one.key) if one.is_share else 0.0 for one in metrics])
+
+
+def _share_error(sides: Sequence[Sequence[Part]], key: str) -> float:
     total = 0.0
-    for parts in (base, new):
-        failed = sum(part.numbers.get("failed") or 0 for part in parts) + 1
-        completed = sum(part.numbers.get("completed") or 0 for part in parts) + 1
-        count = failed + completed
-        total += failed / count * (1 - failed / count) / count
+    for parts in sides:
+        bad, count = _counted(parts, key)
+        share = (bad + 1) / (count + 2)
+        total += share * (1 - share) / (count + 2)
     return math.sqrt(total)
+
+
+def _counted(parts: Sequence[Part], key: str) -> tuple[int, int]:
+    """How many a share is about, the bad ones first."""
+    of = {"error_rate": ("failed", "completed"), DROP_RATE: ("dropped", "planned")}[key]
+    bad, others = (sum(part.numbers.get(name) or 0 for part in parts) for name in of)
+    return bad, others + bad if key == "error_rate" else others

@@ -1,11 +1,12 @@
 """Base against new, cell by cell and metric by metric.
 
 Rule: all metrics of all cells are one family: one false alarm among all of them in 20 comparisons. Sides that
-have too little are refused.
+have too little are refused. Where all runs of one side came after those of the other, everything is judged
+twice, without a drift and as if it went on, and what holds both times is said (`compare.order`).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +16,7 @@ from vllm_locust.compare.evidence import CellEvidence, Unit, gather
 from vllm_locust.compare.metrics import SHARE_TOLERANCE, Metric
 from vllm_locust.compare.units import Part
 from vllm_locust.core import comparison
-from vllm_locust.core.comparison import ALPHA, Array
+from vllm_locust.core.comparison import ALPHA, Array, Evidence
 
 Verdict = Literal["regression", "worse", "better", "same", "unclear"]
 
@@ -42,6 +43,8 @@ class Judged:
     """The change that would have been seen with a chance of 80 %."""
     needed: int | None = None
     """Of an unclear one: units on each side that would show the tolerance in 4 of 5; None: more than 1000."""
+    may_be_drift: bool = False
+    """Whether it would be a regression if it were known whether a drift went on from side to side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,12 @@ class Cell:
     """None: refused."""
     units: tuple[int, int]
     """How many there are in base and in new."""
+    runs: tuple[int, int]
+    """How many there are in base and in new."""
     metrics: Sequence[Judged]
     sentences: Sequence[str]
+    shortcomings: Sequence[str]
+    """Why there is no verdict, in words; empty where there is one."""
 
 
 def judge(
@@ -70,36 +77,102 @@ def judge(
     """
     rng = np.random.default_rng(_SEED)
     gathered = {name: gather(base, new, metrics, rng, named) for name, (base, new) in cells.items()}
-    family = [cell.evidence for cell in gathered.values() if cell.evidence is not None]
+    found = list(gathered.values())
+    _tell_drift(found)
+    judged = _judge_family(found, [cell.evidence for cell in found], tolerance, rng)
+    if any(cell.went_on is not None for cell in found):
+        otherwise = [cell.evidence if cell.went_on is None else cell.went_on for cell in found]
+        again = _judge_family(found, otherwise, tolerance, rng)
+        judged = [list(map(_both, *both)) for both in zip(judged, again, strict=True)]
+    return [_finish(*one) for one in zip(gathered, found, judged, strict=True)]
+
+
+def _tell_drift(cells: Sequence[CellEvidence]) -> None:
+    """Say where runs drifted. Of sessions of their own it decides whether to allow for one that went on."""
+    known = [cell for cell in cells if cell.drift is not None]
+    family = [cell.drift for cell in cells if cell.drift is not None]
+    for cell, drift, p in zip(known, family, comparison.adjusted(family), strict=True):
+        drifted = {
+            metric.key: _signed(drift.change[i], cell.ratio[i])
+            for i, metric in enumerate(cell.metrics)
+            if p[i] <= ALPHA
+        }
+        cell.drifted = list(drifted)
+        if drifted:
+            told = ", ".join(f"{key} {change}" for key, change in drifted.items())
+            cell.sentences.append(f"The runs drifted, from the first to the last: {told}.")
+        elif cell.apart:
+            cell.went_on = None
+
+
+def _signed(change: float, ratio: bool) -> str:
+    return f"{_relative(change) * 100:+.1f} %" if ratio else f"{change:+.3g}"
+
+
+def _judge_family(
+    cells: Sequence[CellEvidence],
+    evidence: Sequence[Evidence | None],
+    tolerance: float,
+    rng: np.random.Generator,
+) -> list[list[Judged]]:
+    """The metrics of each cell, by this evidence of it."""
+    family = [one for one in evidence if one is not None]
     each = comparison.level(family) if family else ALPHA
     ps = iter(comparison.adjusted(family))
     return [
-        _finish(name, cell, next(ps) if cell.evidence is not None else None, each, tolerance, rng)
-        for name, cell in gathered.items()
+        [] if one is None else _judge_all(cell, one, next(ps), each, tolerance, rng)
+        for cell, one in zip(cells, evidence, strict=True)
     ]
 
 
-def _finish(
-    name: str,
-    cell: CellEvidence,
-    p: Array | None,
-    each: float,
-    tolerance: float,
-    rng: np.random.Generator,
-) -> Cell:
-    """The verdicts of a cell: `each` is how often an interval may miss."""
-    judged = [] if p is None else _judge_all(cell, p, each, tolerance, rng)
+def _finish(name: str, cell: CellEvidence, judged: Sequence[Judged]) -> Cell:
     without = [Judged(key, "unclear", None, None) for key in cell.without]
-    return Cell(name, cell.unit, cell.units, [*judged, *without], cell.sentences)
+    shortcomings = list(cell.shortcomings)
+    drifted = () if cell.went_on is None else cell.drifted
+    unsure = [
+        metric.key
+        for metric in judged
+        if metric.may_be_drift or (metric.verdict == "unclear" and metric.key in drifted)
+    ]
+    if unsure:
+        shortcomings.append(
+            f"{', '.join(unsure)} cannot be told from a drift: make the runs in turns, A B, B A, A B, ..."
+        )
+    return Cell(name, cell.unit, cell.units, cell.runs, [*judged, *without], cell.sentences, shortcomings)
+
+
+def _both(one: Judged, other: Judged) -> Judged:
+    """What is so in either case."""
+    verdicts = {one.verdict, other.verdict}
+    verdict: Verdict = "unclear"
+    if len(verdicts) == 1:
+        verdict = one.verdict
+    elif verdicts == {"regression", "worse"}:
+        verdict = "worse"
+    needed = [judged.needed for judged in (one, other) if judged.verdict == "unclear"]
+    return replace(
+        one,
+        verdict=verdict,
+        low=_farther(min, one.low, other.low),
+        high=_farther(max, one.high, other.high),
+        p=_farther(max, one.p, other.p),
+        detectable=_farther(max, one.detectable, other.detectable),
+        needed=None if None in needed else max(filter(None, needed), default=None),
+        may_be_drift=len(verdicts) == 2 and "regression" in verdicts,
+    )
+
+
+def _farther(which: Callable[[float, float], float], one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else which(one, other)
 
 
 def _judge_all(
-    cell: CellEvidence, p: Array, each: float, tolerance: float, rng: np.random.Generator
+    cell: CellEvidence, evidence: Evidence, p: Array, each: float, tolerance: float, rng: np.random.Generator
 ) -> list[Judged]:
-    assert cell.evidence is not None
+    """`each` is how often an interval may miss."""
     assert cell.shown is not None
-    least = np.array([cell.share_error if one.is_share else 0.0 for one in cell.metrics])
-    evidence = replace(cell.evidence, error=np.maximum(cell.evidence.error, least))
+    assert cell.least_error is not None
+    evidence = replace(evidence, error=np.maximum(evidence.error, cell.least_error))
     half = comparison.half_widths(evidence, each)
     seen = comparison.detectable(evidence, comparison.critical(evidence, p, each), rng)
     judged = []
@@ -108,6 +181,8 @@ def _judge_all(
         change, ends = evidence.change[i], (evidence.change[i] - half[i], evidence.change[i] + half[i])
         bounds = _bounds(metric, tolerance, cell.ratio[i])
         verdict = _verdict(metric, ends, bounds, p[i])
+        if verdict == "regression" and cell.unit == "block":
+            verdict = "worse"  # than that run: of the configuration nothing is known
         needed = None
         if verdict == "unclear":
             units = 2 / sum(1 / count for count in cell.units)

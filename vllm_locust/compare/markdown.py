@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllm_locust.compare.judge import Cell
-from vllm_locust.compare.text import HEAD, conclusion, row, unclear
+from vllm_locust.compare.text import HEAD, row, unclear
 
 if TYPE_CHECKING:
     from vllm_locust.compare.result import Comparison
@@ -15,7 +15,7 @@ _MARKS = {"regression": "**regression**", "worse": "*worse*"}
 def render(comparison: "Comparison") -> str:
     """The whole text, with its newline."""
     lines = [
-        f"**{conclusion(comparison)}**",
+        f"**{comparison.conclusion}**",
         "",
         f"`{comparison.base}` (base) and `{comparison.new}` (new)",
         "",

@@ -15,6 +15,7 @@ from vllm_locust.errors import UsageError
 
 DEFAULT = (
     "error_rate",
+    "drop_rate",
     "p50_ttft_ms",
     "p99_ttft_ms",
     "mean_tpot_ms",
@@ -32,9 +33,11 @@ _RATES = {
     "request_goodput": "good",
     "total_token_throughput": "tokens",
 }
-SHARE = "error_rate"
+DROP_RATE = "drop_rate"
+"""The one that is no key of a summary: requests that were never sent, of those planned."""
+SHARES = ("error_rate", DROP_RATE)
 SHARE_TOLERANCE = 0.01
-"""The most by which an error rate may rise or fall and count as the same: one percentage point."""
+"""The most by which a share may rise or fall and count as the same: one percentage point."""
 
 _LATENCY = re.compile(rf"(?:p(?P<q>\d+(?:\.\d+)?)|(?P<word>{'|'.join(STATISTICS)}))_(?P<family>.+)_ms")
 _OF_REQUESTS = ("ttft", "tpot", "e2el")
@@ -50,11 +53,11 @@ class Metric:
     @property
     def is_share(self) -> bool:
         """Whether the change is a difference and no ratio."""
-        return self.key == SHARE
+        return self.key in SHARES
 
     def of_blocks(self) -> comparison_blocks.Metric | None:
         """How it is made from requests; None where it cannot be."""
-        if self.is_share:
+        if self.key == "error_rate":
             return comparison_blocks.Metric("failed", "mean", log=False)
         if self.key in _RATES:
             return comparison_blocks.Metric(_RATES[self.key], "rate", log=True)
@@ -77,15 +80,15 @@ def _exists(key: str) -> bool:
     match = _LATENCY.fullmatch(key)
     if match is not None:
         return match["family"] in FAMILIES and (match["q"] is None or 0 < float(match["q"]) < 100)
-    return key == SHARE or key in _RATES
+    return key in SHARES or key in _RATES
 
 
 def _unknown(key: str) -> str:
     families = [f"{word}_{family}_ms" for family in FAMILIES for word in ("mean", "p50", "p90", "p95", "p99")]
-    known = [SHARE, *_RATES, *families]
+    known = [*SHARES, *_RATES, *families]
     close = difflib.get_close_matches(key, known)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return (
-        f"--metric knows no key {key!r}: {hint}keys are {SHARE}, {', '.join(_RATES)}, and mean_, median_, "
+        f"--metric knows no key {key!r}: {hint}keys are {', '.join((*SHARES, *_RATES))}, and mean_, median_, "
         f"max_, std_ or pXX_ with {', '.join(FAMILIES)} and _ms"
     )

@@ -8,14 +8,21 @@ from typing import Any
 from vllm_locust.compare.baseline import read_baseline
 from vllm_locust.compare.judge import Cell, judge
 from vllm_locust.compare.metrics import parse
-from vllm_locust.compare.units import Part, Side, differences, lengths, read_side, runs_of
+from vllm_locust.compare.outcome import outcome
+from vllm_locust.compare.units import (
+    Part,
+    Side,
+    cache_hits,
+    differences,
+    lengths,
+    read_side,
+    runs_of,
+    unsent,
+)
 from vllm_locust.errors import UsageError
 from vllm_locust.report.junit import Case, junit_xml
 
 TOLERANCE = 0.05
-
-EXIT_REGRESSION = 3
-EXIT_NOT_CONCLUSIVE = 4
 
 _OUTCOMES: Mapping[str, Any] = {"regression": "failed", "unclear": "skipped"}
 
@@ -36,19 +43,17 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0, or `EXIT_REGRESSION`, or `EXIT_NOT_CONCLUSIVE`: also where a metric has no value to judge by.
+        """0, `EXIT_REGRESSION` or `EXIT_NOT_CONCLUSIVE`."""
+        return self._outcome[0]
 
-        An invalid run shows no regression.
-        """
-        verdicts = {metric.verdict for cell in self.cells for metric in cell.metrics}
-        if self.invalid:
-            return EXIT_NOT_CONCLUSIVE
-        if "regression" in verdicts:
-            return EXIT_REGRESSION
-        refused = any(cell.unit is None or not cell.metrics for cell in self.cells) or not self.cells
-        without = any(metric.change is None for cell in self.cells for metric in cell.metrics)
-        short = refused or without or (self.strict and "unclear" in verdicts)
-        return EXIT_NOT_CONCLUSIVE if short else 0
+    @property
+    def conclusion(self) -> str:
+        """One sentence for all, which says why the exit code is what it is."""
+        return self._outcome[1]
+
+    @property
+    def _outcome(self) -> tuple[int, str]:
+        return outcome(self.cells, self.invalid, self.tolerance, self.strict)
 
     def text(self) -> str:
         """For a terminal."""
@@ -70,6 +75,7 @@ class Comparison:
             "tolerance": self.tolerance,
             "strict": self.strict,
             "exit_code": self.exit_code,
+            "conclusion": self.conclusion,
             "invalid": list(self.invalid),
             "sentences": list(self.sentences),
             "cells": [asdict(cell) for cell in self.cells],
@@ -87,8 +93,8 @@ class Comparison:
         if not self.cells:
             yield Case("there is something to compare", "error", " ".join(self.sentences))
         for cell in self.cells:
-            if cell.unit is None or not cell.metrics:
-                yield Case(f"{cell.name} can be judged".strip(), "error", " ".join(cell.sentences))
+            if cell.shortcomings:
+                yield Case(f"{cell.name} can be judged".strip(), "error", "; ".join(cell.shortcomings))
             for metric in cell.metrics:
                 outcome = _OUTCOMES.get(metric.verdict, "passed")
                 if self.strict and outcome == "skipped":
@@ -119,7 +125,9 @@ def compare_folders(
     # One sentence for what all cells have in common.
     sentences += dict.fromkeys(told for one in cells.values() for told in differences(*one))
     sentences += [
-        f"{name}: {told}" if name else told for name, one in cells.items() for told in lengths(*one)
+        f"{name}: {told}" if name else told
+        for name, one in cells.items()
+        for told in (*lengths(*one), *cache_hits(*one), *unsent(*one))
     ]
     parts = [part for both in cells.values() for side in both for part in side]
     if any(part.what.get("request_rate") is not None for part in parts):
@@ -128,7 +136,11 @@ def compare_folders(
             "the throughput, and latencies tell the difference."
         )
     invalid = dict.fromkeys(
-        f"{part.run} is invalid, its numbers say nothing: {part.invalid}." for part in parts if part.invalid
+        f"{part.run} of {word} is invalid, its numbers say nothing: {part.invalid}."
+        for both in cells.values()
+        for word, side in zip(("base", "new"), both, strict=True)
+        for part in side
+        if part.invalid
     )
     judged = judge(cells, chosen, tolerance, named=metrics is not None)
     return Comparison(base, new, tolerance, strict, judged, list(invalid), sentences)

@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vllm_locust.compare.judge import Cell, Judged
-from vllm_locust.compare.metrics import SHARE
+from vllm_locust.compare.metrics import SHARES
 
 if TYPE_CHECKING:
     from vllm_locust.compare.result import Comparison
@@ -21,31 +21,13 @@ def render(comparison: "Comparison") -> str:
         lines += [*([cell.name] if cell.name else []), *_table(cell), ""]
         lines += [_fold(told) for told in (*cell.sentences, *unclear(cell, comparison.tolerance))]
         lines += [""]
-    lines += [_fold(told) for told in (*comparison.sentences, *comparison.invalid, conclusion(comparison))]
+    lines += [_fold(told) for told in (*comparison.sentences, *comparison.invalid, comparison.conclusion)]
     return "\n".join(lines) + "\n"
-
-
-def conclusion(comparison: "Comparison") -> str:
-    """One sentence for all."""
-    if comparison.invalid:
-        return "No verdict: a run is invalid."
-    metrics = [metric for cell in comparison.cells for metric in cell.metrics]
-    worse = [metric for metric in metrics if metric.verdict == "regression"]
-    tolerance = f"{comparison.tolerance * 100:g} %"
-    if worse:
-        return f"Regression beyond {tolerance}: {', '.join(dict.fromkeys(one.key for one in worse))}."
-    if not metrics:
-        return "No verdict: there is too little to judge from."
-    unclear_ones = sum(metric.verdict == "unclear" for metric in metrics)
-    more = f"; {unclear_ones} of {len(metrics)} metrics are unclear" if unclear_ones else ""
-    if comparison.exit_code:
-        return f"Not enough evidence at a tolerance of {tolerance}{more}."
-    return f"No regression beyond {tolerance} was shown{more}."
 
 
 def row(metric: Judged) -> tuple[str, ...]:
     """The cells of the table's row, as in `HEAD`."""
-    share = metric.key == SHARE
+    share = metric.key in SHARES
     ends = "" if metric.low is None else f"{_change(metric.low, share)} .. {_change(metric.high, share)}"
     return (
         metric.key,
@@ -81,7 +63,7 @@ def unclear(cell: Cell, tolerance: float) -> Iterator[str]:
     for metric in cell.metrics:
         if metric.verdict != "unclear" or metric.detectable is None:
             continue
-        share = metric.key == SHARE
+        share = metric.key in SHARES
         wanted = "the tolerance" if share else f"{tolerance * 100:g} %"
         change = _change(metric.detectable, share)
         yield (

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_locust.compare.metrics import DROP_RATE
 from vllm_locust.core.validity import INVALID
 from vllm_locust.errors import UsageError
 from vllm_locust.results.folder import Results, holds_run, read_results
 from vllm_locust.results.rows import rows_of
 
 _OPTIONS = (
+    "endpoint_type",
     "num_prompts",
     "max_concurrency",
     "burstiness",
@@ -28,16 +30,25 @@ _OPTIONS = (
     "parameters",
     "variations",
     "adapters",
+    "adapter_order",
     "prefix_cache",
+    "routing",
     "ignore_eos",
     "temperature",
     "dataset_path",
     "extra_body",
     "warmup_s",
+    "request_timeout_s",
 )
 
 _SAME_LENGTH = 0.02
 """How much the mean length of prompts or answers may differ by chance."""
+HIT_RATE = "prefix_cache_hit_rate"
+"""Of a block `server`."""
+_SAME_HITS = 0.05
+"""By how much the hit rates of the prefix cache may differ and count as the same."""
+_BY_RUN = ("host", "seed")
+"""What may be new in each run: said only of sides that kept to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +111,19 @@ def runs_of(side: Side) -> list[Path]:
 def differences(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
     """What was not asked alike, in sentences."""
     sides = [[part.what for part in parts] for parts in (base, new)]
-    names = dict.fromkeys(name for side in sides for what in side for name in what)
-    for name in names:
+    # A baseline of an earlier version knows fewer names.
+    known = [dict.fromkeys(name for what in side for name in what) for side in sides]
+    for name in filter(known[1].__contains__, known[0]):
+        if name in _BY_RUN and not any(_repeats(side, name) for side in sides):
+            continue
         told = [list(dict.fromkeys(_show(what.get(name)) for what in side)) for side in sides]
         if sorted(told[0]) != sorted(told[1]):
             yield f"They differ in {name}: {', '.join(told[0])} in base, {', '.join(told[1])} in new."
+
+
+def _repeats(side: Sequence[Mapping[str, Any]], name: str) -> bool:
+    values = [what.get(name) for what in side]
+    return len(set(values)) < len(values)
 
 
 def lengths(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
@@ -114,6 +133,40 @@ def lengths(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
         means = [_mean_length(parts, key) for parts in sides]
         if min(means) > 0 and max(means) > (1 + _SAME_LENGTH) * min(means):
             yield f"{what} had {means[0]:.4g} tokens on average in base and {means[1]:.4g} in new."
+
+
+def cache_hits(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
+    """Whether the prefix cache of the server helped some runs more than others, in a sentence."""
+    sides = [
+        [rate for part in parts if (rate := (part.numbers.get("server") or {}).get(HIT_RATE)) is not None]
+        for parts in (base, new)
+    ]
+    if all(sides) and max(map(max, sides)) - min(map(min, sides)) > _SAME_HITS:
+        told = [_ends(rates) for rates in sides]
+        yield (
+            f"The server's prefix cache held {told[0]} of the prompt tokens in base and {told[1]} in new: "
+            "what that saves is part of the change."
+        )
+
+
+def unsent(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
+    """Whether requests were dropped, in a sentence."""
+    told = []
+    for parts in (list(base), list(new)):
+        dropped, planned = (
+            sum(part.numbers.get(key) or 0 for part in parts) for key in ("dropped", "planned")
+        )
+        told.append((dropped, f"{dropped} of {planned} requests"))
+    if any(dropped for dropped, _ in told):
+        yield (
+            f"Never sent (dropped): {told[0][1]} in base, {told[1][1]} in new. Error rates, and latencies "
+            "from the moment of sending, do not show them."
+        )
+
+
+def _ends(rates: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{rate * 100:.1f} %" for rate in (min(rates), max(rates)))
+    return " to ".join(ends)
 
 
 def _mean_length(parts: Iterable[Part], key: str) -> float:
@@ -178,13 +231,32 @@ def _parts(results: Results) -> Iterator[tuple[str, Part]]:
             "scenario": row.workload,
             "model": summary.get("model_id"),
             "server": run.get("server_version"),
+            "host": run.get("host"),
+            "machine": _machine(run),
+            "engine arguments": run.get("engine_arguments"),
+            "version of vllm-locust": (run.get("versions") or {}).get("vllm-locust"),
+            "seed": run.get("seed"),
+            "data sets": [f"{one['path']} ({one['sha256']:.8})" for one in run.get("datasets") or ()] or None,
             "load": level.removeprefix(" at ") or None,
             "request_rate": summary.get("request_rate"),
             **{name: options.get(name) for name in _OPTIONS},
         }
         key = f"{row.workload}{level}" if several else ""
         name = "/".join(results.folder.parts[-2:])
-        yield key, Part(name, run.get("start_time"), row.numbers, invalid, what, results)
+        yield key, Part(name, run.get("start_time"), _with_drops(row.numbers), invalid, what, results)
+
+
+def _with_drops(numbers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers, and those of requests that were never sent beside those that failed."""
+    requests = numbers.get("requests") or {}
+    planned, dropped = requests.get("planned"), requests.get("dropped")
+    rate = dropped / planned if planned and dropped is not None else None
+    return {**numbers, "planned": planned, "dropped": dropped, DROP_RATE: rate}
+
+
+def _machine(run: Mapping[str, Any]) -> str | None:
+    machine = run.get("machine")
+    return f"{machine['platform']} with {machine['cpus']} CPUs" if machine else None
 
 
 def _show(value: Any) -> str:

@@ -16,6 +16,10 @@ Two questions, two methods:
   correlated as the units are (T. Hothorn, F. Bretz, P. Westfall, Biometrical Journal 50, 2008), the estimate
   of the correlation shrunk towards none, for few units make any two metrics look related.
 
+Where units may have drifted with time, the change is that of a regression on the side and the time (analysis
+of covariance). What the time leaves unexplained is exchanged then (D. Freedman, D. Lane, Journal of Business
+and Economic Statistics 1, 1983), and Student's t has a degree of freedom less.
+
 Several independent families (the cells of a matrix of runs) make one: chances of no false alarm multiply.
 """
 
@@ -101,6 +105,35 @@ def of_pairs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
     null = _p(*_paired(differences, _flips(size, rng)), df)
     units = _alike(differences - differences.mean(axis=0), df, rng)
     smallest = _p(units.mean(axis=1), units.std(axis=1, ddof=1) / math.sqrt(size), df).min(axis=1)
+    every_df = np.full(change.shape[1], float(df))
+    return Evidence(change[0], error[0], every_df, _p(change, error, df)[0], null, smallest)
+
+
+def of_effect(values: Array, effect: Array, given: Array, rng: np.random.Generator) -> Evidence:
+    """Evidence of what `effect` (units) does to `values` (units, metrics), allowing for `given` (units)."""
+    size = len(values)
+    known, _ = np.linalg.qr(np.column_stack([np.ones(size), given]))
+    own = effect - known @ (known.T @ effect)
+    df = size - known.shape[1] - 1
+
+    length = math.sqrt(own @ own)
+    directions = np.column_stack([known, own / length])
+
+    def fitted(units: Array) -> tuple[Array, Array]:
+        """The change and its error of (ways, units, metrics)."""
+        along = np.tensordot(units, directions, (1, 0))
+        squares = (units**2).sum(axis=1)
+        spread = squares - (along**2).sum(axis=2)
+        spread = np.where(spread <= _ROUNDING * squares + 1e-24, 0.0, spread)
+        change = along[:, :, -1] / length
+        return np.where(np.abs(change) < 1e-12, 0.0, change), np.sqrt(spread / df) / length
+
+    unexplained = values - known @ (known.T @ values)
+    change, error = fitted(unexplained[np.newaxis])
+    ways = np.vstack([np.arange(size), rng.permuted(np.tile(np.arange(size), (_DRAWS, 1)), axis=1)])
+    null = _p(*fitted(unexplained[ways]), df)
+    residuals = unexplained - np.outer(own, change[0])
+    smallest = _p(*fitted(_alike(residuals, df, rng)), df).min(axis=1)
     every_df = np.full(change.shape[1], float(df))
     return Evidence(change[0], error[0], every_df, _p(change, error, df)[0], null, smallest)
 

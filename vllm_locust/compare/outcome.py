@@ -1,0 +1,43 @@
+"""What a comparison comes to: an exit code, and one sentence that says why.
+
+Rule: what cannot be told is not green. A regression of runs that are valid is one whatever else is missing.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from vllm_locust.compare.judge import Cell
+
+EXIT_REGRESSION = 3
+EXIT_NOT_CONCLUSIVE = 4
+
+
+def outcome(cells: Sequence[Cell], invalid: Sequence[str], tolerance: float, strict: bool) -> tuple[int, str]:
+    """The exit code and the last line."""
+    beyond = f"beyond {tolerance * 100:g} %"
+    if invalid:
+        more = f" (one of {len(invalid)} that are)" if len(invalid) > 1 else ""
+        return EXIT_NOT_CONCLUSIVE, f"No verdict: {invalid[0].removesuffix('.')}{more}."
+    metrics = [metric for cell in cells for metric in cell.metrics]
+    worse = dict.fromkeys(metric.key for metric in metrics if metric.verdict == "regression")
+    if worse:
+        return EXIT_REGRESSION, f"Regression {beyond}: {', '.join(worse)}."
+    if short := "; ".join(dict.fromkeys(_shortcomings(cells, strict))):
+        return EXIT_NOT_CONCLUSIVE, f"No verdict: {short}."
+    unclear = sum(metric.verdict == "unclear" for metric in metrics)
+    more = f"; {unclear} of {len(metrics)} metrics are unclear" if unclear else ""
+    return 0, f"No regression {beyond} was shown{more}."
+
+
+def _shortcomings(cells: Sequence[Cell], strict: bool) -> Iterator[str]:
+    if not cells:
+        yield "one side has no run that has ended"
+    for cell in cells:
+        name = f"{cell.name}: " if cell.name else ""
+        yield from (f"{name}{short}" for short in cell.shortcomings)
+        unclear = [metric for metric in cell.metrics if metric.verdict == "unclear"]
+        if strict and unclear and not cell.shortcomings:
+            keys = ", ".join(metric.key for metric in unclear)
+            needed = [metric.needed for metric in unclear]
+            most = "more than 1000" if None in needed else str(max(filter(None, needed)))
+            each = "" if cell.unit == "pair" else " each"
+            yield f"{name}{keys} stay unclear, {most} {cell.unit}s{each} would tell"
