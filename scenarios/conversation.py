@@ -16,7 +16,14 @@ def build(
     turns: int = 8,
     think_s: float = 2.0,
     max_context: int = 0,
+    salt: bool = True,
 ) -> Scenario:
     return conversation(
-        "conversation", context, history=history, turns=turns, think_s=think_s, max_context=max_context
+        "conversation",
+        context,
+        history=history,
+        turns=turns,
+        think_s=think_s,
+        max_context=max_context,
+        salt=salt,
     )

@@ -7,5 +7,5 @@ from vllm_locust.workloads.scenario import Context, Scenario
 from vllm_locust.workloads.sharegpt import sharegpt
 
 
-def build(context: Context) -> Scenario:
-    return sharegpt("sharegpt", context)
+def build(context: Context, *, salt: bool = True) -> Scenario:
+    return sharegpt("sharegpt", context, salt=salt)

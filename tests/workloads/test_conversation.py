@@ -24,7 +24,8 @@ def count_words(text: str) -> int:
 
 
 def talks(store: Sequence[Sequence[tuple[str, str]]] = LONG, **options: Any) -> Conversations:
-    return Conversations("c", store, **{"count_text": count_words, **options})
+    """As they were written."""
+    return Conversations("c", store, **{"count_text": count_words, "salted": False, **options})
 
 
 def all_turns(first: PlannedRequest, answer: str = "I say {turn}.") -> list[PlannedRequest]:
@@ -136,6 +137,17 @@ def test_one_that_is_too_long_from_the_start_gives_way_to_another() -> None:
         talks(store, max_context=3).request(1, 0)
 
 
+def test_conversations_have_nothing_in_common_with_any_other_of_this_run_or_another() -> None:
+    scenario = talks(salted=True, history="recorded", turns=3)
+    runs = [[all_turns(scenario.request(seed, index)) for index in range(15)] for seed in (1, 2)]
+    began = [turns[0].prompt for run in runs for turns in run]
+    assert len({str(prompt)[:10] for prompt in began}) == 30
+    for run in runs:
+        for turns in run:
+            assert all(str(turns[0].prompt) == contents(later)[0] for later in turns), "but among its turns"
+            assert all(str(later.prompt).startswith("question") for later in turns[1:])
+
+
 def test_each_conversation_comes_once_a_pass_and_later_ones_are_salted() -> None:
     scenario = talks()
     first, second = ([str(scenario.request(7, n + p).prompt) for n in range(5)] for p in (0, 5))
@@ -164,7 +176,7 @@ def test_parameters_reach_the_scenario() -> None:
     context = Context(parameters=given, max_tokens=Lengths.parse(7), count_text=count_words)
     scenario = catalogue.load("conversation", context)
     assert isinstance(scenario, Conversations)
-    assert replace(scenario, store=LONG, source=None) == Conversations(
+    assert replace(scenario, store=LONG, source=None, salted=True) == Conversations(
         "conversation", LONG, "recorded", 2, 0.0, 300, Lengths.parse(7), count_words
     )
     assert scenario.source["kept"] == len(scenario.store)

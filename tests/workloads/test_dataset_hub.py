@@ -94,7 +94,7 @@ for address in sys.argv[1:]:
     try:
         scenario = catalogue.load("prompts", Context(dataset_path=Path(address)))
         planned = scenario.request(1, 0)
-        print(json.dumps([planned.prompt, planned.max_tokens, *sources_of(scenario)]))
+        print(json.dumps([planned.prompt.partition(": ")[2], planned.max_tokens, *sources_of(scenario)]))
     except UsageError as error:
         print(json.dumps(str(error)))
 """
@@ -137,6 +137,7 @@ def test_files_of_the_hub(hub: str, tmp_path: Path) -> None:
             "kept": 1,
             "filtered": 0,
             "skipped": 0,
+            "salted": True,
         }
         assert answer == ["from the hub", 7, source]
     listed = ", ".join(f"part-{n:02}.jsonl" for n in range(10))

@@ -1,5 +1,6 @@
 """Prompts of a file of one's own: what a row asks for, in which order, and how often."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ def test_each_row_is_sent_once_per_pass_with_its_own_output(tmp_path: Path) -> N
     rows = [{"prompt": f"prompt {n}", "output_len": n + 1} for n in range(50)]
     scenario = load(write(tmp_path, rows))
     passes = [[scenario.request(3, turn * 50 + n) for n in range(50)] for turn in range(3)]
-    for turn, planned in enumerate(passes):
+    for planned in passes:
         texts = [request.prompt for request in planned]
         assert all(isinstance(text, str) for text in texts)
         bare = [str(text).split(": ")[-1] for text in texts]
         assert Counter(bare) == Counter(row["prompt"] for row in rows)
         assert [request.max_tokens for request in planned] == [int(text.split()[1]) + 1 for text in bare]
-        assert all((": " in str(text)) == (turn > 0) for text in texts)
+        assert all(re.fullmatch(r"\d{10}: prompt \d+", str(text)) for text in texts)
     everything = [request.prompt for planned in passes for request in planned]
     assert len(set(everything)) == 150
     orders = {tuple(str(request.prompt).split(": ")[-1] for request in planned) for planned in passes}
@@ -78,7 +79,7 @@ def test_output_lengths_that_are_none_break_the_row(tmp_path: Path, value: Any) 
 def test_a_table_with_a_column_of_another_name(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('label,review,output_len\n1,"good, and\nlong",4\n0,bad,\n')
-    scenario = load(path, parameters={"column": "review"})
+    scenario = load(path, parameters={"column": "review", "salt": "false"})
     planned = {request.prompt: request.max_tokens for request in map(scenario.request, [1, 1], [0, 1])}
     assert planned == {"good, and\nlong": 4, "bad": 128}
     (source,) = sources_of(scenario)

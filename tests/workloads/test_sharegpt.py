@@ -1,6 +1,7 @@
 """The ShareGPT format, vLLM's rules at their edges, each conversation once per pass, and whole ones."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_locust.errors import UsageError
+from vllm_locust.workloads import catalogue
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.prompt_set import Prompt, PromptSet
 from vllm_locust.workloads.scenario import Context, sources_of
@@ -205,13 +207,24 @@ def test_passes_and_seeds_have_orders_of_their_own() -> None:
     assert len({order(seed, turn) for seed in range(3) for turn in range(3)}) == 9
 
 
-def test_later_passes_are_salted_so_that_no_prompt_comes_twice() -> None:
+def test_no_prompt_comes_twice_in_a_run_nor_in_two() -> None:
     size = len(SMALL.prompts)
+    originals = Counter(conversation.prompt for conversation in SMALL.prompts)
+    runs = [[str(SMALL.request(seed, index).prompt) for index in range(5_000)] for seed in (4, 5)]
+    prompts = runs[0] + runs[1]
+    assert all(re.match(r"\d{10}: ", prompt) for prompt in prompts)
+    assert len({prompt[:10] for prompt in prompts}) == 10_000, "they differ before anything that is alike"
+    for first in (0, size):
+        assert Counter(prompt[12:] for prompt in prompts[first : first + size]) == originals
+
+
+def test_prompts_as_they_were_written() -> None:
+    size = len(SMALL.prompts)
+    bare = catalogue.load("sharegpt", Context(parameters={"salt": "false"}))
     originals = {conversation.prompt for conversation in SMALL.prompts}
-    prompts = [SMALL.request(4, index).prompt for index in range(10_000)]
-    assert set(prompts[:size]) == originals
-    assert len({prompt[:64] for prompt in prompts[size:]}) == 10_000 - size
-    assert Counter(prompt[18:] for prompt in prompts[size : 2 * size]) == Counter(originals)
+    assert {str(bare.request(4, index).prompt) for index in range(size)} == originals
+    assert {str(bare.request(4, size + index).prompt)[12:] for index in range(size)} == originals
+    assert [source["salted"] for source in sources_of(bare)] == [False]
 
 
 def test_the_users_options() -> None:
@@ -235,6 +248,7 @@ def test_the_source_of_the_data_is_told() -> None:
         "kept": 200,
         "filtered": 0,
         "skipped": 0,
+        "salted": True,
     }
 
 

@@ -6,9 +6,11 @@ user thinks, for how long, and at which turn they leave. What stands in the hist
     server      what the server has answered: the load that users are, different with each model
     recorded    what the file says was answered: then every request is a function of the plan
 
-The first pass over the data takes each conversation once, in an order drawn from the seed, with its questions
-unchanged. Each further pass has another order, and a salt in front of each first question. A conversation
-whose first turn is too long already gives way to the next one, which is salted too: nothing comes twice.
+Each pass over the data takes each conversation once, in an order drawn from the seed. A salt stands in front
+of each first question, and so of the whole conversation: its turns share what they have in common with each
+other, and with no other conversation of this run or of an earlier one. Where the user wants the questions as
+they were written, the first pass is not salted, but for a conversation that stands in for another: one whose
+first turn is too long already gives way to the next one.
 """
 
 import math
@@ -19,7 +21,7 @@ from statistics import NormalDist
 from typing import Any, Protocol
 
 from vllm_locust.errors import UsageError
-from vllm_locust.workloads.draw import fraction, permuted, salt
+from vllm_locust.workloads.draw import fraction, permuted, short_salt
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import (
     Context,
@@ -73,6 +75,8 @@ class Conversations:
     count_text: CountTokens = estimated_tokens
     source: Any = None
     """See `scenario.sources_of`."""
+    salted: bool = True
+    """In the first pass too."""
 
     @property
     def phases(self) -> Sequence[Scenario]:
@@ -84,7 +88,8 @@ class Conversations:
         again, position = divmod(index, size)
         for step in range(size):
             number = permuted((position + step) % size, size, self.name, seed, again)
-            unique = f"{salt(self.name, seed, index)}: " if again or step else ""
+            salted = self.salted or again or step
+            unique = f"{short_salt(self.name, seed, index)}: " if salted else ""
             (question, answer), *others = self.store[number][: self.turns]
             talk = _Talk(self, seed, index, ((unique + question, answer), *others))
             if talk.fits(1, 0):
@@ -156,7 +161,14 @@ class _Talk:
 
 
 def conversation(
-    name: str, context: Context, *, history: str, turns: int, think_s: float, max_context: int
+    name: str,
+    context: Context,
+    *,
+    history: str,
+    turns: int,
+    think_s: float,
+    max_context: int,
+    salt: bool = True,
 ) -> Conversations:
     """The scenario of `context.dataset_path`, or of the small data set that comes with the package."""
     problems = []
@@ -181,7 +193,8 @@ def conversation(
         max_context or _room(context),
         context.max_tokens,
         context.count_text or estimated_tokens,
-        store.source,
+        {**store.source, "salted": salt},
+        salt,
     )
 
 

@@ -34,6 +34,14 @@ def salt(*key: str | int) -> str:
     return f"{draw(*key):016x}"
 
 
+def short_salt(*key: str | int) -> str:
+    """Ten decimal digits: as many tokens in every prompt, where hexadecimal ones come to more or fewer.
+
+    For texts that differ anyway: only the same text once more must not meet its own salt.
+    """
+    return f"{draw(*key) % 10**10:010d}"
+
+
 def draw_bytes(length: int, *key: str | int) -> bytes:
     """`length` uniform bytes; a longer draw of the same key begins with the shorter one."""
     return shake_128(_encode(key)).digest(length)

@@ -25,7 +25,9 @@ from vllm_locust.workloads.scenario import Context
 OUTPUT_COLUMNS = ("output_len", "output_tokens")
 
 
-def prompt_file(name: str, context: Context, column: str, output_len: Lengths) -> PromptSet:
+def prompt_file(
+    name: str, context: Context, column: str, output_len: Lengths, *, salt: bool = True
+) -> PromptSet:
     """The scenario of `context.dataset_path`; `output_len` is for rows that do not say theirs."""
     refuse_input_len(name, context)
     if context.dataset_path is None:
@@ -34,7 +36,8 @@ def prompt_file(name: str, context: Context, column: str, output_len: Lengths) -
             f"{column!r}, or hf:ORG/NAME"
         )
     prompts, source = read_prompts(context.dataset_path, column)
-    return PromptSet(name, name, prompts, context.max_tokens, output_len, source)
+    source = {**source, "salted": salt}
+    return PromptSet(name, name, prompts, context.max_tokens, output_len, source, salt)
 
 
 @lru_cache(maxsize=2)

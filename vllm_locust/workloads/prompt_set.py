@@ -1,7 +1,8 @@
 """The prompts of a data set as a scenario: each of them once per pass, in an order drawn from the seed.
 
-In the first pass prompts are unchanged. Each further pass has another order, and a salt in front of each
-prompt, so that no cache knows it.
+Each pass has another order, and each prompt a salt in front: a data set is the same in every run, and without
+it a server's prefix cache would know the prompts from the run before. Where the user wants them as they were
+written, only the passes after the first are salted.
 """
 
 from array import array
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, overload
 
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads.datasets.spool import MEMORY_BYTES, Records, Spool
-from vllm_locust.workloads.draw import permuted, salt
+from vllm_locust.workloads.draw import permuted, short_salt
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context, PlannedRequest, Scenario
 
@@ -68,7 +69,7 @@ class PromptSpool:
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Prompts that are sent as they were written."""
+    """Prompts that were written already."""
 
     name: str
     profile: str
@@ -79,6 +80,8 @@ class PromptSet:
     """Where a prompt has none of its own."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """See `datasets.reading.read`."""
+    salted: bool = True
+    """In the first pass too."""
 
     @property
     def phases(self) -> Sequence[Scenario]:
@@ -93,7 +96,7 @@ class PromptSet:
             index=index,
             scenario=self.name,
             profile=self.profile,
-            prompt=f"{salt(self.name, seed, index)}: {text}" if turn else text,
+            prompt=f"{short_salt(self.name, seed, index)}: {text}" if self.salted or turn else text,
             max_tokens=output_tokens,
         )
 

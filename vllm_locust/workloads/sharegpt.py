@@ -52,12 +52,13 @@ class Dataset:
     """`filtered` are well-formed conversations that vLLM's rules leave out, see `datasets.reading.read`."""
 
 
-def sharegpt(name: str, context: Context) -> PromptSet:
+def sharegpt(name: str, context: Context, *, salt: bool = True) -> PromptSet:
     """The scenario of `context.dataset_path`, or of the small data set that comes with the package."""
     refuse_input_len(name, context)
     path = context.dataset_path or SMALL_DATASET
     dataset = read_dataset(path, context.count_text, _longest(context.max_tokens))
-    return PromptSet(name, "sharegpt", dataset.kept, context.max_tokens, source=dataset.source)
+    source = {**dataset.source, "salted": salt}
+    return PromptSet(name, "sharegpt", dataset.kept, context.max_tokens, source=source, salted=salt)
 
 
 def _longest(lengths: Lengths | None) -> int | None:
