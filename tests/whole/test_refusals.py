@@ -62,7 +62,7 @@ def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]
         (["--ladder", "1,2", "--step-time", "2s", "--step-warmup", "2s"], "leaves nothing of a --step-time"),
         (["--levels", "rate"], "for one rate take --request-rate"),
         (["--input-len", "many"], "--input-len 'many' is no length"),
-        (["--set", "n=5"], "--set n=5: scenario sharegpt has no parameters"),
+        (["--set", "n=5"], "--set n=5: scenario sharegpt has salt (default True)"),
         (["--lora-modules", "law:2", "tiny"], "--lora-modules 'law' is not served, the server has: tiny"),
         (["--prefix-cache", "warm"], "needs a scenario whose requests share a prefix: sharegpt does not"),
         (["--scenario", "replay", "--request-rate", "inf", "--num-prompts", "9"], "must be one number for"),
