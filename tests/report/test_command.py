@@ -147,7 +147,9 @@ def test_the_cache_of_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ["report", str(a_folder(tmp_path / "r", a_line(prompt_tokens=20, output_tokens=8), summary=summary))]
     )
     shown = capsys.readouterr().out
-    assert "  engine 0     100 blocks x 16 = 1600 tokens\n  peak         800 tokens (50.0 %)\n" in shown
+    assert (
+        "  engine 0     1600 tokens, 100 blocks of 16\n  peak         at least 800 tokens (50.0 %)\n" in shown
+    )
     assert (
         shown.index("Serving Benchmark Result") < shown.index("KV cache\n---") < shown.index("What was sent")
     )

@@ -316,7 +316,7 @@ def a_server(**more) -> dict:
                 "prompt": {"client": 40338, "server": 40340},
                 "generation": {"client": None, "server": 20224},
             },
-            "sentences": ["The server was saturated."],
+            "sentences": ["They differ."],
         },
         **more,
     }
@@ -330,10 +330,10 @@ def printed_server(server) -> list[str]:
 
 def test_both_sides_are_printed_beside_each_other():
     assert printed_server(a_server()) == [
-        "KV cache usage, peak (%):                40.57",
+        "KV cache usage, peak (%):                40.57      at least",
         "KV cache usage, mean (%):                14.86",
-        "Running requests, peak:                  16",
-        "Waiting requests, peak:                  8",
+        "Running requests, peak:                  16         at least",
+        "Waiting requests, peak:                  8          at least",
         "Preemptions:                             3",
         "Prefix cache hit rate (%):               n/a",
         "Mean TTFT, client / server (ms):         191.08 / 169.12",
@@ -342,8 +342,20 @@ def test_both_sides_are_printed_beside_each_other():
         "Mean time in the server's queue (ms):    5.02",
         "Prompt tokens, client / server:          40338 / 40340",
         "Generation tokens, client / server:      n/a / 20224",
-        "  - The server was saturated.",
+        "  - They differ.",
     ]
+
+
+def test_a_hit_rate_that_a_log_told_is_not_of_this_run_alone():
+    """vLLM's log has no counters, and speaks of its latest requests, those of earlier runs among them."""
+    printed = printed_server(a_server(prefix_cache_hit_rate_told_mean=0.34))
+    (line,) = (line for line in printed if "hit rate" in line)
+    assert line == "Prefix cache hit rate (%):               34.00      (of its latest requests, as it says)"
+
+
+def test_what_is_not_known_is_not_at_least_anything():
+    lines = printed_server(a_server(requests_running_peak=None))
+    assert "Running requests, peak:                  n/a" in lines
 
 
 def test_a_server_that_told_nothing_says_why():

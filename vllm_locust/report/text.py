@@ -55,6 +55,8 @@ def _line(label: str, value: float | str | None, note: str = "") -> str:
     if value is None:
         value = _NOT_KNOWN
     text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    if text == _NOT_KNOWN:
+        note = ""
     return f"{label + ':':<40} {text:<10}" + (f" {note}" if note else "")
 
 
@@ -166,13 +168,21 @@ def _server(server: Mapping[str, Any]) -> Iterator[str]:
             yield f"  - {source['source']}: {source['problem']}"
     if "samples" not in server:
         return
-    yield _line("KV cache usage, peak (%)", _percent(server["kv_cache_usage_peak"]))
+    yield _line("KV cache usage, peak (%)", _percent(server["kv_cache_usage_peak"]), _AT_LEAST)
     yield _line("KV cache usage, mean (%)", _percent(server["kv_cache_usage_mean"]))
-    yield _line("Running requests, peak", server["requests_running_peak"])
-    yield _line("Waiting requests, peak", server["requests_waiting_peak"])
+    yield _line("Running requests, peak", server["requests_running_peak"], _AT_LEAST)
+    yield _line("Waiting requests, peak", server["requests_waiting_peak"], _AT_LEAST)
     yield _line("Preemptions", server["preemptions"])
-    yield _line("Prefix cache hit rate (%)", _percent(server["prefix_cache_hit_rate"]))
+    yield _line("Prefix cache hit rate (%)", *_hit_rate(server))
     yield from _both_sides(server["reconciliation"])
+
+
+def _hit_rate(server: Mapping[str, Any]) -> tuple[float | None, str]:
+    """By the counters; of a server that has none what it said of itself, which is of more than this run."""
+    counted, told = server["prefix_cache_hit_rate"], server.get("prefix_cache_hit_rate_told_mean")
+    if counted is not None or told is None:
+        return _percent(counted), ""
+    return _percent(told), "(of its latest requests, as it says)"
 
 
 def _profiler(sessions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -280,7 +290,7 @@ _LEGEND = (
     "E2EL to the last token. * = too few samples for this percentile, n/a = nothing to measure."
 )
 _LEGEND_OF_SERVER = (
-    "Server: the most requests that waited in it, and the most of its KV cache that was in use."
+    "Server: the most requests that were seen waiting in it, and the most of its KV cache in use."
 )
 _LEGEND_OF_RATES = "req/s = requests answered per second, peak = the most that were open at one time."
 

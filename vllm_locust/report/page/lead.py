@@ -171,8 +171,8 @@ def _throughput(summary: Mapping[str, Any]) -> Iterator[Tile]:
     yield Tile("Output tokens per second", number(summary["output_throughput"]), "tokens/s", [_best(summary)])
     if server.get("kv_cache_usage_peak") is not None:
         waited = server.get("requests_waiting_peak")
-        note = None if waited is None else f"{number(waited)} requests waited at most"
-        yield Tile("KV cache, peak", percent(server["kv_cache_usage_peak"]), notes=[note])
+        note = None if waited is None else f"{number(waited)} requests at least waited at the peak"
+        yield Tile("KV cache, peak at least", percent(server["kv_cache_usage_peak"]), notes=[note])
     else:
         yield Tile("Requests in flight, peak", number(summary.get("max_concurrent_requests")))
 

@@ -71,7 +71,7 @@ def _engines(use: KvUse) -> Html:
         )
         for one in use.engines
     ]
-    heads = ["", "blocks", "tokens a block", "tokens that fit", "in use, peak", "in use, mean"]
+    heads = ["", "blocks", "tokens a block", "tokens that fit", "in use, peak at least", "in use, mean"]
     return table(heads, rows, "Capacity as the server tells it, beside what was measured")
 
 
@@ -85,8 +85,8 @@ def _fits(use: KvUse) -> Html | None:
     return facts(
         [
             ("requests of these lengths that fit at once", number(use.requests_fit, 1)),
-            ("that ran at once, peak", number(use.running_peak)),
-            ("that waited, peak", number(use.waiting_peak)),
+            ("that ran at once, peak at least", number(use.running_peak)),
+            ("that waited, peak at least", number(use.waiting_peak)),
         ]
     )
 
