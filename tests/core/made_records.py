@@ -70,5 +70,6 @@ def records(draw: st.DrawFn) -> RequestRecord:
         event_tokens=event_tokens,
         bounds_s=[draw(st.sampled_from([0.0, 0.001])) for _ in gaps],
         lags_s=[1e-4 for _ in gaps],
+        contradictions=draw(st.integers(0, 2)),
         **common,
     )

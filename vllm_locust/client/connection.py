@@ -126,12 +126,12 @@ class Connection:
     def _on_readable(self) -> None:
         pulse = self._pulse
         pulse.reads += 1
-        exact = True
+        earliest_s, exact = pulse.earliest_s, True
         try:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
-            earliest_s = pulse.earliest_s if self._left_since_s is None else self._left_since_s
-            self._left_since_s = earliest_s if len(data) == _READ_SIZE else None
+            if len(data) == _READ_SIZE or self._left_since_s is not None:
+                earliest_s = self._left_behind(earliest_s, len(data) == _READ_SIZE)
             if data and self._tls is not None:
                 exact = self._records.end_once(data)
                 data = self._decrypt(data)
@@ -151,9 +151,8 @@ class Connection:
             if earliest_s <= arrival_s <= now and self._latest_s <= arrival_s:
                 self._latest_s = arrival_s
                 bound_s = arrival_s - earliest_s
-                receiver.on_bytes(
-                    data, arrival_s, now - arrival_s, pulse.doubt_s if exact else bound_s, bound_s
-                )
+                end_bound_s = pulse.doubt_s if exact else bound_s
+                receiver.on_bytes(data, arrival_s, now - arrival_s, end_bound_s, bound_s)
                 return
             if not now < arrival_s <= now + pulse.doubt_s:
                 # It came out of order, was held up on its way to the socket, or its clock was set: what else
@@ -167,6 +166,13 @@ class Connection:
         if not exact:
             end_since_s = earliest_s
         receiver.on_bytes(data, now, now - end_since_s, now - end_since_s, now - earliest_s)
+
+    def _left_behind(self, earliest_s: float, full: bool) -> float:
+        """Since when bytes may have been waiting of which a full read left some behind, now or before."""
+        if self._left_since_s is not None:
+            earliest_s = self._left_since_s
+        self._left_since_s = earliest_s if full else None
+        return earliest_s
 
     def _decrypt(self, data: bytes) -> bytes:
         """All plain text there is now, empty when the peer closed TLS; SSLWantReadError for none yet."""

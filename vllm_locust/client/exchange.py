@@ -104,30 +104,32 @@ class Exchange:
             if not self.complete:
                 answer.fail(PROTOCOL, f"not an HTTP response: {type(error).__name__} {error}")
         new = len(answer.arrivals_s) - before
-        if new:
-            if new > 1:
-                self.bounds_s.extend([bound_s] * (new - 1))
-            self.bounds_s.append(end_bound_s if self._ends_with_token(data) else self._bound_s(bound_s))
+        if new == 1 and answer.ends_with_token and self._ends_with_event(data):
+            self.bounds_s.append(end_bound_s)
+        elif new:
+            self._add_bounds(new, data, end_bound_s, bound_s)
         if self.complete or answer.failure is not None:
             self._end(arrival_s)
 
-    def _ends_with_token(self, data: bytes) -> bool:
-        """Whether the last byte read is the last one of a token's event, or comes with it.
+    def _ends_with_event(self, data: bytes) -> bool:
+        """Whether the last byte read is the last one of an event, or was sent with it.
 
         A chunk ends in a line break behind the event. Servers send that along; one that was seen not to is
         not believed to.
         """
-        if not self.answer.ends_with_token or self.complete:
-            return False
         if data.endswith(_CLOSED):
-            return not self._chunks_are_cut
+            return not self._chunks_are_cut and not self.complete
         self._chunks_are_cut = True
-        return data.endswith(_BARE)
+        return data.endswith(_BARE) and not self.complete
 
-    def _bound_s(self, bound_s: float) -> float:
-        """The bound of the last arrival, which lies before this read where usage told of it afterwards."""
+    def _add_bounds(self, new: int, data: bytes, end_bound_s: float, bound_s: float) -> None:
+        """Bound the arrivals that one read brought, the last of which may have come with its last byte."""
+        self.bounds_s.extend([bound_s] * new)
         latest_s = self.answer.arrivals_s[-1]
-        return bound_s if latest_s == self.arrival_s else latest_s - self._began_s
+        if latest_s < self.arrival_s:  # usage told of it afterwards
+            self.bounds_s[-1] = latest_s - self._began_s
+        elif self.answer.ends_with_token and self._ends_with_event(data):
+            self.bounds_s[-1] = end_bound_s
 
     def on_close(self, error: str | None, now_s: float) -> None:
         if self.status and not self.framed and error is None:

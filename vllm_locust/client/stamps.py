@@ -32,6 +32,8 @@ _WIDENING_ROUNDS = 20
 _FIRST_LOOK = 64
 # How often the loop looks while answers are awaited.
 _LOOK_EVERY_S = 0.0005
+# How often the clocks are compared.
+_COMPARE_EVERY_NS = 5_000_000
 # A packet is stamped a little before its socket is readable: the kernel is at work on it in between.
 _DELIVERY_NS = 50_000
 _NANO = 1e-9
@@ -72,11 +74,12 @@ class Pulse:
         self.offset_ns = -1
         """`perf_counter_ns` minus the clock of the stamps, at most; at least, it is `doubt_s` less.
 
-        Both clocks are steered alike, so it only changes when the latter is set: each reading of both narrows
-        it down, and one that does not fit begins anew.
+        Both clocks are steered alike, so it only changes when the latter is set: each comparison narrows it
+        down, and one that does not fit begins anew.
         """
         self.doubt_s = 0.0
         self._least_offset_ns = 0  # above: nothing is known yet
+        self._compare_ns = 0
         self._before_s = self._read_clocks()
         self.earliest_s = self._saw_all_s = self._before_s
         """What is read in this round was not stamped before."""
@@ -142,14 +145,17 @@ class Pulse:
             self._saw_all_s = self._before_s
 
     def _read_clocks(self) -> float:
-        """Compare the clocks; the earliest stamp of what is not seen from now on."""
-        before_ns = perf_counter_ns()
-        stamp_ns = time_ns()
+        """The earliest stamp of what cannot be seen yet; compares the clocks when it is time to."""
         now_ns = perf_counter_ns()
+        if now_ns >= self._compare_ns:
+            self._compare_ns = now_ns + _COMPARE_EVERY_NS
+            self._compare(now_ns, time_ns(), perf_counter_ns())
+        return (now_ns - _DELIVERY_NS) * _NANO
+
+    def _compare(self, before_ns: int, stamp_ns: int, now_ns: int) -> None:
         least_ns = max(self._least_offset_ns, before_ns - stamp_ns)
         most_ns = min(self.offset_ns, now_ns - stamp_ns)
         if least_ns > most_ns:
             least_ns, most_ns = before_ns - stamp_ns, now_ns - stamp_ns
         self._least_offset_ns, self.offset_ns = least_ns, most_ns
         self.doubt_s = (most_ns - least_ns) * _NANO
-        return (now_ns - _DELIVERY_NS) * _NANO

@@ -29,6 +29,7 @@ _COUNTERS = (
     "outside_window",
     "failed_in_window",
     "without_usage",
+    "contradictions",
     "streams",
     "promised_lengths",
     "kept_lengths",
@@ -89,6 +90,8 @@ class Group:
         """By kind, in the window or not; `dropped` is none of them."""
         self.without_usage = 0
         """Successful requests in the window whose tokens were counted, since the server sent no usage."""
+        self.contradictions = 0
+        """Reads of requests in the window, successful or not, whose stamps contradicted what was known."""
         self.promised_lengths = 0
         """Successful requests in the window whose plan promised an exact number of prompt tokens, ..."""
         self.kept_lengths = 0
@@ -185,6 +188,7 @@ class Group:
         if record.outcome != CANCELLED:  # when we lost patience is not when the server was done
             self.last_ended_in_window_s = max(self.last_ended_in_window_s, ended_s)
         self.lag.record_many(record.lags_s)
+        self.contradictions += record.contradictions
         if record.sent_s is not None:
             self.lateness.record(record.sent_s - record.intended_s)
 
