@@ -185,8 +185,8 @@ def test_without_variance_all_is_plain() -> None:
 
 
 def test_false_alarms_and_coverage_are_as_promised() -> None:
-    """Of 80 comparisons of the same with six metrics; bounds that the promise breaks once in 1000 times."""
-    generator, times = rng(7), 80
+    """Of 50 comparisons of the same with six metrics; bounds that the promise breaks once in 1000 times."""
+    generator, times = rng(7), 50
     most = stats.binom.ppf(0.999, times, 0.05)
     for count in (4, 6):
         alarms = missed = 0
@@ -200,7 +200,7 @@ def test_false_alarms_and_coverage_are_as_promised() -> None:
 
 
 def test_the_detectable_change_is_detected_in_four_of_five() -> None:
-    generator, times, seen = rng(8), 100, 0
+    generator, times, seen = rng(8), 50, 0
     for _ in range(times):
         evidence = comparison.of_runs(*made(6, 6, generator), generator)
         each, (p,) = comparison.level([evidence]), comparison.adjusted([evidence])

@@ -79,7 +79,7 @@ def test_a_difference_is_found_and_measured() -> None:
 
 def test_false_alarms_are_as_rare_as_promised() -> None:
     """Bounds that a rate of 5 % breaks once in 1000 times."""
-    generator, times, alarms = np.random.default_rng(4), 60, 0
+    generator, times, alarms = np.random.default_rng(4), 40, 0
     metrics = [P50, P99, MEAN]
     for _ in range(times):
         sides = [Blocks([window(800, generator)], 16) for _ in range(2)]

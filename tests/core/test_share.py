@@ -175,7 +175,7 @@ def test_requests_that_share_a_mood_do_not_make_a_probe_too_sure(needed):
     wrong = {True: 0, False: 0}
     for corrected in wrong:
         for row, ok in zip(values, inside, strict=True):
-            for n in range(100, 1500, 30):
+            for n in range(100, 1500, 60):
                 effect = design_effect(row[:n], ok[:n]) if corrected else 1.0
                 low, high = share_interval(ok[:n].sum() / effect, n / effect, needed)
                 if not low <= needed <= high:

@@ -1,5 +1,6 @@
 """`vllm-locust exporter` as users start it."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -38,21 +39,30 @@ def test_a_server_is_shown_without_a_test(tmp_path: Path) -> None:
         assert process.stderr.read() == ""
 
 
+RUN_ALL = """
+import json, sys
+from vllm_locust.cli import main
+
+for options in json.loads(sys.argv[1]):
+    print(main(["exporter", *options]))
+"""
+
+
 def test_bad_input_is_one_sentence() -> None:
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        for options, words in (
+        refused = (
             (("--exporter-port", port), port),
             (("--exporter-port", "here"), "--exporter-port 'here' is not"),
             (("--server-metrics-url", "localhost:8000"), "--server-metrics-url 'localhost:8000' is not"),
             (("--server-metrics-interval", "0"), "--server-metrics-interval '0' is shorter"),
             (("--server-metrics-interval", "nan"), "--server-metrics-interval 'nan' is not a time"),
             (("--server-log", "x", "--server-metrics-url", "http://a"), "exclude each other"),
-        ):
-            with exporter(*options) as process:
-                _, said = process.communicate(timeout=60)
-                assert process.returncode == 2
-                assert words in said
-                assert len(said.splitlines()) == 1
+        )
+        command = [sys.executable, "-c", RUN_ALL, json.dumps([options for options, _ in refused])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["2"] * len(refused)
+    for said, (_, words) in zip(done.stderr.splitlines(), refused, strict=True):
+        assert words in said

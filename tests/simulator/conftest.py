@@ -156,10 +156,10 @@ class _Reader:
         self.response.headers[name.decode().lower()] = value.decode()
 
     def on_body(self, body: bytes) -> None:
-        self.response.body += body
         self.response.chunks.append(body)
 
     def on_message_complete(self) -> None:
+        self.response.body = b"".join(self.response.chunks)
         self.complete = True
 
 

@@ -214,15 +214,16 @@ def test_a_slow_reader_holds_up_nobody_and_loses_nothing(serve, tmp_path):
     path = tmp_path / "sent.jsonl"
     with serve(cost=INSTANT, send_log=path) as running:
         slow, quick = running.client(buffer_size=4096), running.client()
-        # Some 5 MB of answer: more than the sockets take.
-        body = chat(max_tokens=15000, **WITH_RUNNING_USAGE)
-        slow.send("POST", CHAT, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        # Some 7 MB of answer, whose every chunk repeats the long id: more than the sockets take.
+        body = chat(max_tokens=3000, **WITH_RUNNING_USAGE)
+        headers = {"Content-Type": "application/json", "X-Request-Id": 2000 * "x"}
+        slow.send("POST", CHAT, json.dumps(body).encode(), headers)
         wait_for(lambda: metric(quick, 'vllm:request_success_total{engine="0",finished_reason="length"') == 1)
         assert quick.post(CHAT, chat()).status == 200
         response = slow.receive()
     counts = [json.loads(event)["usage"]["completion_tokens"] for event in response.events[:-1]]
-    assert counts == [*range(15001), 15000]
-    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["delayed_chunks"] > 1000
+    assert counts == [*range(3001), 3000]
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["delayed_chunks"] > 200
 
 
 def metric(client, name):

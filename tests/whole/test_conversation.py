@@ -22,6 +22,7 @@ from tests.locust_command import (
     run_locust,
     simulator,
 )
+from tests.turns import LIMIT_S, look_around, until
 from vllm_locust import VllmUser
 from vllm_locust.client.chat import ChatClient, Origin, RenderedPrompt, Reply
 from vllm_locust.core.record import RequestRecord
@@ -97,8 +98,7 @@ def test_a_conversation_is_sent_turn_by_turn() -> None:
     ]
     intended_s = [origin.intended_s or 0.0 for origin in origins]
     assert intended_s[0] == 5.0
-    assert 0.05 <= intended_s[1] - began_s < 0.09
-    assert 0.05 <= intended_s[2] - intended_s[1] < 0.09
+    assert began_s + 0.05 <= intended_s[1] <= intended_s[2] - 0.05
     assert time.perf_counter() >= intended_s[2]
 
 
@@ -135,15 +135,15 @@ def test_lanes_are_free_at_once_when_the_load_ends() -> None:
     lanes = Lanes(new_client, lambda client, due: stage.send(client, due.request), lambda due, why: None)
     for _ in range(3):
         lanes.submit(Due(planned(pause_s=60.0), 2, 0.0))
-    gevent.sleep(0.05)
+    until(lambda: [len(client.asked) for client in clients] == [1, 1, 1])
+    look_around()
     assert lanes.unfinished(2) == 3, "who thinks is not done"
     stage.over.set()
-    gevent.sleep(0.05)
-    assert lanes.unfinished(2) == 0
+    until(lambda: lanes.unfinished(2) == 0)
     assert [len(client.asked) for client in clients] == [1, 1, 1]
     stage.over.clear()
     lanes.submit(Due(planned(pause_s=60.0), 2, 0.0))
-    gevent.sleep(0.05)
+    look_around()
     lanes.cancel()
     assert lanes.unfinished(2) == 0
 
@@ -171,8 +171,7 @@ VllmClient: Any = next(
 def test_users_who_think_can_be_stopped_as_users_who_wait() -> None:
     user = Talker(Stage())
     thinking = gevent.spawn(user.waits, 60.0)
-    gevent.sleep(0.02)
-    assert user._state == "waiting", "Locust ends those at once"
+    until(lambda: user._state == "waiting", "Locust ends those at once")
     thinking.kill()
     user._state = "running"
     assert user.waits(0.02)
@@ -184,12 +183,12 @@ def test_users_who_think_can_be_stopped_as_users_who_wait() -> None:
 def test_a_user_whose_pause_was_broken_off_is_free_from_then_on() -> None:
     user = Talker(Stage())
     thinking = gevent.spawn(user.waits, 60.0)
-    gevent.sleep(0.02)
+    until(lambda: user._state == "waiting")
     ended_s = time.perf_counter()
     user.generator._over[2].set()
-    assert not thinking.get(timeout=1)
+    assert not thinking.get(timeout=LIMIT_S)
     assert user._state == "running"
-    assert 0 <= (user.free_s or 0) - ended_s < 0.1
+    assert ended_s <= (user.free_s or 0) <= time.perf_counter()
 
 
 # -- whole runs -------------------------------------------------------------------------------------------
@@ -253,7 +252,7 @@ def test_sessions_arrive_and_each_turn_finds_the_one_before_in_the_cache(
     assert_they_are_conversations(outcome)
     begins = [requests[0]["intended_s"] for requests in sessions(outcome)]
     assert len(begins) == 12, "the rate and the number are those of conversations"
-    assert begins[-1] - begins[0] == pytest.approx(11 / 20, abs=0.01)
+    assert begins[-1] - begins[0] == pytest.approx(11 / 20, abs=1e-5)
     assert min(map(len, sessions(outcome))) >= 2
     assert len(outcome.requests) == outcome.summary["requests"]["planned"] == sent_to(hosts, outcome)[0]
     pairs = [pair for requests in sessions(outcome) for pair in reused(requests)]
@@ -265,11 +264,9 @@ def test_sessions_arrive_and_each_turn_finds_the_one_before_in_the_cache(
 def test_who_thinks_when_the_load_ends_ends_with_it(
     hosts: Sequence[Simulator], tmp_path: Path, rate: Sequence[str]
 ) -> None:
-    began = time.monotonic()
     outcome = talk(
         "-u", "6", "--host", hosts[0].url, "-t", "2s", *rate, "--set", "think_s=1000", folder=tmp_path
     )
-    assert time.monotonic() - began < 10
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
     assert {request["turn"] for request in outcome.requests} == {1}
@@ -277,12 +274,10 @@ def test_who_thinks_when_the_load_ends_ends_with_it(
 
 
 def test_a_step_ends_for_those_who_think_as_well(hosts: Sequence[Simulator], tmp_path: Path) -> None:
-    began = time.monotonic()
     outcome = talk(
         "--host", hosts[0].url, "--ladder", "2,4", "--step-time", "1s", "--set", "think_s=1000",
         folder=tmp_path,
     )  # fmt: skip
-    assert time.monotonic() - began < 10
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
     first, second = ([r["session"] for r in outcome.requests if r["phase"] == phase] for phase in (0, 1))

@@ -56,7 +56,7 @@ def test_the_candidates_are_short_and_different() -> None:
     assert max(map(len, CANDIDATES)) <= 6
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(extra=st.integers(0, 1500), seed=st.integers(), index=st.integers(0))
 def test_every_prompt_has_the_promised_length(
     toy_counter: CountTokens, extra: int, seed: int, index: int
@@ -74,12 +74,12 @@ def test_a_profile_promises_its_length(toy_counter: CountTokens) -> None:
     assert (planned.scenario, planned.profile, planned.max_tokens) == ("ss", "short_short", 8)
 
 
-def test_ten_thousand_prompts_differ_within_their_first_words(toy_counter: CountTokens) -> None:
+def test_thousands_of_prompts_differ_within_their_first_words(toy_counter: CountTokens) -> None:
     vocabulary = calibrate(toy_counter)
-    prompts = (exact_prompt(200, toy_counter, "t", 1, i) for i in range(10_000))
+    prompts = (exact_prompt(200, toy_counter, "t", 1, i) for i in range(5_000))
     heads = {" ".join(prompt.split()[: vocabulary.unique_words + 1]) for prompt in prompts}
-    assert len(heads) == 10_000
-    assert all(toy_counter(head) == vocabulary.smallest_tokens for head in list(heads)[:200])
+    assert len(heads) == 5_000
+    assert all(toy_counter(head) == vocabulary.smallest_tokens for head in list(heads)[:100])
 
 
 def test_with_all_words_the_first_16_tokens_and_64_characters_differ() -> None:

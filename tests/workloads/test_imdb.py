@@ -189,7 +189,7 @@ WORDS = st.text(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.tuples(WORDS, st.sampled_from(BREAKS)), min_size=1), min_size=1))
 def test_whatever_a_csv_writer_writes_is_read(reviews: list[list[tuple[str, str]]]) -> None:
     with TemporaryDirectory() as folder:
