@@ -1,6 +1,7 @@
 """How does the server do on recorded traffic, with its bursts, its lengths and its shared prefixes?
 
-Takes traces of Mooncake, BurstGPT and Azure as --dataset-path; without one, a small trace of our own is sent.
+--dataset-path takes traces of Mooncake, Bailian, BurstGPT and Azure; without one, a small trace of our own is
+sent.
 """
 
 from vllm_locust.workloads.replay import replay
@@ -14,6 +15,16 @@ def build(
     start: float = 0.0,
     seconds: float = 0.0,
     loop: bool = False,
-    block: int = 512,
+    block: int = 0,
+    unit: str = "",
 ) -> Scenario:
-    return replay("replay", context, speed=speed, start_s=start, seconds=seconds, loop=loop, block=block)
+    return replay(
+        "replay",
+        context,
+        speed=speed,
+        start_s=start,
+        seconds=seconds,
+        loop=loop,
+        block=block,
+        unit=unit,
+    )

@@ -1,7 +1,5 @@
 """Every format of a trace gives its times, and what is wrong with one is said in one sentence."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,7 +39,7 @@ AZURE_S = (0.0, 0.052, 86400.098189)
 def test_traces(tmp_path, content, expected):
     path = tmp_path / "trace"
     path.write_text(content, encoding="utf-8", newline="")
-    assert read_trace(path) == pytest.approx(expected, abs=1e-9)
+    assert read_trace(path).times_s == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).map(sorted))
@@ -53,7 +51,7 @@ def test_a_trace_that_was_written_reads_back(tmp_path_factory, trace):
         "\n".join(f'{{"timestamp": {t!r}}}' for t in trace),
     ):
         path.write_text(content, encoding="utf-8")
-        assert read_trace(path) == tuple(t - trace[0] for t in trace)
+        assert read_trace(path, "s").times_s == tuple(t - trace[0] for t in trace)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +100,45 @@ def test_what_is_wrong_with_a_trace_is_said_in_one_sentence(tmp_path, content, w
 def test_a_trace_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match=r"^--arrivals '.*missing' cannot be read \(No such file"):
         read_trace(tmp_path / "missing")
-    with pytest.raises(UsageError, match=r"^scenario x '.*' cannot be read \(Is a directory\)"):
-        read_trace(Path(tmp_path), "scenario x")
+    with pytest.raises(UsageError, match=r"^--arrivals '.*' cannot be read \(Is a directory\)"):
+        read_trace(tmp_path)
+
+
+MOONCAKE = '{"timestamp": %d, "input_length": 1, "output_length": 1, "hash_ids": [1]}'
+BAILIAN = '{"chat_id": 1, "parent_chat_id": -1, "timestamp": %s, "input_length": 1, "output_length": 1}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "unit", "last_s"),
+    [
+        ([MOONCAKE % ms for ms in (0, 3000, 3_537_000)], "ms", 3537),
+        ([BAILIAN % s for s in (61.114, 62.5, 70.614)], "s", 9.5),
+        (["1764550000123", "1764550001623"], "ms", 1.5),
+        (["1764550000", "1764550001.5"], "s", 1.5),
+        (["timestamp,Request tokens,Response tokens", *(f"{40 * n},1,1" for n in range(50))], "s", 1960),
+        (["2024-05-10", "2024-05-11"], "date-times", 86400),
+        (["0", "40"], "s", 40),
+    ],
+)
+def test_the_format_tells_the_unit(tmp_path, lines, unit, last_s):
+    path = tmp_path / "trace"
+    path.write_text("\n".join(lines))
+    times = read_trace(path)
+    assert (times.unit, times.times_s[-1]) == (unit, pytest.approx(last_s, abs=1e-6))
+
+
+def test_numbers_that_are_hardly_seconds_are_asked_about(tmp_path):
+    """12 000 arrivals in an hour, in milliseconds: as seconds they would last 41 days."""
+    path = tmp_path / "trace.txt"
+    path.write_text("\n".join(str(295 * n) for n in range(12_000)))
+    with pytest.raises(UsageError) as caught:
+        read_trace(path)
+    assert caught.value.problems == [
+        f"--arrivals '{path}' does not tell the unit of its times: in s they are 0.00339 requests/s on "
+        f"average, in ms 3.39; say which with --arrivals {path}:s or {path}:ms."
+    ]
+    assert read_trace(path, "ms").times_s[-1] == pytest.approx(3539.705)
+    assert read_trace(path, "s").times_s[-1] == 295 * 11_999
 
 
 @given(st.lists(st.floats(0, 1e5), min_size=2, max_size=50).map(sorted), st.floats(0.01, 1e4))

@@ -45,7 +45,14 @@ def write(folder: Path, rows: list[tuple[int, int, int, list[int] | None]] = FIV
 
 
 def made(context: Context, **parameters: Any) -> Replay:
-    defaults: dict[str, Any] = {"speed": 1.0, "start_s": 0.0, "seconds": 0.0, "loop": False, "block": 512}
+    defaults: dict[str, Any] = {
+        "speed": 1.0,
+        "start_s": 0.0,
+        "seconds": 0.0,
+        "loop": False,
+        "block": 512,
+        "unit": "",
+    }
     return replay("replay", context, **defaults | parameters)
 
 
@@ -122,6 +129,7 @@ def test_what_the_run_file_says_of_a_trace(tmp_path):
     assert source["path"] == str(path)
     assert source["bytes"] == path.stat().st_size
     assert (source["rows"], source["kept"], source["filtered"], source["skipped"]) == (7, 3, 3, 1)
+    assert source["unit"] == "ms"
 
 
 # -- what prompts share -----------------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def test_a_partial_block_is_the_beginning_of_the_full_one(tmp_path):
 
 
 def test_without_hash_ids_nothing_is_shared(tmp_path):
-    path = write(tmp_path, [(i, 50, 1, None) for i in range(40)])
+    path = write(tmp_path, [(100 * i, 50, 1, None) for i in range(40)])
     scenario = ids_of(path)
     heads = {tuple(scenario.request(seed, i).prompt[:8]) for seed in (1, 2) for i in range(80)}
     assert len(heads) == 160

@@ -45,10 +45,17 @@ TIMESTAMP,ContextTokens,GeneratedTokens
 """
 
 
-def read(folder: Path, content: str | bytes, block: int = 512) -> Trace:
+BAILIAN = """\
+{"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.114, "input_length": 33, "output_length": 132, "type": "text", "turn": 2, "hash_ids": [1089, 1090, 6326]}
+{"chat_id": 160, "parent_chat_id": -1, "timestamp": 62.5, "input_length": 16, "output_length": 80, "type": "text", "turn": 1, "hash_ids": [1089]}
+{"chat_id": 161, "parent_chat_id": -1, "timestamp": 70.614, "input_length": 20, "output_length": 8, "type": "file", "turn": 1, "hash_ids": [7, 8]}
+"""  # noqa: E501
+
+
+def read(folder: Path, content: str | bytes, block: int | None = None, unit: str | None = None) -> Trace:
     path = folder / f"{hashlib.sha256(repr(content).encode()).hexdigest()[:16]}.trace"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_trace(path, block)
+    return read_trace(path, block, unit)
 
 
 def rows_of(trace: Trace) -> list[tuple[float, int, int]]:
@@ -74,6 +81,31 @@ def test_the_formats(tmp_path, content, expected, failed):
     assert list(trace.times_s) == pytest.approx([row[0] for row in expected], abs=1e-9)
     assert (trace.failed, trace.broken, trace.rows) == (failed, 0, len(expected) + failed)
     assert (trace.size, trace.sha256) == (len(content.encode()), hashlib.sha256(content.encode()).hexdigest())
+
+
+def test_the_format_tells_unit_and_block(tmp_path):
+    contents = {"Bailian": BAILIAN, "Mooncake": MOONCAKE, "BurstGPT": BURSTGPT, "Azure": AZURE}
+    told = {name: read(tmp_path, content) for name, content in contents.items()}
+    assert {name: (trace.unit, trace.block, round(trace.times_s[-1], 3)) for name, trace in told.items()} == {
+        "Bailian": ("s", 16, 9.5),
+        "Mooncake": ("ms", 512, 4.0),
+        "BurstGPT": ("s", 512, 113.0),
+        "Azure": ("date-times", 512, 86400.098),
+    }
+
+
+def test_a_doubtful_unit_is_asked_for(tmp_path):
+    """Twenty requests in 9.5 s, by the keys of Mooncake's, and nothing that tells whose they are."""
+    rows = [{"timestamp": n / 2, "input_length": 5, "output_length": 5} for n in range(20)]
+    content = "\n".join(map(json.dumps, rows))
+    sentence = (
+        r"trace does not tell the unit of its times: in ms they are 2000 requests/s on average, in s 2; "
+        r"say which with --set unit=s or --set unit=ms\.$"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        read(tmp_path, content)
+    assert read(tmp_path, content, unit="s").times_s[-1] == 9.5
+    assert read(tmp_path, content, unit="ms").times_s[-1] == 0.0095
 
 
 def test_hash_ids_belong_to_their_requests(tmp_path):
@@ -104,8 +136,8 @@ BROKEN = [
     (mooncake()[:-1], "is no JSON ("),
     ("[1, 2]", "lacks timestamp, input_length or output_length"),
     (mooncake(timestamp="absent"), "lacks timestamp, input_length or output_length"),
-    (mooncake(timestamp=True), "has no time in ms but True"),
-    (mooncake(timestamp="2024-05-10"), "has no time in ms but '2024-05-10'"),
+    (mooncake(timestamp=True), "has no time in s or ms but True"),
+    (mooncake(timestamp="2024-05-10"), "has no time in s or ms but '2024-05-10'"),
     (mooncake(input_length=-1), "has no number of tokens but -1"),
     (mooncake(input_length="600"), "has no number of tokens but '600'"),
     (mooncake(input_length=600.5), "has no number of tokens but 600.5"),
@@ -132,8 +164,8 @@ BROKEN_CSV = [
 
 @pytest.mark.parametrize("broken", [line for line, _ in BROKEN])
 def test_a_broken_row_of_mooncakes_is_skipped_and_counted(tmp_path, broken):
-    trace = read(tmp_path, f"{mooncake()}\n{broken}\n{mooncake(timestamp=2)}\n")
-    assert (rows_of(trace), trace.broken) == ([(0, 600, 5), (0.001, 600, 5)], 1)
+    trace = read(tmp_path, f"{mooncake()}\n{broken}\n{mooncake(timestamp=2001)}\n")
+    assert (rows_of(trace), trace.broken) == ([(0, 600, 5), (2, 600, 5)], 1)
     assert list(trace.hash_ids_of(1)) == [1, 2]
 
 

@@ -1,17 +1,20 @@
 """The arrival times of a recorded trace, read from a file.
 
 A trace is a text file with one time per line, or CSV with a header, or JSON lines, with a column or key of a
-name in COLUMNS, in any case. Times are seconds or ISO date-times (those without a zone are UTC), and ascend.
-Traces in milliseconds, as Mooncake's are, need `rescale`.
+name in COLUMNS, in any case. Times are numbers or ISO date-times (those without a zone are UTC), and ascend.
+
+Numbers are seconds or milliseconds. The format tells which (see FORMATS); of no format they
+are seconds, unless they are so large that they must be milliseconds since 1970. What is inferred so is held
+against the mean rate that it comes to: where the other unit is likelier, the user is asked.
 """
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import orjson
 
@@ -20,27 +23,87 @@ from vllm_locust.errors import UsageError
 COLUMNS = ("timestamp", "arrival_time", "arrived_at", "time")
 """What the times of a trace may be called."""
 
+UNITS = {"s": 1.0, "ms": 0.001}
+"""Seconds of each unit that numbers may be in."""
 
-def read_trace(path: Path, problem_prefix: str = "--arrivals") -> tuple[float, ...]:
-    """The arrival times in a file, in seconds since the first one; see the top of this module."""
+
+class Format(NamedTuple):
+    """A published format of traces: what its times are in, and whether it is never written otherwise."""
+
+    name: str
+    columns: Collection[str]
+    """What tells it apart, in lower case."""
+    unit: str
+    sure: bool = False
+
+
+FORMATS = (
+    Format("Bailian", ("chat_id", "input_length", "output_length"), "s"),
+    Format("Mooncake", ("input_length", "output_length"), "ms"),
+    Format("BurstGPT", ("request tokens", "response tokens"), "s", sure=True),
+)
+PLAIN = Format("plain", (), "s")
+
+# Requests/s on average: few traces have more, or less; of fewer requests nothing can be said.
+_MOST_RATE, _LEAST_RATE = 100.0, 0.05
+_FEWEST = 10
+# In seconds, the year 5138; in milliseconds, 1973.
+_EPOCH_MS = 1e11
+
+
+def format_of(names: Collection[str]) -> Format:
+    """The format with these columns or keys, in lower case; PLAIN for any other."""
+    return next((known for known in FORMATS if set(known.columns) <= set(names)), PLAIN)
+
+
+def unit_of(known: Format, first: float, last: float, count: int) -> str:
+    """The unit of `count` numbers from `first` to `last`. ValueError, a sentence's end, where in doubt."""
+    if first >= _EPOCH_MS:
+        return "ms"
+    unit = known.unit
+    rate = (count - 1) / ((last - first) * UNITS[unit]) if last > first else 0.0
+    doubtful = rate > _MOST_RATE if unit == "ms" else 0 < rate < _LEAST_RATE
+    if known.sure or count < _FEWEST or not doubtful:
+        return unit
+    other = "s" if unit == "ms" else "ms"
+    other_rate = rate * UNITS[unit] / UNITS[other]
+    raise ValueError(
+        f"does not tell the unit of its times: in {unit} they are {rate:.4g} requests/s on average, "
+        f"in {other} {other_rate:.4g}"
+    )
+
+
+class Times(NamedTuple):
+    """The times of a trace."""
+
+    times_s: tuple[float, ...]
+    """Since the first one."""
+    unit: str
+    """What they were written in: one of UNITS, or `date-times`."""
+
+
+def read_trace(path: Path, unit: str | None = None) -> Times:
+    """The arrival times in a file, whose numbers are in `unit` where one is given; see above."""
 
     def mistake(what: str) -> UsageError:
-        return UsageError(f"{problem_prefix} {str(path)!r} {what}")
+        return UsageError(f"--arrivals {str(path)!r} {what}")
 
     first: float | datetime | None = None
     times_s: list[float] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for line, cell in _cells(file, mistake):
+            number, line = next(((n, line) for n, line in enumerate(file, 1) if line.strip()), (0, ""))
+            known = _format(line)
+            for here_line, cell in _cells(number, line, file, mistake):
                 here = moment(cell)
                 first = here if first is None else first
                 time_s = difference_s(here, first)
                 if time_s is None:
                     like = "a date-time" if isinstance(first, datetime) else "a number of seconds"
                     like = "a number of seconds or an ISO date-time" if first is None else like
-                    raise mistake(f"has {cell!r} in line {line}, where {like} is expected")
+                    raise mistake(f"has {cell!r} in line {here_line}, where {like} is expected")
                 if times_s and time_s < times_s[-1]:
-                    raise mistake(f"goes back in time in line {line}, with {cell!r}: it must be sorted")
+                    raise mistake(f"goes back in time in line {here_line}, with {cell!r}: it must be sorted")
                 times_s.append(time_s)
     except OSError as error:
         raise mistake(f"cannot be read ({error.strerror})") from None
@@ -48,7 +111,13 @@ def read_trace(path: Path, problem_prefix: str = "--arrivals") -> tuple[float, .
         raise mistake(f"cannot be read as text or CSV ({error})") from None
     if not times_s:
         raise mistake(f"holds no arrivals: {_EXPECTED}")
-    return tuple(times_s)
+    if not isinstance(first, float):
+        return Times(tuple(times_s), "date-times")
+    try:
+        unit = unit or unit_of(known, first, first + times_s[-1], len(times_s))
+    except ValueError as doubt:
+        raise mistake(f"{doubt}; say which with --arrivals {path}:s or {path}:ms") from None
+    return Times(tuple(time * UNITS[unit] for time in times_s), unit)
 
 
 def rescale(times_s: Sequence[float], rate: float) -> tuple[float, ...]:
@@ -65,9 +134,21 @@ def rescale(times_s: Sequence[float], rate: float) -> tuple[float, ...]:
 _EXPECTED = f"expected is one time per line, or CSV or JSON lines with one of {', '.join(COLUMNS)}"
 
 
-def _cells(file: TextIO, mistake: Callable[[str], UsageError]) -> Iterator[tuple[int, object]]:
-    """The number of each line that is not blank, and what stands there for the time."""
-    first, line = next(((n, line) for n, line in enumerate(file, 1) if line.strip()), (0, ""))
+def _format(line: str) -> Format:
+    """By the first line of a file."""
+    if not line.lstrip().startswith("{"):
+        return format_of([name.strip(' "\r\n').lower() for name in line.split(",")])
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:  # told when it is read
+        return PLAIN
+    return format_of([name.lower() for name in row])
+
+
+def _cells(
+    first: int, line: str, file: TextIO, mistake: Callable[[str], UsageError]
+) -> Iterator[tuple[int, object]]:
+    """The number of each line that is not blank, and what stands there for the time; `line` is the first."""
     lines = enumerate(chain([line], file), first)
     if line.lstrip().startswith("{"):
         yield from ((n, _value(n, line, mistake)) for n, line in lines if line.strip())

@@ -1,12 +1,14 @@
 """From the text of an option to what it means. ValueError ends a sentence that says what the text is not."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from vllm_locust.core.slo import parse_goodput
 from vllm_locust.core.times import parse_time
+from vllm_locust.core.trace import UNITS
 from vllm_locust.observe.addresses import parse_metrics_url
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.variety import Adapter, Variation
@@ -42,6 +44,12 @@ def number(at_least: float) -> Callable[[Any], float]:
         return number
 
     return convert
+
+
+def trace_file(value: Any) -> tuple[Path | None, str | None]:
+    """FILE, or FILE:s and FILE:ms for the unit of its times."""
+    path, colon, unit = str(value).rpartition(":")
+    return (Path(path), unit) if colon and unit in UNITS else (Path(value), None)
 
 
 def burstiness(value: Any) -> float:

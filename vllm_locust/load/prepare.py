@@ -6,7 +6,8 @@ All that is wrong is found before any load and reported together.
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 from vllm_locust.client.ask import ServerModel, ServerTokenizer, find_model
@@ -34,6 +35,8 @@ from vllm_locust.workloads.variety import Varied
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_A_LONG_TIME_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +111,40 @@ def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:
 
 def _arrivals(settings: Settings, scenario: Scenario | None) -> Sequence[Arrivals | None]:
     """Of each phase, at the rate that the user wants."""
-    recorded = None if settings.arrivals is None else Arrivals(read_trace(settings.arrivals))
+    recorded = None
+    if settings.arrivals is not None:
+        times = read_trace(settings.arrivals, settings.arrivals_unit)
+        recorded = Arrivals(times.times_s, unit=times.unit)
     if scenario is None:
         return ()
     rate = settings.request_rate
     known = [recorded or arrivals_of(phase) for phase in scenario.phases]
-    if rate is None or not rate.is_single:
-        return known
-    return [arrivals and _at_rate(arrivals, rate.rate_at(0.0)) for arrivals in known]
+    if rate is not None and rate.is_single:
+        known = [arrivals and _at_rate(arrivals, rate.rate_at(0.0)) for arrivals in known]
+    for phase, arrivals in zip(scenario.phases, known, strict=True):
+        if arrivals is not None:
+            logger.info("%s: %s", phase.name, describe_arrivals(arrivals))
+    return known
+
+
+def describe_arrivals(arrivals: Arrivals) -> str:
+    """What a trace comes to, before anything is sent."""
+    times_s = arrivals.times_s
+    span_s = times_s[-1] - times_s[0]
+    rate = f", {(len(times_s) - 1) / span_s:.4g} requests/s on average" if span_s else ""
+    long = f" ({timedelta(seconds=round(span_s))})" if span_s >= _A_LONG_TIME_S else ""
+    return (
+        f"{len(times_s)} requests in {span_s:.6g} s{long}{rate}; the trace has its times in {arrivals.unit}."
+    )
 
 
 def _at_rate(arrivals: Arrivals, rate: float) -> Arrivals:
     """Stretched so that `rate` requests a second come on average."""
     times_s = rescale(arrivals.times_s, rate)
     if arrivals.period_s is None:
-        return Arrivals(times_s)
+        return replace(arrivals, times_s=times_s)
     stretch = times_s[-1] / (arrivals.times_s[-1] - arrivals.times_s[0])
-    return Arrivals(times_s, arrivals.period_s * stretch)
+    return replace(arrivals, times_s=times_s, period_s=arrivals.period_s * stretch)
 
 
 def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) -> Iterator[str]:

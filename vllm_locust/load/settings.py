@@ -51,6 +51,8 @@ class Settings:
     burstiness: float = 1.0
     max_concurrency: int | None = None
     arrivals: Path | None = None
+    arrivals_unit: str | None = None
+    """Of the times in that file; None: it tells by itself."""
     ladder: Sequence[float] = ()
     levels: str = "users"
     step_time_s: float | None = None
@@ -167,13 +169,16 @@ def _load_settings(reader: "_Reader", shape: str | None) -> dict[str, Any]:
     levels = reader.take("levels", convert.one_of(LEVEL_UNITS), "users")
     none: tuple[float, ...] = ()
     ladder = reader.take("ladder", lambda text: parse_levels(str(text), whole=levels == "users"), none)
+    no_file: tuple[Path | None, str | None] = (None, None)
+    arrivals, unit = reader.take("arrivals", convert.trace_file, no_file)
     if shape == "ladder" and not ladder:
         ladder = DEFAULT_LADDER
     return {
         "request_rate": reader.take("request_rate", lambda text: parse_rate(str(text)), None),
         "burstiness": reader.take("burstiness", convert.burstiness, 1.0),
         "max_concurrency": reader.take("max_concurrency", convert.whole(at_least=1), None),
-        "arrivals": reader.take("arrivals", Path, None),
+        "arrivals": arrivals,
+        "arrivals_unit": unit,
         "ladder": () if shape == "capacity" else ladder,
         "levels": levels,
         "step_time_s": reader.take("step_time", convert.time, None),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_locust.core.trace import UNITS
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads.filler import Filler, Segment, filler
 from vllm_locust.workloads.lengths import Lengths
@@ -37,7 +38,6 @@ class Replay:
     """Where in the trace the slice begins."""
     arrivals: Arrivals
     filler: Filler
-    block: int
     max_tokens: Lengths | None
     source: Mapping[str, Any]
 
@@ -69,18 +69,27 @@ class Replay:
     def _segments(self, seed: int, turn: int, position: int, tokens: int) -> Iterator[Segment]:
         *full, last = self.trace.hash_ids_of(position) or (None,)
         for hash_id in full:
-            yield Segment(self.block, (self.name, "block", seed, turn, hash_id))
+            yield Segment(self.trace.block, (self.name, "block", seed, turn, hash_id))
         key = ("request", seed, turn, position) if last is None else ("block", seed, turn, last)
-        yield Segment(tokens - self.block * len(full), (self.name, *key))
+        yield Segment(tokens - self.trace.block * len(full), (self.name, *key))
 
 
 def replay(
-    name: str, context: Context, *, speed: float, start_s: float, seconds: float, loop: bool, block: int
+    name: str,
+    context: Context,
+    *,
+    speed: float,
+    start_s: float,
+    seconds: float,
+    loop: bool,
+    block: int,
+    unit: str,
 ) -> Replay:
     """The trace at `context.dataset_path`, or the small one of the package, `speed` times as fast as it was.
 
     Of it the `seconds` from `start_s` on by its own clock, which begins at its first request; 0 seconds are
-    all that follow. With `loop` it begins again, one mean gap behind its last request.
+    all that follow. With `loop` it begins again, one mean gap behind its last request. What a hash
+    id stands for (`block` tokens) and the `unit` of its times the format tells, where they are 0 and empty.
     """
     if context.input_len is not None:
         raise UsageError(
@@ -89,8 +98,10 @@ def replay(
         )
     if speed == 0:
         raise UsageError(f"--set speed=0: the speed of scenario {name} is a number of more than 0")
+    if unit and unit not in UNITS:
+        raise UsageError(f"--set unit={unit}: the unit of scenario {name} is {' or '.join(UNITS)}")
     path = context.dataset_path or SMALL_TRACE
-    trace = read_trace(path, block)
+    trace = read_trace(path, block or None, unit or None)
     first, behind = _slice(path, trace, start_s, seconds)
     start_s = trace.times_s[first]
     times_s = array("d", ((time_s - start_s) / speed for time_s in trace.times_s[first:behind]))
@@ -101,9 +112,8 @@ def replay(
         name=name,
         trace=trace,
         first=first,
-        arrivals=Arrivals(times_s, _period_s(path, times_s) if loop else None),
+        arrivals=Arrivals(times_s, _period_s(path, times_s) if loop else None, trace.unit),
         filler=filled,
-        block=block,
         max_tokens=context.max_tokens,
         source={
             "path": str(path),
@@ -113,6 +123,7 @@ def replay(
             "kept": len(times_s),
             "filtered": trace.failed + len(trace) - len(times_s),
             "skipped": trace.broken,
+            "unit": trace.unit,
         },
     )
 

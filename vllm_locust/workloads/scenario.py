@@ -75,6 +75,8 @@ class Arrivals:
     times_s: Sequence[float]
     period_s: float | None = None
     """After so long it begins again, and again; None: it is sent once."""
+    unit: str = "s"
+    """What the trace has them in: s, ms or date-times."""
 
 
 class Scenario(Protocol):

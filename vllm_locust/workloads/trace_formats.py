@@ -1,12 +1,14 @@
 """Recorded traffic in the formats it is published in: when requests came, and how long they were.
 
     Mooncake    JSON lines, {"timestamp": ms, "input_length": ..., "output_length": ..., "hash_ids": [...]};
-                a hash id stands for a block of so many tokens, and equal ones for equal blocks
+                a hash id stands for a block of so many tokens (512), and equal ones for equal blocks
+    Bailian     the same with timestamp in s, "chat_id" and other keys, and blocks of 16 tokens
     BurstGPT    CSV with Timestamp (s), Request tokens, Response tokens, and other columns
     Azure       CSV with TIMESTAMP (a date-time), ContextTokens, GeneratedTokens
 
-Which one a file is, its first line says. A line is a row, and a row that is broken spoils no other one.
-Traces have millions of them: they are read as they come, and kept as arrays of numbers.
+Which one a file is, its first line says; what the unit of its times is, `core.trace`. A line is a row, and a
+row that is broken spoils no other one. Traces have millions of them: they are read as they come, and kept as
+arrays of numbers.
 """
 
 from array import array
@@ -20,20 +22,23 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from vllm_locust.core.trace import difference_s, moment
+from vllm_locust.core.trace import PLAIN, UNITS, Format, difference_s, format_of, moment, unit_of
 from vllm_locust.errors import UsageError
 from vllm_locust.workloads.datasets.file import DataFile
 from vllm_locust.workloads.datasets.hub import local_file
 
 EXPECTED = (
-    "known are Mooncake's JSON lines (timestamp in ms, input_length, output_length, hash_ids), BurstGPT's "
-    "CSV (Timestamp, Request tokens, Response tokens) and Azure's (TIMESTAMP, ContextTokens, GeneratedTokens)"
+    "known are Mooncake's JSON lines (timestamp in ms, input_length, output_length, hash_ids), Bailian's "
+    "(the same with chat_id, and in s), BurstGPT's CSV (Timestamp, Request tokens, Response tokens) and "
+    "Azure's (TIMESTAMP, ContextTokens, GeneratedTokens)"
 )
 
 _CSV_COLUMNS = (
     ("timestamp", "request tokens", "response tokens"),
     ("timestamp", "contexttokens", "generatedtokens"),
 )
+_BLOCKS = {"Bailian": 16}
+_USUAL_BLOCK = 512
 _MOST_TOKENS = 1 << 30
 # One broken row in ten is too many, as soon as there are ten.
 _FEWEST_ROWS = 10
@@ -43,7 +48,7 @@ class Row(NamedTuple):
     """What a line of a trace says."""
 
     at: float | datetime
-    """Seconds, or a date-time."""
+    """In the trace's unit, or a date-time."""
     input_tokens: int
     output_tokens: int
     hash_ids: Sequence[int] = ()
@@ -68,6 +73,10 @@ class Trace:
     """Rows without an output: requests that the recorded service did not answer."""
     broken: int
     """Rows that are no request at all."""
+    block: int
+    """Tokens that a hash id stands for."""
+    unit: str
+    """What its times were written in, see `core.trace.Times`."""
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -87,35 +96,45 @@ _Parse = Callable[[str], Row]
 
 
 @lru_cache(maxsize=2)
-def read_trace(path: Path, block: int) -> Trace:
-    """Read a trace whose hash ids stand for `block` tokens each. UsageError where it is none."""
+def read_trace(path: Path, block: int | None = None, unit: str | None = None) -> Trace:
+    """Read a trace whose hash ids stand for `block` tokens each, and whose times are in `unit`.
+
+    Neither has to be given: the format tells. UsageError where it is no trace, or the unit is doubtful.
+    """
     file = DataFile(local_file(path), name=str(path))
-    columns = _Columns()
-    columns.read(file.name, file.lines(tolerant=True), block)
-    if not columns.times_s:
+    columns = _Columns(block)
+    columns.read(file.name, file.lines(tolerant=True))
+    if not columns.times:
         raise UsageError(f"{path} holds no requests; {EXPECTED}")
-    return columns.in_order(file.bytes_read, file.sha256)
+    return columns.in_order(str(path), unit, file.bytes_read, file.sha256)
 
 
 class _Columns:
     """A trace that is being read."""
 
-    def __init__(self) -> None:
-        self.times_s = array("d")
+    def __init__(self, block: int | None) -> None:
+        self.times = array("d")
+        """Since the first row, in the trace's unit; seconds between date-times."""
         self.input_tokens, self.output_tokens = array("i"), array("i")
         self.hash_ids, self.ends = array("Q"), array("q")
         self.failed = self.broken = 0
+        self._format = PLAIN
+        self._block = block or _USUAL_BLOCK
+        self._is_given = block is not None
         self._first: float | datetime | None = None
         self._first_problem = ""
 
-    def read(self, name: str, lines: Iterable[str], block: int) -> None:
+    def read(self, name: str, lines: Iterable[str]) -> None:
         parse: _Parse | None = None
         rows = 0
         for number, line in enumerate(lines, 1):
             if not (line := line.strip()):
                 continue
             if parse is None:
-                parse, is_header = _parser(name, line, block)
+                self._format = _format(line)
+                if not self._is_given:
+                    self._block = _BLOCKS.get(self._format.name, _USUAL_BLOCK)
+                parse, is_header = _parser(name, line, self._block)
                 if is_header:
                     continue
             rows += 1
@@ -124,7 +143,7 @@ class _Columns:
             except ValueError as error:
                 self.broken += 1
                 self._first_problem = self._first_problem or f"line {number}, which {error}"
-        if self.broken and (not self.times_s or (rows >= _FEWEST_ROWS and self.broken * 10 > rows)):
+        if self.broken and (not self.times or (rows >= _FEWEST_ROWS and self.broken * 10 > rows)):
             raise UsageError(
                 f"{name}: {self.broken} of {rows} rows are broken, the first of them {self._first_problem}; "
                 f"{EXPECTED}"
@@ -132,33 +151,35 @@ class _Columns:
 
     def _add(self, row: Row) -> None:
         self._first = row.at if self._first is None else self._first
-        time_s = difference_s(row.at, self._first)
-        if time_s is None:
+        time = difference_s(row.at, self._first)
+        if time is None:
             raise ValueError(f"has a time of another kind than the first row: {row.at}")
         if not row.output_tokens:
             self.failed += 1
             return
         if not row.input_tokens:
             raise ValueError("has an answer to no input tokens")
-        self.times_s.append(time_s)
+        self.times.append(time)
         self.input_tokens.append(row.input_tokens)
         self.output_tokens.append(row.output_tokens)
         self.hash_ids.extend(row.hash_ids)
         self.ends.append(len(self.hash_ids))
 
-    def in_order(self, size: int, sha256: str) -> Trace:
+    def in_order(self, path: str, unit: str | None, size: int, sha256: str) -> Trace:
         """The trace; a few rows are out of order in some of them."""
-        times_s, ids, ends = self.times_s, self.hash_ids, self.ends
-        order: Sequence[int] = range(len(times_s))
-        if any(later < earlier for earlier, later in pairwise(times_s)):
-            order = sorted(order, key=times_s.__getitem__)
+        times, ids, ends = self.times, self.hash_ids, self.ends
+        order: Sequence[int] = range(len(times))
+        if any(later < earlier for earlier, later in pairwise(times)):
+            order = sorted(order, key=times.__getitem__)
             ids, ends = array("Q"), array("q")
             for row in order:
                 ids.extend(self.hash_ids[self.ends[row - 1] if row else 0 : self.ends[row]])
                 ends.append(len(ids))
-        first_s = times_s[order[0]]
+        first = times[order[0]]
+        unit = self._unit(path, unit, first, times[order[-1]])
+        scale = UNITS.get(unit, 1.0)
         return Trace(
-            times_s=array("d", (times_s[row] - first_s for row in order)),
+            times_s=array("d", ((times[row] - first) * scale for row in order)),
             input_tokens=array("i", map(self.input_tokens.__getitem__, order)),
             output_tokens=array("i", map(self.output_tokens.__getitem__, order)),
             hash_ids=ids,
@@ -167,7 +188,26 @@ class _Columns:
             sha256=sha256,
             failed=self.failed,
             broken=self.broken,
+            block=self._block,
+            unit=unit,
         )
+
+    def _unit(self, path: str, given: str | None, first: float, last: float) -> str:
+        if not isinstance(self._first, float):
+            return "date-times"
+        try:
+            return given or unit_of(self._format, self._first + first, self._first + last, len(self.times))
+        except ValueError as doubt:
+            raise UsageError(f"{path} {doubt}; say which with --set unit=s or --set unit=ms") from None
+
+
+def _format(first_line: str) -> Format:
+    if not first_line.startswith("{"):
+        return format_of([_bare(cell).lower() for cell in first_line.split(",")])
+    try:
+        return format_of(orjson.loads(first_line))
+    except orjson.JSONDecodeError:  # a broken row like any other
+        return format_of(("input_length", "output_length"))
 
 
 def _parser(name: str, first_line: str, block: int) -> tuple[_Parse, bool]:
@@ -196,18 +236,18 @@ def _csv(line: str, *, time: int, inputs: int, outputs: int) -> Row:
 def _mooncake(line: str, *, block: int) -> Row:
     try:
         row = orjson.loads(line)
-        time_ms, tokens, output_tokens = row["timestamp"], row["input_length"], row["output_length"]
+        time, tokens, output_tokens = row["timestamp"], row["input_length"], row["output_length"]
         hash_ids = row.get("hash_ids")
     except orjson.JSONDecodeError as error:
         raise ValueError(f"is no JSON ({error})") from None
     except (KeyError, TypeError):
         raise ValueError("lacks timestamp, input_length or output_length") from None
-    at = None if isinstance(time_ms, str) else moment(time_ms)
+    at = None if isinstance(time, str) else moment(time)
     if not isinstance(at, float):
-        raise ValueError(f"has no time in ms but {time_ms!r}")
+        raise ValueError(f"has no time in s or ms but {time!r}")
     tokens = _tokens(tokens)
     if hash_ids is None:
-        return Row(at / 1000, tokens, _tokens(output_tokens))
+        return Row(at, tokens, _tokens(output_tokens))
     blocks = -(-tokens // block)
     if not isinstance(hash_ids, list) or len(hash_ids) != blocks:
         found = f"{len(hash_ids)} hash ids" if isinstance(hash_ids, list) else "no list of hash ids"
@@ -216,7 +256,7 @@ def _mooncake(line: str, *, block: int) -> Row:
             "(--set block=N sets another size)"
         )
     try:
-        return Row(at / 1000, tokens, _tokens(output_tokens), array("Q", hash_ids))
+        return Row(at, tokens, _tokens(output_tokens), array("Q", hash_ids))
     except (TypeError, OverflowError):
         raise ValueError("has hash ids that are no whole numbers from 0 on") from None
 
