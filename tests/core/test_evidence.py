@@ -428,6 +428,8 @@ def test_a_finding_in_words_and_for_json():
         "slo": "p95_ttft_ms<500",
         "outcome": "missed",
         "close": False,
+        "few": False,
+        "takes": None,
         "value": pytest.approx(900),
         "share": 0.9,
         "needed": 0.95,
@@ -436,6 +438,8 @@ def test_a_finding_in_words_and_for_json():
         "trials": 1000,
         "worth": end.worth,
         "failed": 0,
+        "surely": 900.0,
+        "possibly": 900.0,
         "sentence": end.sentence,
     }
     almost = Finding(Slo("p99_ttft_ms", "<", 5.0, 99.0), "met", 4.0, 30000, 30000, 29999, 0.99)

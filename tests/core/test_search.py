@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from vllm_locust.core.evidence import Evidence, Finding
 from vllm_locust.core.search import MAX_PROBES, Answer, CapacitySearch, Probe
 from vllm_locust.core.share import share_interval
 from vllm_locust.core.slo import Slo
+from vllm_locust.core.trials import Hiccup
 from vllm_locust.errors import UsageError
 
 P99 = Slo("p99_ttft_ms", "<", 500.0, 99.0)
@@ -67,13 +69,14 @@ def capacity(limit: float) -> Callable[[float], Probe]:
 
 def test_how_a_search_goes():
     search = CapacitySearch()
-    assert run(search, capacity(11)) == [1, 2, 4, 8, 16, 12, 10, 11]
+    assert run(search, capacity(11)) == [1, 2, 4, 8, 16, 12, 10, 11, 12, 6]
     answer = search.answer
-    assert (answer.level, answer.missed_at, answer.close) == (11, 12, False)
+    assert (answer.level, answer.missed_at, answer.certain, answer.close) == (11, 12, 11, False)
+    assert answer.undecided is None
     assert (answer.ended, answer.reason) == ("narrowed", "11 met and 12 missed")
-    assert answer.broke_first == (MISSED,)
-    assert [probe.level for probe in answer.probes] == [1, 2, 4, 8, 16, 12, 10, 11]
-    assert [level.level for level in answer.levels] == [1, 2, 4, 8, 10, 11, 12, 16]
+    assert answer.broke_first == (counted(1800, 2000),)
+    assert [probe.level for probe in answer.probes] == [1, 2, 4, 8, 16, 12, 10, 11, 12, 6]
+    assert [level.level for level in answer.levels] == [1, 2, 4, 6, 8, 10, 11, 12, 16]
     assert (answer.client_limit, answer.collapsed) == (None, None)
 
 
@@ -86,7 +89,7 @@ def test_every_number_of_users_is_found(truth, start):
     assert answer.level <= truth < answer.missed_at
     assert answer.missed_at - answer.level <= max(1, 0.05 * answer.level)
     assert all(isinstance(level, int) for level in asked)
-    assert len(asked) <= 2 + abs(math.log2(truth / start)) + 6
+    assert len(asked) <= 4 + abs(math.log2(truth / start)) + 6
 
 
 @given(st.floats(0.05, 5000), st.floats(0.5, 100), st.sampled_from([0.01, 0.05, 0.3]))
@@ -102,7 +105,7 @@ def test_every_rate_is_found(truth, start, resolution):
 
 def test_the_limit_of_the_search_can_be_met():
     search = CapacitySearch(3, limit=20)
-    assert run(search, capacity(99)) == [3, 6, 12, 20]
+    assert run(search, capacity(99)) == [3, 6, 12, 20, 16]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (20, None, "limit")
     assert answer.broke_first == ()
@@ -110,34 +113,37 @@ def test_the_limit_of_the_search_can_be_met():
 
 def test_a_limit_that_is_close_is_an_end_like_any_other():
     search = CapacitySearch(4, limit=4)
-    assert run(search, lambda level: probe(level, CLOSE_MET)) == [4, 4, 4]
-    assert (search.answer.level, search.answer.close, search.answer.ended) == (4, True, "limit")
+    assert run(search, lambda level: probe(level, CLOSE_MET)) == [4, 4, 4, 2, 3, 3, 3]
+    answer = search.answer
+    assert (answer.level, answer.close, answer.ended) == (4, True, "limit")
+    assert answer.undecided == "that 4 met is close"
 
 
 def test_below_a_limit_the_edge_is_found_as_without():
     search = CapacitySearch(limit=20.7)
-    assert run(search, capacity(18)) == [1, 2, 4, 8, 16, 20, 18, 19]
+    assert run(search, capacity(18)) == [1, 2, 4, 8, 16, 20, 18, 19, 19, 12]
     assert search.answer.level == 18
 
 
 def test_a_start_that_misses_is_followed_by_lower_levels():
     search = CapacitySearch(50)
-    assert run(search, capacity(9)) == [50, 25, 12, 6, 9, 10]
+    assert run(search, capacity(9)) == [50, 25, 12, 6, 9, 10, 10, 3]
     assert search.answer.level == 9
 
 
 def test_down_to_one_user_and_then_there_is_none():
     search = CapacitySearch(10)
-    assert run(search, capacity(0)) == [10, 5, 2, 1]
+    assert run(search, capacity(0)) == [10, 5, 2, 1, 1]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (None, 1, "none")
     assert answer.reason == "even 1 missed"
-    assert answer.broke_first == (MISSED,)
+    assert answer.broke_first == (counted(1800, 2000),)
+    assert answer.undecided is None
 
 
 def test_down_to_a_64th_of_a_rate():
     search = CapacitySearch(16, whole=False)
-    assert run(search, capacity(0)) == [16, 8, 4, 2, 1, 0.5, 0.25]
+    assert run(search, capacity(0)) == [16, 8, 4, 2, 1, 0.5, 0.25, 0.25]
     assert search.answer.level is None
 
 
@@ -152,12 +158,10 @@ def test_a_wide_bracket_is_halved_by_ratio_and_a_narrow_one_by_difference():
 
 
 @pytest.mark.parametrize("truth", [1, 2, 3, 11, 15, 31])
-def test_a_miss_that_caps_the_search_alone_is_looked_at_once_more(truth):
+def test_the_miss_that_caps_the_answer_is_looked_at_once_more(truth):
     search = CapacitySearch()
     asked = run(search, capacity(truth))
-    highest = 2 ** math.ceil(math.log2(truth + 1))
-    alone = truth + 1 == highest
-    assert asked.count(highest) == (2 if alone else 1)
+    assert [level for level in asked if asked.count(level) == 2] == [truth + 1] * 2
 
 
 def test_a_passing_hiccup_does_not_halve_the_answer():
@@ -167,7 +171,7 @@ def test_a_passing_hiccup_does_not_halve_the_answer():
         return probe(level, next(hiccup, MET) if level == 4 else MET if level <= 40 else MISSED)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 3, 4, 4, 8, 16, 32, 64, 48, 40, 44, 42]
+    assert run(search, server) == [1, 2, 4, 3, 4, 4, 8, 16, 32, 64, 48, 40, 44, 42, 42, 24]
     answer = search.answer
     assert (answer.level, answer.missed_at) == (40, 42)  # within 5 %
     (four,) = [level for level in answer.levels if level.level == 4]
@@ -179,9 +183,10 @@ def test_an_end_that_is_close_is_probed_three_times_and_its_counts_are_pooled():
         return probe(level, MET if level < 5 else CLOSE_MET if level == 5 else MISSED)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5, 5]
+    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5, 5, 6, 3]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.close) == (5, 6, True)
+    assert (answer.certain, answer.undecided) == (4, None)
     (level,) = [level for level in answer.levels if level.level == 5]
     assert (level.findings[0].trials, level.findings[0].inside) == (900, 894)
 
@@ -194,7 +199,7 @@ def test_pooling_ends_the_repeats_as_soon_as_it_decides():
         return probe(level, open_alone if level <= 5 else MISSED)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5]
+    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5, 6, 3]
     assert not search.answer.close
 
 
@@ -206,7 +211,7 @@ def test_close_levels_on_the_way_are_not_repeated():
         return probe(level, few if level <= 8 else MET if level <= 24 else MISSED)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 16, 32, 24, 28, 26, 25]
+    assert run(search, server) == [1, 2, 4, 8, 16, 32, 24, 28, 26, 25, 25, 20]
     assert (search.answer.level, search.answer.close) == (24, False)
 
 
@@ -217,7 +222,7 @@ def test_an_end_that_turns_round_moves_the_search_on():
         return probe(level, next(five, MET) if level == 5 else MET if level <= 6 else MISSED)
 
     search = CapacitySearch(5)
-    assert run(search, server) == [5, 2, 3, 4, 5, 10, 8, 6, 7]
+    assert run(search, server) == [5, 2, 3, 4, 5, 10, 8, 6, 7, 7, 1]
     assert (search.answer.level, search.answer.missed_at) == (6, 7)
 
 
@@ -234,19 +239,17 @@ def test_the_objective_that_broke_first_is_the_worst_one_of_the_smallest_miss():
     search = CapacitySearch()
     run(search, server)
     assert search.answer.level == 11
-    assert search.answer.broke_first == (other, MISSED)
+    assert [finding.slo for finding in search.answer.broke_first] == [other.slo, P99]
 
 
 def test_a_broken_maximum_needs_no_second_look():
     search = CapacitySearch()
-    assert run(search, lambda level: probe(level, maximum(level > 15))) == [1, 2, 4, 8, 16, 12, 14, 15]
+    assert run(search, lambda level: probe(level, maximum(level > 15))) == [1, 2, 4, 8, 16, 12, 14, 15, 10]
     assert search.answer.broke_first == (maximum(True),)
 
 
 def invalid(level: float) -> Probe:
-    return probe(
-        level, MISSED, client="invalid", client_reasons=("the process 'client' used 99 % of a core",)
-    )
+    return probe(level, MISSED, not_the_load="the client sent requests 900 ms late")
 
 
 def test_an_invalid_client_says_nothing_about_the_server():
@@ -255,10 +258,7 @@ def test_an_invalid_client_says_nothing_about_the_server():
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended, answer.client_limit) == (4, None, "client", 8)
     assert answer.broke_first == ()
-    assert answer.reason == (
-        "at 8 the client could not measure any more, which says nothing about the server: "
-        "the process 'client' used 99 % of a core"
-    )
+    assert answer.reason == ("at 8 the client sent requests 900 ms late")
 
 
 def test_an_invalid_client_right_at_the_start():
@@ -274,7 +274,7 @@ def test_a_client_that_was_invalid_once_is_forgiven():
         return invalid(level) if level == 8 and next(first, False) else capacity(9)(level)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 8, 16, 12, 10, 9]
+    assert run(search, server) == [1, 2, 4, 8, 8, 16, 12, 10, 9, 10, 6]
     assert search.answer.level == 9
 
 
@@ -291,7 +291,7 @@ def test_an_invalid_repeat_leaves_the_level_to_what_was_told_before():
         return invalid(2) if any(p.level == 2 for p in search.answer.probes) else probe(2, CLOSE_MET)
 
     search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 3, 2, 2]
+    assert run(search, server) == [1, 2, 4, 3, 2, 2, 3]
     assert (search.answer.level, search.answer.close, search.answer.ended) == (2, True, "narrowed")
 
 
@@ -302,7 +302,7 @@ def broken(level: float) -> Probe:
 def test_a_collapse_is_a_miss_and_is_approached_from_well_below():
     search = CapacitySearch()
     asked = run(search, lambda level: broken(level) if level > 30 else probe(level, MET))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 23, 25, 27, 28, 29, 30, 31]
+    assert asked == [1, 2, 4, 8, 16, 32, 20, 23, 25, 27, 28, 29, 30, 31, 12]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (30, 31, "narrowed")
     assert answer.collapsed == "all 12 requests failed, most with connect (refused)"
@@ -312,24 +312,117 @@ def test_below_a_collapse_an_ordinary_edge_is_found():
     search = CapacitySearch()
     server = capacity(19)
     asked = run(search, lambda level: broken(level) if level > 30 else server(level))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 18, 19]
+    assert asked == [1, 2, 4, 8, 16, 32, 20, 18, 19, 20, 12]
     assert (search.answer.level, search.answer.missed_at, search.answer.collapsed) == (19, 20, None)
 
 
-def test_two_collapses_in_a_row_end_the_search():
+def test_after_two_collapses_in_a_row_one_looks_whether_the_server_is_still_there():
     search = CapacitySearch()
-    assert run(search, lambda level: broken(level) if level > 17 else probe(level, MET)) == [
-        1,
-        2,
-        4,
-        8,
-        16,
-        32,
-        20,
-    ]
+    asked = run(search, lambda level: broken(level) if level > 17 else probe(level, MET))
+    assert asked == [1, 2, 4, 8, 16, 32, 20, 16, 17, 18, 12]
+    assert (search.answer.level, search.answer.missed_at, search.answer.ended) == (17, 18, "narrowed")
+
+
+def test_a_server_that_is_gone_ends_the_search():
+    search = CapacitySearch()
+    gone = []
+
+    def server(level: float) -> Probe:
+        gone.extend([True] * (level > 17))
+        return broken(level) if gone else probe(level, MET)
+
+    assert run(search, server) == [1, 2, 4, 8, 16, 32, 20, 16]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (16, 20, "collapsed")
-    assert answer.reason == "the server broke down twice in a row"
+    assert answer.undecided == "the server broke down at 16, which had met before"
+
+
+def with_hiccup() -> Finding:
+    return replace(MISSED, hiccup=Hiccup(90, 100, 3.0))
+
+
+def test_a_hiccup_is_set_aside_when_its_repeat_has_none():
+    hiccups = iter([with_hiccup()])
+
+    def server(level: float) -> Probe:
+        return probe(level, next(hiccups, MET) if level == 12 else MET if level <= 14 else MISSED)
+
+    search = CapacitySearch()
+    assert run(search, server) == [1, 2, 4, 8, 16, 12, 12, 14, 15, 15, 10]
+    answer = search.answer
+    assert (answer.level, answer.missed_at, answer.close) == (14, 15, False)
+    (twelve,) = [level for level in answer.levels if level.level == 12]
+    assert (twelve.outcome, twelve.close, twelve.asked) == ("met", False, 2)
+    assert twelve.hiccups == (
+        "90 of the 100 requests outside were under way in one stretch of 3.0 s for p99_ttft_ms<500",
+    )
+
+
+def test_what_comes_again_is_no_hiccup():
+    search = CapacitySearch()
+    asked = run(search, lambda level: probe(level, with_hiccup() if level > 8 else MET))
+    assert asked == [1, 2, 4, 8, 16, 16, 12, 12, 10, 10, 9, 9, 6]
+    answer = search.answer
+    assert (answer.level, answer.missed_at, answer.close, answer.undecided) == (8, 9, False, None)
+    assert all(level.hiccups == () for level in answer.levels)
+
+
+def test_a_bad_island_below_the_answer_is_looked_for_in_the_widest_gap():
+    search = CapacitySearch()
+    asked = run(search, lambda level: probe(level, MISSED if level in (10, 11) or level > 12 else MET))
+    assert asked == [1, 2, 4, 8, 16, 12, 14, 13, 13, 10, 10, 12, 9]
+    answer = search.answer
+    assert (answer.level, answer.missed_at, answer.undecided) == (9, 10, None)
+    assert [level.level for level in answer.levels if level.outcome == "met"] == [1, 2, 4, 8, 9, 12]
+
+
+def blurred(surely: int, possibly: int) -> Finding:
+    low, high = share_interval(surely, 1000, 0.99)[0], share_interval(possibly, 1000, 0.99)[1]
+    return replace(
+        CLOSE_MET, trials=1000, worth=1000, inside=995, low=low, high=high, least=surely, most=possibly
+    )
+
+
+def test_a_client_whose_error_leaves_both_outcomes_open_cannot_tell():
+    search = CapacitySearch()
+    assert run(search, lambda level: probe(level, blurred(900, 1000) if level > 2 else MET)) == [1, 2, 4, 4]
+    answer = search.answer
+    assert (answer.level, answer.missed_at, answer.ended, answer.client_limit) == (2, None, "client", 4)
+    assert answer.undecided == (
+        "at 4 the client's own error leaves it open whether p99_ttft_ms<500 is met: 90 to 100 % of requests "
+        "were inside, 99 % needed"
+    )
+
+
+def test_an_error_that_changes_nothing_is_none():
+    search = CapacitySearch()
+    surely_met = replace(MET, least=999, most=1000)
+    surely_missed = replace(MISSED, least=800, most=940)
+    run(search, lambda level: probe(level, surely_met if level <= 5 else surely_missed))
+    assert (search.answer.level, search.answer.undecided) == (5, None)
+
+
+def test_an_answer_of_too_few_requests_is_undecided():
+    few = counted(50, 50)
+    search = CapacitySearch()
+    asked = run(search, lambda level: probe(level, few if level <= 8 else MISSED))
+    assert asked == [1, 2, 4, 8, 16, 12, 10, 9, 8, 8, 9]
+    answer = search.answer
+    assert (answer.level, answer.certain) == (8, None)
+    (eight,) = [level for level in answer.levels if level.level == 8]
+    assert (eight.close, eight.few) == (True, True)
+    (finding,) = eight.findings
+    assert (
+        answer.undecided == f"that 8 met comes from too few requests, it takes some {finding.takes} requests"
+    )
+    assert share_interval(finding.takes, finding.takes, 0.99)[0] > 0.99
+    assert 400 < finding.takes < 450
+
+
+def test_what_was_broken_off_is_undecided():
+    search = CapacitySearch()
+    search.take(probe(1, MET))
+    assert search.answer.undecided == "the search was broken off before its end"
 
 
 def test_a_start_that_collapses_ends_the_search():
@@ -343,7 +436,7 @@ def test_a_start_that_collapses_ends_the_search():
 def test_an_invalid_client_cannot_accuse_the_server_of_a_collapse():
     search = CapacitySearch()
     search.take(probe(1, MET))
-    search.take(probe(2, MISSED, collapsed="all failed", client="invalid"))
+    search.take(probe(2, MISSED, collapsed="all failed", not_the_load="late"))
     assert search.next_level() == 2
 
 
@@ -417,7 +510,7 @@ def somehow(random: Random, level: float) -> Probe:
     """A probe with any outcome."""
     kind = random.random()
     if kind < 0.1:
-        return probe(level, client="invalid")
+        return probe(level, not_the_load="late")
     if kind < 0.15:
         return probe(level, MISSED, maximum(True), collapsed="all failed")
     trials = random.choice([3, 60, 400, 2000])
@@ -431,7 +524,7 @@ def somehow(random: Random, level: float) -> Probe:
     st.sampled_from([1, 7, 100]),
     st.sampled_from([100, math.inf]),
 )
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_whatever_the_server_does_the_search_ends_and_its_answer_makes_sense(random, whole, start, limit):
     search = CapacitySearch(start, limit, whole)
     asked = run(search, lambda level: somehow(random, level))
@@ -440,7 +533,7 @@ def test_whatever_the_server_does_the_search_ends_and_its_answer_makes_sense(ran
     answer = search.answer
     assert answer.ended != "running"
     assert len(answer.probes) == len(asked)
-    assert max(asked.count(level) for level in asked) <= 4
+    assert max(asked.count(level) for level in asked) <= 5
     by_level = {level.level: level for level in answer.levels}
     if answer.level is not None:
         assert by_level[answer.level].outcome == "met"
@@ -484,13 +577,15 @@ def searched(seed: int, truth: float) -> Answer:
 
 def test_answers_under_noise_are_near_the_truth():
     """The truth is 24.5, and a user more or less changes the 1 % outside by a third."""
-    answers = [searched(seed, 24.5) for seed in range(60)]
+    answers = [searched(seed, 24.5) for seed in range(40)]
     assert all(23 <= answer.level <= 26 for answer in answers)
     right = [answer for answer in answers if answer.level == 24]
     assert len(right) >= 0.85 * len(answers)
     # Whoever does not call itself close errs as rarely as the intervals do.
     assert sum(not answer.close for answer in answers if answer not in right) <= 0.05 * len(answers)
-    assert sum(len(answer.probes) for answer in answers) <= 13 * len(answers)
+    assert sum(len(answer.probes) for answer in answers) <= 16 * len(answers)
+    assert sum(answer.undecided is not None for answer in answers) <= 0.05 * len(answers)
+    assert all(answer.certain <= 24 for answer in answers if answer.undecided is None)
 
 
 def test_how_an_answer_is_written_down():
@@ -501,7 +596,9 @@ def test_how_an_answer_is_written_down():
     assert list(data) == [
         "level",
         "missed_at",
+        "certain",
         "close",
+        "undecided",
         "ended",
         "reason",
         "client_limit",
@@ -515,7 +612,10 @@ def test_how_an_answer_is_written_down():
         "level": 2,
         "outcome": "met",
         "close": False,
+        "few": False,
         "probes": 1,
+        "seconds": 30.0,
+        "hiccups": [],
         "collapsed": None,
         "findings": [MET.to_dict()],
     }
@@ -523,10 +623,13 @@ def test_how_an_answer_is_written_down():
         "level": 4,
         "outcome": "missed",
         "close": False,
+        "few": False,
+        "hiccup": None,
         "requests": 1000,
         "seconds": 30.0,
         "client": "degraded",
         "client_reasons": ["busy"],
+        "cannot_tell": None,
         "collapsed": None,
         "findings": [MISSED.to_dict()],
         "numbers": {},

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from vllm_locust.core.evidence import Evidence, Finding
 from vllm_locust.core.search import Answer, CapacitySearch, Probe
 from vllm_locust.core.slo import Slo
+from vllm_locust.core.trials import Hiccup
 from vllm_locust.report.capacity import WIDTH, render_answer, render_probe
 
 TTFT = Slo("p99_ttft_ms", "<", 500.0, 99.0)
@@ -25,6 +27,9 @@ def ttft(value, inside, *, close=False, trials=1000, failed=0, worth=400.0) -> F
 def tpot(value) -> Finding:
     outcome, inside = ("met", 1000) if value < 50 else ("missed", 900)
     return Finding(TPOT, outcome, value, 1000, 1000.0, inside, 0.99)
+
+
+FINE = ttft(300.0, 1000)
 
 
 def probe(level, *findings, seconds=31.04, rate=None, **more) -> Probe:
@@ -47,6 +52,10 @@ PROBES = (
     probe(26, ttft(540.0, 975), tpot(47.5), rate=14.7),
     probe(25, ttft(512.3, 984, close=True), tpot(45.5), seconds=60.0, rate=14.3),
     probe(24, ttft(483.0, 990, close=True), tpot(44.1), seconds=60.0, rate=14.1),
+    probe(24, ttft(483.0, 990, close=True), tpot(44.1), seconds=60.0, rate=14.1),
+    probe(25, ttft(512.3, 984, close=True), tpot(45.5), seconds=60.0, rate=14.3),
+    probe(25, ttft(512.3, 984, close=True), tpot(45.5), seconds=60.0, rate=14.3),
+    probe(23, ttft(450.0, 1000), tpot(43.0), rate=13.9),
 )
 
 
@@ -71,9 +80,18 @@ PROBES = (
             "1 user: missed (1000 requests in 31.0 s, client degraded); p99_ttft_ms<500: n/a x",
         ),
         (
-            probe(64, ttft(2.0, 1000), client="invalid", client_reasons=("CPU at 99 %", "2 requests lost")),
-            "64 users: says nothing about the server, the client could not measure: CPU at 99 %; "
-            "2 requests lost (1000 requests in 31.0 s)",
+            probe(64, ttft(2.0, 1000), not_the_load="the client could not send 200 of 1200 requests"),
+            "64 users: says nothing about the server: the client could not send 200 of 1200 requests "
+            "(1000 requests in 31.0 s)",
+        ),
+        (
+            probe(64, ttft(27.9, 200, trials=200, close=True)),
+            "64 users: met, but of too few requests (1000 requests in 31.0 s); p99_ttft_ms<500: 27.9 ?",
+        ),
+        (
+            probe(64, replace(ttft(900.0, 900), hiccup=Hiccup(90, 100, 3.1))),
+            "64 users: missed (1000 requests in 31.0 s); p99_ttft_ms<500: 900.0 x; 90 of the 100 requests "
+            "outside were under way in one stretch of 3.1 s for p99_ttft_ms<500: once more",
         ),
         (
             probe(64, ttft(2.0, 0), collapsed="all 12 requests failed, most with connect (refused)"),
@@ -101,16 +119,20 @@ probe  users  requests  failed  seconds  req/s   outcome  p99_ttft_ms<500  p99_t
     5     26      1000       0     31.0  14.70    missed         540.0 x          47.5
     6     25      1000       0     60.0  14.30  missed ~         512.3 x~         45.5
     7     24      1000       0     60.0  14.10     met ~         483.0 ~          44.1
-x = missed, ~ = the sample could not tell: the likelier outcome counts.
+    8     24      1000       0     60.0  14.10     met ~         483.0 ~          44.1
+    9     25      1000       0     60.0  14.30  missed ~         512.3 x~         45.5
+   10     25      1000       0     60.0  14.30  missed ~         512.3 x~         45.5
+   11     23      1000       0     31.0  13.90       met         450.0            43.0
+x = missed, ~ = close, ? = too few requests: the likelier outcome counts.
 """
 WORDS = """\
-Largest load that met all objectives: 24 users (25 missed: p99_ttft_ms<500: 512.3 ms, 98.4 % of requests
-inside, 99 % needed).
-The search was broken off before its end.
-That 24 users met is close: for p99_ttft_ms<500 97.62 to 99.75 % of requests may be inside, 99 % are needed
-(2000 requests, worth 800 independent ones).
-That 25 users missed is close: for p99_ttft_ms<500 98 to 98.7 % of requests may be inside, 99 % are needed
-(1000 requests, worth 400 independent ones).
+Largest load that met all objectives: 24 users, 23 for certain (25 users missed: p99_ttft_ms<500: 512.3 ms,
+98.4 % of requests inside, 99 % needed).
+Below it 16 and 23 users met, too; others were not probed.
+That 24 users met is close: for p99_ttft_ms<500 97.89 to 99.66 % of requests may be inside, 99 % are needed
+(3000 requests, worth 1200 independent ones).
+That 25 users missed is close: for p99_ttft_ms<500 96.97 to 99.29 % of requests may be inside, 99 % are needed
+(3000 requests, worth 1200 independent ones); some 9416 like these would tell, 565 s of this load.
 """
 
 
@@ -126,17 +148,29 @@ def in_words(answer: Answer, unit: str = "users") -> str:
 
 
 def test_what_was_not_probed_is_said():
-    rates = (probe(10.0, ttft(300.0, 1000)), probe(10.5, ttft(600.0, 900)), probe(20.0, ttft(600.0, 900)))
-    assert in_words(taken(*rates, whole=False), "requests/s") == (
-        "Largest load that met all objectives: 10 requests/s (10.5 missed: p99_ttft_ms<500: 600 ms, 90 % of "
-        "requests inside, 99 % needed). What lies between 10 and 10.5 requests/s was not probed."
+    met, missed = probe(10.0, ttft(300.0, 1000)), probe(10.5, ttft(600.0, 900))
+    assert in_words(taken(met, missed, missed, whole=False), "requests/s") == (
+        "Largest load that met all objectives: 10 requests/s (10.5 requests/s missed: p99_ttft_ms<500: "
+        "600 ms, 90 % of requests inside, 99 % needed). What lies between 10 and 10.5 requests/s was not "
+        "probed."
     )
 
 
 def test_the_limit_of_the_search():
-    assert in_words(taken(probe(64, ttft(300.0, 1000)), start=64, limit=64)) == (
-        "Largest load that met all objectives: 64 users, the limit of the search; no load missed them, so "
-        "the server can take at least that."
+    assert in_words(taken(probe(2, FINE), probe(1, FINE), start=2, limit=2)) == (
+        "Largest load that met all objectives: 2 users, the limit of the search; no load missed them, so the "
+        "server can take at least that. Below it 1 user met, too; others were not probed."
+    )
+
+
+def test_a_limit_that_few_requests_met():
+    few = replace(ttft(27.9, 200, trials=200, close=True, worth=100.0), low=0.98)
+    assert in_words(taken(*[probe(1, few)] * 3, limit=1)) == (
+        "1 user, the limit of the search, met all objectives as far as could be told. That 1 user met comes "
+        "from too few requests: for p99_ttft_ms<500 98.68 to 100 % of requests may be inside, 99 % are "
+        "needed (600 requests, worth 300 independent ones); some 879 like these would tell, 136 s of this "
+        "load. So it cannot be told what the largest load is: that 1 met comes from too few requests, it "
+        "takes some 879 requests."
     )
 
 
@@ -148,34 +182,70 @@ def test_nothing_met():
     )
 
 
-def test_the_client_was_the_limit():
-    fine = probe(4, ttft(300.0, 1000))
-    tired = probe(8, ttft(300.0, 1000), client="invalid", client_reasons=("CPU at 99 %",))
-    text = render_answer(taken(fine, tired, tired, start=4), "users")
+def test_the_client_could_not_go_on():
+    tired = probe(8, FINE, not_the_load="the client could not send 200 of 1200 requests")
+    answer = taken(probe(4, FINE), tired, tired, start=4)
+    text = render_answer(answer, "users")
     assert re.search(r"^ +2 +8 .* client ", text, re.MULTILINE)
-    assert in_words(taken(fine, tired, tired, start=4)) == (
-        "Largest load that met all objectives: 4 users; no load missed them, so the server can take at least "
-        "that. The search ended at the limit of the client, not of the server: at 8 the client could not "
-        "measure any more, which says nothing about the server: CPU at 99 %."
+    assert in_words(answer) == (
+        "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "
+        "is: at 8 the client could not send 200 of 1200 requests."
     )
+
+
+def test_the_search_was_broken_off():
+    assert in_words(taken(probe(4, FINE), start=4)) == (
+        "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "
+        "is: the search was broken off before its end."
+    )
+
+
+def broken(level) -> Probe:
+    return probe(level, ttft(None, 0, failed=12), collapsed="all 12 requests failed, most with connect")
 
 
 def test_the_server_broke_down():
-    collapse = probe(8, ttft(None, 0, failed=12), collapsed="all 12 requests failed, most with connect")
-    assert in_words(taken(collapse, start=8)) == (
-        "No load met all objectives: even 8 users broke the server down: all 12 requests failed, most with "
-        "connect. The search ended early: the server broke down at once, at 8."
+    assert in_words(taken(broken(8), start=8)) == (
+        "8 users broke the server down: all 12 requests failed, most with connect. Smaller loads were not "
+        "probed. So it cannot be told what the largest load is: the server broke down at once, at 8."
     )
+    assert in_words(taken(probe(4, FINE), broken(6), broken(5), broken(4), start=4)) == (
+        "4 users met all objectives; 5 users broke the server down: all 12 requests failed, most with "
+        "connect. So it cannot be told what the largest load is: the server broke down at 4, which had met "
+        "before."
+    )
+
+
+def test_a_hiccup_is_told():
+    stalled = replace(ttft(900.0, 900), hiccup=Hiccup(90, 100, 3.1))
+    missed = probe(4, ttft(600.0, 900))
+    assert in_words(
+        taken(probe(2, FINE), probe(3, stalled), probe(3, FINE), missed, missed, probe(1, FINE))
+    ) == (
+        "Largest load that met all objectives: 3 users (4 users missed: p99_ttft_ms<500: 600 ms, 90 % of "
+        "requests inside, 99 % needed). Below it 1 and 2 users met, too; others were not probed. A hiccup at "
+        "3 users was set aside, since its repeat had none: 90 of the 100 requests outside were under way in "
+        "one stretch of 3.1 s for p99_ttft_ms<500."
+    )
+
+
+def test_an_island_is_told():
+    missed = probe(10, ttft(600.0, 900))
+    course = (8, 12, 13, 13, 10, 10, 12, 9)
+    answer = taken(
+        *(missed if at == 10 else probe(at, FINE if at < 13 else ttft(600.0, 900)) for at in course)
+    )
+    assert in_words(answer).endswith("10 users missed, though above it 12 met: not all lower loads hold.")
+    assert in_words(answer).startswith("Largest load that met all objectives: 9 users (10 users missed: ")
 
 
 def test_a_maximum_that_held_is_not_proved():
     held = Finding(MAXIMUM, "met", 18412.0, 300, 280.0, 300, 1.0, low=0.9931)
     broke = Finding(MAXIMUM, "missed", 20170.0, 80, 80.0, 79, 1.0, low=0.92, high=0.999)
-    answer = taken(probe(15, held), probe(16, broke), start=15)
-    assert in_words(answer) == (
-        "Largest load that met all objectives: 15 users (16 missed: max_e2el_ms<20000: 20170 ms, 1 of 80 "
-        "requests outside). At 15 users none of 300 requests broke max_e2el_ms<20000, but up to 0.69 % may "
-        "in a longer run."
+    assert in_words(taken(probe(15, held), probe(16, broke), probe(7, held), start=15)) == (
+        "Largest load that met all objectives: 15 users (16 users missed: max_e2el_ms<20000: 20170 ms, 1 of "
+        "80 requests outside). Below it 7 users met, too; others were not probed. At 15 users none of 300 "
+        "requests broke max_e2el_ms<20000, but up to 0.69 % may in a longer run."
     )
 
 
@@ -186,7 +256,8 @@ def test_probes_that_contradict_each_other():
 
 def test_nothing_was_probed():
     assert render_answer(taken(), "users") == (
-        "No load met all objectives.\nThe search was broken off before its end.\n"
+        "No probe came to its end.\n"
+        "So it cannot be told what the largest load is: the search was broken off before its end.\n"
     )
 
 
@@ -209,7 +280,7 @@ def test_every_line_fits_and_nothing_is_left_out_unsaid(count):
 
 
 def test_a_probe_without_findings_fits_in():
-    empty = Probe(8, Evidence(()), client="invalid")
+    empty = Probe(8, Evidence(()), not_the_load="late")
     text = render_answer(taken(PROBES[0], empty), "users")
     assert re.search(r"^ +2 +8 +0 +0 +0\.0 +n/a +client +n/a +n/a", text, re.MULTILINE)
 

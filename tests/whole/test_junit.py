@@ -78,15 +78,19 @@ def test_failures_have_a_case_where_no_objective_is_about_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("level", "ended", "outcome"),
-    [(8, "narrowed", "passed"), (None, "none", "failed"), (8, "running", "error")],
+    ("level", "undecided", "outcome", "said"),
+    [
+        (8, None, "passed", "8 users"),
+        (None, None, "failed", "None users"),
+        (8, "that 8 met is close", "error", "8 users, but that 8 met is close"),
+    ],
 )
 def test_a_capacity_search_has_one_case_for_what_it_found(
-    tmp_path: Path, level: int | None, ended: str, outcome: str
+    tmp_path: Path, level: int | None, undecided: str | None, outcome: str, said: str
 ) -> None:
-    found = {"level": level, "ended": ended, "unit": "users"}
+    found = {"level": level, "undecided": undecided, "unit": "users"}
     cases = cases_of(tmp_path, verdict_of({}, failures={"timeout": 9}, capacity=found))
-    assert cases["a level meets the objectives"] == (outcome, f"{level} users")
+    assert cases["a level meets the objectives"] == (outcome, said)
     assert "no request failed" not in cases
 
 

@@ -19,20 +19,19 @@ decides by the value, as `core.slo` does, and what an interval left open by the 
 """
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vllm_locust.core.group import Group
-from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.percentile import Interval, percentile
+from vllm_locust.core.percentile import Interval
 from vllm_locust.core.record import CANCELLED
-from vllm_locust.core.share import design_effect, share_interval
+from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Judgement, Slo, evaluate
+from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
 
 Outcome = Literal["met", "missed", "open"]
 
@@ -42,8 +41,9 @@ HANDFUL = 5
 # The mixture of an objective that allows no exception: its interval is for the reader, not for the decision.
 _MOST_NEEDED = 0.99
 _FEW_ENDED = 10
-# Statistics that ask for a share of the requests without being called a percentile.
-_AS_PERCENTILE = {"median": 50.0, "max": 100.0}
+_ROUNDING = 1e-9
+# By these a sample is thought longer, to see how many requests would tell.
+_FACTORS = [1.1**k for k in range(1, 73)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,56 @@ class Finding:
     """Requests in the window that failed."""
     close: bool = False
     """The probe ended before the sample could tell; the outcome is the likelier one."""
+    least: float | None = None
+    """How many were inside whatever the client's own error was; None when that is `inside`."""
+    most: float | None = None
+    """How many may have been inside, likewise."""
+    hiccup: Hiccup | None = None
+    """The one stretch of time without which this would not have missed."""
 
     @property
     def share(self) -> float | None:
         """Requests inside / requests; None without any."""
         return None if self.inside is None or not self.trials else self.inside / self.trials
+
+    @property
+    def surely(self) -> float:
+        """How many were inside at least."""
+        return (self.inside or 0.0) if self.least is None else self.least
+
+    @property
+    def possibly(self) -> float:
+        """How many were inside at most."""
+        return (self.inside or 0.0) if self.most is None else self.most
+
+    @property
+    def torn(self) -> bool:
+        """The client's own error leaves both outcomes possible."""
+        if self.needed is None or not self.trials:
+            return False
+        return self.surely < self.trials * (self.needed - _ROUNDING) <= self.possibly
+
+    @property
+    def blurred(self) -> bool:
+        """That error is larger, too, than what the sample leaves open: more requests would not help."""
+        return self.torn and 2 * (self.possibly - self.surely) >= (self.high - self.low) * self.trials
+
+    @property
+    def few(self) -> bool:
+        """Close for want of requests only: none of them was on the other side."""
+        one_sided = self.inside is None or self.inside in (0.0, float(self.trials))
+        return self.close and one_sided and not self.torn
+
+    @property
+    def takes(self) -> int | None:
+        """How many requests like these would have told; None where no number that is known would."""
+        share, needed = self.share, self.needed
+        if not self.close or share is None or needed is None or needed >= 1:
+            return None
+        place = bisect_left(
+            _FACTORS, True, key=lambda factor: tells(share * self.worth * factor, self.worth * factor, needed)
+        )
+        return math.ceil(self.trials * _FACTORS[place]) if place < len(_FACTORS) else None
 
     @property
     def final(self) -> bool:
@@ -111,6 +156,8 @@ class Finding:
             "slo": str(self.slo),
             "outcome": self.outcome,
             "close": self.close,
+            "few": self.few,
+            "takes": self.takes,
             "value": self.value,
             "share": self.share,
             "needed": self.needed,
@@ -119,6 +166,8 @@ class Finding:
             "trials": self.trials,
             "worth": self.worth,
             "failed": self.failed,
+            "surely": self.surely if self.inside is not None else None,
+            "possibly": self.possibly if self.inside is not None else None,
             "sentence": self.sentence,
         }
 
@@ -140,6 +189,33 @@ class Evidence:
         """True when the outcome hangs on what no interval has decided."""
         decisive = [finding.close for finding in self.findings if finding.outcome == self.outcome]
         return all(decisive) if self.outcome == "missed" else any(decisive)
+
+    @property
+    def few(self) -> bool:
+        """Close, and for want of requests only."""
+        doubtful = [finding for finding in self.findings if finding.close and finding.outcome == self.outcome]
+        return self.close and all(finding.few for finding in doubtful)
+
+    @property
+    def blur(self) -> str | None:
+        """Why the client's own error leaves the outcome open, in words; None when it does not."""
+        blurred = [finding for finding in self.findings if finding.blurred]
+        if not blurred or any(f.outcome == "missed" and not f.blurred for f in self.findings):
+            return None
+        first = blurred[0]
+        low, high = (_percent(part, first.trials) for part in (first.surely, first.possibly))
+        return (
+            f"the client's own error leaves it open whether {first.slo} is met: {low:g} to {high:g} % of "
+            f"requests were inside, {(first.needed or 0.0) * 100:.6g} % needed"
+        )
+
+    @property
+    def hiccup(self) -> str | None:
+        """What alone made this miss, where that was one short stretch of time, in words."""
+        missed = self.missed
+        if any(finding.hiccup is None for finding in missed):
+            return None
+        return next((f"{finding.hiccup} for {finding.slo}" for finding in missed), None)
 
     @property
     def final(self) -> bool:
@@ -185,8 +261,8 @@ def gates(
 
     `numbers` is the summary of the group; `in_order` as for `slo.evaluate`.
     """
-    columns = _columns_ms(group)
-    judgements = ((evaluate(slo, numbers, in_order), _of_latencies(slo, group, columns)) for slo in slos)
+    latencies = latencies_ms(group)
+    judgements = ((evaluate(slo, numbers, in_order), _of_latencies(slo, group, latencies)) for slo in slos)
     return [_with_failed(judgement, finding, group.failed_in_window) for judgement, finding in judgements]
 
 
@@ -257,16 +333,19 @@ def _shares(inside: float, trials: int, needed: float) -> list[str]:
     """How many requests were inside, in words."""
     if needed == 1.0:
         return [f"{math.ceil(trials - inside)} of {trials} requests outside"]
-    # Cut after two decimals, so that only all of them are 100 %.
-    share = math.floor(inside / trials * 1e4 + 1e-6) / 100 if trials else 0.0
-    return [f"{share:g} % of requests inside", f"{needed * 100:.6g} % needed"]
+    return [f"{_percent(inside, trials):g} % of requests inside", f"{needed * 100:.6g} % needed"]
+
+
+def _percent(part: float, trials: float) -> float:
+    """Cut after two decimals, so that only all of them are 100 %."""
+    return math.floor(part / trials * 1e4 + 1e-6) / 100 if trials else 0.0
 
 
 def _findings(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any] | None) -> Iterator[Finding]:
     """What can be said by now; what cannot is open."""
-    columns = _columns_ms(group)
+    latencies = latencies_ms(group)
     for slo in slos:
-        finding = _of_latencies(slo, group, columns) or _of_failures(slo, group)
+        finding = _of_latencies(slo, group, latencies) or _of_failures(slo, group)
         yield _weighed(finding) if finding else _of_a_value(slo, group, numbers)
 
 
@@ -281,14 +360,20 @@ def _doubtful(slo: Slo, numbers: Mapping[str, Any]) -> bool:
 
 
 def _weighed(finding: Finding) -> Finding:
-    """Decide what can be decided by now."""
+    """Decide what can be decided by now, whatever the client's own error was."""
     inside, trials, needed = finding.inside, finding.trials, finding.needed
     if inside is None or needed is None or not trials:
         return finding
-    low, high = share_interval(inside / trials * finding.worth, finding.worth, min(needed, _MOST_NEEDED))
+
+    def interval(count: float) -> tuple[float, float]:
+        return share_interval(count / trials * finding.worth, finding.worth, min(needed, _MOST_NEEDED))
+
+    low, high = interval(finding.surely)
+    if finding.possibly > finding.surely:
+        _, high = interval(finding.possibly)
     outcome: Outcome = "open"
     if needed == 1.0:
-        outcome = "missed" if inside < trials else "open"
+        outcome = "missed" if finding.possibly < trials else "open"
     elif low > needed:
         outcome = "met"
     elif high < needed:
@@ -305,8 +390,9 @@ def _closed(finding: Finding, doubtful: bool) -> Finding:
     if inside is None or needed is None:
         return replace(finding, outcome="met" if value_holds else "missed", close=doubtful)
     if needed == 1.0:
-        return replace(finding, outcome="met" if trials else "missed", close=trials < HANDFUL)
-    holds = inside >= trials * (needed - 1e-9) if finding.slo.key != "error_rate" else value_holds
+        holds = trials and inside == trials
+        return replace(finding, outcome="met" if holds else "missed", close=trials < HANDFUL or finding.torn)
+    holds = inside >= trials * (needed - _ROUNDING) if finding.slo.key != "error_rate" else value_holds
     return replace(finding, outcome="met" if trials and holds else "missed", close=True)
 
 
@@ -326,6 +412,8 @@ def _pooled(findings: Sequence[Finding]) -> Finding:
         inside=None if first.inside is None else sum(finding.inside or 0.0 for finding in findings),
         needed=first.needed,
         failed=sum(finding.failed for finding in findings),
+        least=None if first.least is None else sum(finding.surely for finding in findings),
+        most=None if first.most is None else sum(finding.possibly for finding in findings),
     )
     return _closed(_weighed(together), doubtful=any(finding.close for finding in findings))
 
@@ -339,56 +427,24 @@ def _pooled_value(findings: Sequence[Finding]) -> float | None:
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
 
 
-def _of_latencies(slo: Slo, group: Group, columns: Mapping[str, NDArray[np.float64]]) -> Finding | None:
+def _of_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Finding | None:
     """Requests inside and outside the bound of a percentile or a maximum; None for any other objective."""
-    family, q = slo.family, slo.percentile or _AS_PERCENTILE.get(slo.key.partition("_")[0])
-    if family is None or q is None or slo.op not in ("<", "<="):
+    trials = trials_of(slo, group, latencies)
+    if trials is None:
         return None
-    if family in columns:
-        values = columns[family]
-        holds = values < slo.bound if slo.op == "<" else values <= slo.bound
-        answered, inside = len(values), float(holds.sum())
-        value, effect = percentile(values, q), _effect(values, holds)
-    elif family in ("itl", "itl_per_token"):
-        gaps = group.itl if family == "itl" else group.itl_per_token
-        answered, inside = group.streams, group.streams * _share_inside(gaps, slo)
-        value_s = gaps.max_s if q == 100 else gaps.percentile(q)
-        value = None if value_s is None else value_s * 1000
-        # The histogram knows no order of time; the mean gaps of the streams do.
-        effect = _effect(columns["tpot"], np.ones(len(columns["tpot"]), np.bool_))
-    else:
-        return None
-    failed = group.failed_in_window
-    trials = answered + failed
-    return Finding(slo, "open", value, trials, trials / effect, inside, q / 100, failed=failed)
-
-
-def _effect(values_ms: NDArray[np.float64], inside: NDArray[np.bool_]) -> float:
-    """The design effect, where values that differ by less than 1 us are equal, as floats never are."""
-    return design_effect(np.round(values_ms, 3), inside)
-
-
-def _columns_ms(group: Group) -> dict[str, NDArray[np.float64]]:
-    """Latencies as `core.summary` defines them, of the successful requests that have them, by time of end."""
-    order = np.argsort(group.ok_ended_s, kind="stable")
-    ttft, e2el, late, tpot = (
-        np.array(column)[order] * 1000
-        for column in (group.ttft_s, group.e2el_s, group.late_s, group.tpot_s())
+    return Finding(
+        slo,
+        "open",
+        trials.value_ms,
+        trials.count,
+        trials.worth,
+        trials.inside,
+        trials.needed,
+        failed=trials.failed,
+        least=trials.least,
+        most=trials.most,
+        hiccup=trials.hiccup,
     )
-    return {
-        "ttft": ttft,
-        "e2el": e2el,
-        "ttft_from_plan": ttft + late,
-        "e2el_from_plan": e2el + late,
-        "tpot": tpot[~np.isnan(tpot)],
-    }
-
-
-def _share_inside(histogram: Histogram, slo: Slo) -> float:
-    """The share of the gaps that hold the bound, each as `histogram.percentile` values it."""
-    ranks = range(histogram.count)
-    find = bisect_left if slo.op == "<" else bisect_right
-    return find(ranks, slo.bound, key=lambda rank: histogram.value_at_rank(rank) * 1000) / (len(ranks) or 1)
 
 
 def _of_failures(slo: Slo, group: Group) -> Finding | None:

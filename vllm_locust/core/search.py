@@ -7,29 +7,38 @@ Rule: everything follows from the probes so far, in their order; nothing else is
     narrow    halve the gap between the largest level that met and the smallest that missed (by the geometric
               mean while they are more than a factor of 2 apart), until it is 1 user or the resolution
 
-The way there goes by the likelier outcome of each probe. Only the two levels that the answer then rests on
-are worth more time: one that the intervals left open is probed again, three times in all at most, and a miss
-that caps the search all alone, with no miss above it, once: a passing hiccup must not halve the answer. If
-that turns the level round, the search goes on from there.
+The way there goes by the likelier outcome of each probe. The two levels that the answer then rests on are
+worth more time: one that the intervals left open is probed again, three times in all at most, and a miss is
+not believed from one probe unless no further request could turn it round: what passes must not cost the
+answer. If that turns the level round, the search goes on from there. Then one level in the widest gap below
+the answer is probed, once: there may be a bad island. Where the largest level that met is close even so, the
+one a step below is probed, to have something certain.
 
 All probes of a level count together (`evidence.pool`: their counts, not their groups, so that a probe is
-small enough to be written down). Probes that contradict each other though each was sure are no longer samples
-of one thing: most of them decide, in doubt the miss, and the level is `close`. Should a level miss below one
-that met, both are probed once more, the lower first; if they stand by it the lower is believed.
+small enough to be written down), but for a hiccup: a probe that missed by requests of one short stretch of
+time is repeated at once, and set aside if that does not show it again. Probes that contradict each other
+though each was sure are no longer samples of one thing: most of them decide, in doubt the miss, and the level
+is `close`. Should a level miss below one that met, both are probed once more, the lower first; if they stand
+by it the lower is believed.
 
-A probe whose client was `invalid` says nothing about the server. It is repeated once; if that is invalid too
-the search ends, with what it knows, at the client's limit. A server that collapses has missed, is not asked
-that much again, and is approached by quarters of the gap from below; two collapses in a row, or one at the
-start, end the search.
+A probe whose client could not tell says nothing about the server: the level was not the load, or the client's
+own error leaves both outcomes open. It is repeated once; if that cannot tell either the search ends there. A
+server that collapses has missed, is not asked that much again, and is approached by quarters of the gap from
+below. After two collapses in a row the largest level that met is probed, to see whether the server is still
+there: if not, or if there is none, the search ends.
+
+The answer is `undecided`, with the reason, unless it rests on a level that met for certain, at it or within
+two steps below, or even the lowest level missed for certain.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from vllm_locust.core.evidence import Evidence, Finding, pool
-from vllm_locust.core.validity import INVALID, VALID, Verdict
+from vllm_locust.core.validity import VALID, Verdict
 from vllm_locust.errors import UsageError
 
 Ended = Literal["running", "narrowed", "limit", "none", "client", "collapsed", "probes"]
@@ -40,6 +49,7 @@ MAX_PROBES = 40
 
 _ASKED_AT_MOST = 3
 _SMALLEST_SHARE_OF_START = 1 / 64
+_STEPS_TO_A_CERTAIN_ONE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,9 @@ class Probe:
     """Concluded: nothing in it is open."""
     client: Verdict = VALID
     client_reasons: tuple[str, ...] = ()
+    """Remarks on the client: they decide nothing here."""
+    not_the_load: str | None = None
+    """Why the load was not that of the level, in words; None when it was."""
     collapsed: str | None = None
     """The sentence of `evidence.collapsed`, when the server broke down."""
     requests: int = 0
@@ -59,10 +72,15 @@ class Probe:
     """Of the summary, to be shown beside the objectives: `request_throughput`, `output_throughput`, ..."""
 
     @property
+    def cannot_tell(self) -> str | None:
+        """Why the probe says nothing about the server, in words."""
+        return self.not_the_load or self.evidence.blur
+
+    @property
     def outcome(self) -> str:
-        """`invalid`, `collapsed`, `met` or `missed`."""
-        if self.client == INVALID:
-            return INVALID
+        """`invalid` when it cannot tell, else `collapsed`, `met` or `missed`."""
+        if self.cannot_tell:
+            return "invalid"
         return "collapsed" if self.collapsed else self.evidence.outcome
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,10 +89,13 @@ class Probe:
             "level": self.level,
             "outcome": self.outcome,
             "close": self.evidence.close,
+            "few": self.evidence.few,
+            "hiccup": self.evidence.hiccup,
             "requests": self.requests,
             "seconds": self.seconds,
             "client": self.client,
             "client_reasons": list(self.client_reasons),
+            "cannot_tell": self.cannot_tell,
             "collapsed": self.collapsed,
             "findings": [finding.to_dict() for finding in self.evidence.findings],
             "numbers": dict(self.numbers),
@@ -90,6 +111,12 @@ class Level:
     """How often it was probed."""
     outcome: Literal["met", "missed"] | None = None
     close: bool = False
+    few: bool = False
+    """It is close for want of requests only: none of them was on the other side."""
+    seconds: float = 0.0
+    """Of the probes that count."""
+    hiccups: tuple[str, ...] = ()
+    """What was set aside, in words."""
     collapsed: str | None = None
     final: bool = False
     """Nothing that another probe sees can turn this miss round."""
@@ -103,7 +130,10 @@ class Level:
             "level": self.level,
             "outcome": self.outcome,
             "close": self.close,
+            "few": self.few,
             "probes": self.asked,
+            "seconds": self.seconds,
+            "hiccups": list(self.hiccups),
             "collapsed": self.collapsed,
             "findings": [finding.to_dict() for finding in self.findings],
         }
@@ -117,8 +147,12 @@ class Answer:
     """The largest level that met, below every level that missed; None when none did."""
     missed_at: float | None
     """The smallest level that missed; None when none did."""
+    certain: float | None
+    """The largest level up to that which met beyond doubt; None when none did."""
     close: bool
-    """One of these two hangs on what the sample could not tell."""
+    """One of `level` and `missed_at` hangs on what the sample could not tell."""
+    undecided: str | None
+    """Why it cannot be told what the largest load is, in words; None when it can."""
     ended: Ended
     reason: str
     """Why the search ended, in words."""
@@ -138,7 +172,9 @@ class Answer:
         return {
             "level": self.level,
             "missed_at": self.missed_at,
+            "certain": self.certain,
             "close": self.close,
+            "undecided": self.undecided,
             "ended": self.ended,
             "reason": self.reason,
             "client_limit": self.client_limit,
@@ -190,9 +226,12 @@ class CapacitySearch:
         """What is known by now; at any time, also when the search was broken off."""
         step = self._next()
         low, high = _bracket(self._levels)
+        certain = self._certain(low)
         return Answer(
             level=low.level if low else None,
             missed_at=high.level if high else None,
+            certain=certain,
+            undecided=self._undecided(step, low, high, certain),
             close=bool((low and low.close) or (high and high.close)),
             ended=step.ended,
             reason=step.reason,
@@ -206,38 +245,37 @@ class CapacitySearch:
     def _next(self) -> _Step:
         if not self._probes:
             return _Step(self._start)
-        step = self._collapse() or self._invalid() or _conflict(self._levels) or self._walk()
+        step = self._collapse() or self._once_more() or _conflict(self._levels) or self._walk()
         if step.level is not None and len(self._probes) >= MAX_PROBES:
             return _Step(None, "probes", f"stopped after {MAX_PROBES} probes")
         return step
 
     def _collapse(self) -> _Step | None:
-        """The end of the search when the server breaks down again and again."""
+        """Whether the server is still there after it broke down again and again; the end when it is not."""
         last = self._probes[-1]
         if last.outcome != "collapsed":
             return None
-        told = [probe for probe in self._probes if probe.outcome != INVALID]
-        if last.level == self._start and len(told) == 1:
+        told = [probe for probe in self._probes if probe.outcome != "invalid"]
+        low, _ = _bracket(self._levels)
+        if self._levels[last.level].outcome == "met":
+            return _Step(
+                None, "collapsed", f"the server broke down at {_number(last.level)}, which had met before"
+            )
+        if len(told) > 1 and told[-2].outcome != "collapsed":
+            return None
+        if low is None:
             return _Step(None, "collapsed", f"the server broke down at once, at {_number(last.level)}")
-        if len(told) > 1 and told[-2].outcome == "collapsed":
-            return _Step(None, "collapsed", "the server broke down twice in a row")
-        return None
+        return _Step(low.level)
 
-    def _invalid(self) -> _Step | None:
-        """Once more, or the end of the search, after a probe whose client could not measure."""
+    def _once_more(self) -> _Step | None:
+        """After a probe that may be no sample of its level: once more; or the end if no client can tell."""
         last = self._probes[-1]
         level = self._levels[last.level]
-        if last.outcome != INVALID or level.outcome is not None:
-            return None
-        if level.asked < 2:
-            return _Step(last.level)
-        why = f": {last.client_reasons[0]}" if last.client_reasons else ""
-        return _Step(
-            None,
-            "client",
-            f"at {_number(last.level)} the client could not measure any more, which says nothing about the "
-            f"server{why}",
-        )
+        if level.outcome is None and level.asked > 1:
+            return _Step(None, "client", f"at {_number(last.level)} {last.cannot_tell}")
+        doubtful = last.evidence.hiccup and not last.collapsed
+        told = [probe for probe in self._probes if probe.level == last.level and probe.outcome != "invalid"]
+        return _Step(last.level) if level.outcome is None or (doubtful and len(told) == 1) else None
 
     def _walk(self) -> _Step:
         """Grow, shrink or narrow; at the end of that, look once more at what the answer rests on."""
@@ -246,9 +284,52 @@ class CapacitySearch:
         if level is not None:
             return _Step(level)
         for end in (low, high):
-            if end is not None and _worth_repeating(end, self._levels):
+            if end is not None and _worth_repeating(end):
                 return _Step(end.level)
-        return self._over(low, high)
+        level = self._island(low) or self._firm_ground(low)
+        return self._over(low, high) if level is None else _Step(level)
+
+    def _step_below(self, low: Level) -> float:
+        """How far below a level one looks for a certain one."""
+        return max(1.0 if self._whole else 0.0, _STEPS_TO_A_CERTAIN_ONE * self._resolution * low.level)
+
+    def _certain(self, low: Level | None) -> float | None:
+        met = [level for level, known in self._levels.items() if known.outcome == "met" and not known.close]
+        return max((level for level in met if low is not None and level <= low.level), default=None)
+
+    def _firm_ground(self, low: Level | None) -> float | None:
+        """A level below one that met closely, to be certain of something; None where that would not help."""
+        if low is None or not low.close or low.few:
+            return None
+        below = low.level - self._step_below(low)
+        below = math.ceil(below) if self._whole else below
+        certain = self._certain(low)
+        if below <= 0 or (certain is not None and certain >= below):
+            return None
+        known = self._levels.get(below)
+        return below if known is None or _worth_repeating(known) else None
+
+    def _island(self, low: Level | None) -> float | None:
+        """A level in the widest gap below the answer, if none was probed below one that had met."""
+        if low is None or low.few or self._looked_below():
+            return None
+        known = [*([0] if self._whole else []), *sorted(self._levels)]
+        gaps = [(b - a, a, b) for a, b in pairwise(known) if b <= low.level]
+        width, a, b = max(gaps, default=(0, 0, 0))
+        if width < max(2 if self._whole else 0, 2 * self._resolution * b) or not width:
+            return None
+        return int(a + b) // 2 if self._whole else (a + b) / 2
+
+    def _looked_below(self) -> bool:
+        met = -math.inf
+        seen: set[float] = set()
+        for probe in self._probes:
+            if probe.level < met and probe.level not in seen:
+                return True
+            seen.add(probe.level)
+            if probe.outcome == "met":
+                met = max(met, probe.level)
+        return False
 
     def _way(self, low: Level | None, high: Level | None) -> float | None:
         """The next level by the levels known, None when they suffice."""
@@ -281,6 +362,22 @@ class CapacitySearch:
             return _Step(None, "limit", f"the limit of {_number(low.level)} met all objectives")
         return _Step(None, "narrowed", f"{_number(low.level)} met and {_number(high.level)} missed")
 
+    def _undecided(
+        self, step: _Step, low: Level | None, high: Level | None, certain: float | None
+    ) -> str | None:
+        if step.ended == "running" or not self._levels:
+            return "the search was broken off before its end"
+        lowest = high is not None and low is None and self._below(high.level) is None
+        if step.ended not in ("narrowed", "limit", "none") and not (step.ended == "collapsed" and lowest):
+            return step.reason
+        if low is None:
+            return f"that {_number(high.level)} missed is close" if high and high.close else None
+        if certain is not None and certain >= low.level - self._step_below(low):
+            return None
+        why = "comes from too few requests" if low.few else "is close"
+        takes = max((finding.takes or 0 for finding in low.findings), default=0)
+        return f"that {_number(low.level)} met {why}" + (f", it takes some {takes} requests" if takes else "")
+
 
 def _check(start: float, limit: float, whole: bool, resolution: float) -> None:
     problems = []
@@ -298,28 +395,46 @@ def _check(start: float, limit: float, whole: bool, resolution: float) -> None:
 
 def _together(level: float, probes: list[Probe]) -> Level:
     """One verdict on a level from all of its probes, which are one at least."""
-    told = [probe for probe in probes if probe.outcome != INVALID]
+    told = [probe for probe in probes if probe.outcome != "invalid"]
     if not told:
         return Level(level, len(probes))
-    pooled = pool([probe.evidence for probe in told])
-    collapse = next((probe.collapsed for probe in told if probe.collapsed), None)
+    counting, aside = _without_hiccup(_before_the_end(told))
+    pooled = pool([probe.evidence for probe in counting])
+    collapse = next((probe.collapsed for probe in counting if probe.collapsed), None)
     outcome, close = pooled.outcome, pooled.close
-    sure = [probe.evidence.outcome for probe in told if not probe.evidence.close]
+    sure = [probe.evidence.outcome for probe in counting if not probe.evidence.close]
     if collapse:
         outcome, close = "missed", False
     elif len(set(sure)) == 2 and not pooled.final:
         outcome, close = "met" if sure.count("met") > sure.count("missed") else "missed", True
-        pooled = pool([probe.evidence for probe in told if probe.evidence.outcome == outcome])
+        pooled = pool([probe.evidence for probe in counting if probe.evidence.outcome == outcome])
     return Level(
         level,
         len(probes),
         "met" if outcome == "met" else "missed",
         close,
+        close and pooled.few,
+        sum(probe.seconds for probe in counting),
+        aside,
         collapse,
         pooled.final,
         pooled.findings,
         pooled.missed,
     )
+
+
+def _before_the_end(told: list[Probe]) -> list[Probe]:
+    """Without the breakdown of a server at a level that had met: it was gone by then, see `_collapse`."""
+    first_met = next((i for i, probe in enumerate(told) if probe.outcome == "met"), len(told))
+    return [probe for i, probe in enumerate(told) if not (probe.collapsed and i > first_met)]
+
+
+def _without_hiccup(told: list[Probe]) -> tuple[list[Probe], tuple[str, ...]]:
+    """The probes that count, and in words the one that does not: twice is no hiccup."""
+    hiccups = [probe for probe in told if probe.evidence.hiccup and not probe.collapsed]
+    if len(hiccups) != 1 or len(told) == 1:
+        return told, ()
+    return [probe for probe in told if probe is not hiccups[0]], (str(hiccups[0].evidence.hiccup),)
 
 
 def _bracket(levels: Mapping[float, Level]) -> tuple[Level | None, Level | None]:
@@ -342,15 +457,12 @@ def _conflict(levels: Mapping[float, Level]) -> _Step | None:
     return None
 
 
-def _worth_repeating(end: Level, levels: Mapping[float, Level]) -> bool:
+def _worth_repeating(end: Level) -> bool:
     """Whether one more probe of an end of the bracket may change the answer."""
     if end.collapsed or end.final:
         return False
-    if end.close:
-        return end.asked < _ASKED_AT_MOST
-    others = [known for level, known in levels.items() if level > end.level]
-    alone = all(known.outcome != "missed" for known in others)
-    return end.outcome == "missed" and alone and end.asked == 1
+    asked = end.asked - len(end.hiccups)
+    return asked < _ASKED_AT_MOST if end.close else end.outcome == "missed" and asked == 1
 
 
 def _number(level: float) -> str:

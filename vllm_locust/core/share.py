@@ -51,20 +51,27 @@ def share_interval(
     """Where the true share lies when `inside` of `trials` were inside; `needed` is where it is sharpest."""
     if not trials:
         return 0.0, 1.0
+    excluded = _excluded(inside, trials, needed, confidence)
+    share = inside / trials
+    return (
+        _edge(excluded, 0.0, share) if inside else 0.0,
+        _edge(excluded, 1.0, share) if inside < trials else 1.0,
+    )
+
+
+def tells(inside: float, trials: float, needed: float, confidence: float = CONFIDENCE) -> bool:
+    """Whether the interval leaves no doubt on which side of `needed` the true share lies."""
+    return bool(trials) and _excluded(inside, trials, needed, confidence)(needed)
+
+
+def _excluded(inside: float, trials: float, needed: float, confidence: float) -> Callable[[float], bool]:
+    """Whether a share lies outside of the interval: M_n of the module's docstring has reached 1/alpha."""
     outside = trials - inside
     scale = _SMALLER_PARAMETER / min(needed, 1 - needed)
     a, b = scale * needed, scale * (1 - needed)
     mixture = float(betaln(a + inside, b + outside) - betaln(a, b))
     threshold = -math.log(1 - confidence)
-
-    def excluded(m: float) -> bool:
-        return mixture - _times_log(inside, m) - _times_log(outside, 1 - m) >= threshold
-
-    share = inside / trials
-    return (
-        _edge(excluded, 0.0, share) if inside else 0.0,
-        _edge(excluded, 1.0, share) if outside else 1.0,
-    )
+    return lambda m: mixture - _times_log(inside, m) - _times_log(outside, 1 - m) >= threshold
 
 
 def design_effect(values: NDArray[np.float64], inside: NDArray[np.bool_]) -> float:

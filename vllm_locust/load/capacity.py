@@ -26,6 +26,10 @@ _LOOK_EVERY_S = 1.0
 _LEAST_SHARE = 0.25
 # A Poisson process of so many on average has none once in 22 000 times.
 _LEAST_REQUESTS = 10
+# Of a rate: more than this and it was another one.
+_MOST_DROPPED = 0.01
+_LATE_S = 0.1
+_LATE_SHARE = 0.1
 # Where neither -u nor --request-rate says how far to go.
 _MOST = 4096.0
 
@@ -81,7 +85,10 @@ class SearchCourse:
         if collapsed(group) is not None:
             return True
         least_s = self._warmup_s + _LEAST_SHARE * ((self._step_s or 0.0) - self._warmup_s)
-        return elapsed_s >= least_s and weigh(self._settings.slos, group).outcome != "open"
+        if elapsed_s < least_s:
+            return False
+        evidence = weigh(self._settings.slos, group)
+        return evidence.outcome != "open" and evidence.hiccup is None  # which may be diluted yet
 
     def finished(self, phase: Phase, elapsed_s: float) -> None:
         self._crew.settle()
@@ -112,11 +119,24 @@ class SearchCourse:
             evidence=conclude(slos, group, numbers),
             client=client.verdict,
             client_reasons=client.reasons,
+            not_the_load=self._not_the_load(phase, group),
             collapsed=collapsed(group),
             requests=group.planned,
             seconds=elapsed_s,
             numbers={key: numbers[key] for key in ("request_throughput", "output_throughput")},
         )
+
+    def _not_the_load(self, phase: Phase, group: Group) -> str | None:
+        """Why a rate was not offered; users are the same load however late they go on."""
+        if not phase.open_loop or self._settings.max_concurrency is not None:
+            return None
+        if group.dropped > _MOST_DROPPED * group.planned:
+            return f"the client could not send {group.dropped} of {group.planned} requests"
+        late_s, e2el_s = group.lateness.percentile(99), group.e2el_s
+        tolerable_s = max(_LATE_S, _LATE_SHARE * (sum(e2el_s) / len(e2el_s) if e2el_s else 0.0))
+        if late_s is None or late_s <= tolerable_s:
+            return None
+        return f"the client sent requests {late_s * 1000:.0f} ms late (p99), so that the rate was another one"
 
     def _validity(self, group: Group) -> Validity:
         """Of this probe alone: a client that was busy before is none of its business."""

@@ -50,7 +50,8 @@ def _cases(verdict: Verdict) -> Iterator[Case]:
 
 def _capacity(verdict: Verdict, capacity: Mapping[str, Any]) -> Case:
     outcome = _OF_CODE.get(exit_code(verdict, user_errors=False), "passed")
-    return Case("a level meets the objectives", outcome, f"{capacity['level']} {capacity['unit']}")
+    doubt = "" if capacity["undecided"] is None else f", but {capacity['undecided']}"
+    return Case("a level meets the objectives", outcome, f"{capacity['level']} {capacity['unit']}{doubt}")
 
 
 def _write(file: Path, cases: Sequence[Case]) -> None:

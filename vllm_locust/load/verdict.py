@@ -161,7 +161,7 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
 
 def _exit_code_of_search(capacity: Mapping[str, Any], user_errors: bool) -> int | None:
     """A search goes on until something breaks: what failed on the way is no fault of the level it found."""
-    if capacity["ended"] == "running" or (capacity["ended"] == "client" and capacity["level"] is None):
+    if capacity["undecided"] is not None:
         return EXIT_NOT_CONCLUSIVE
     if capacity["level"] is None:
         return EXIT_SLO_MISSED

@@ -1,7 +1,8 @@
 """What a capacity search says: a line for each probe when it is done, a table of all and the answer in words.
 
 Rule: one line a probe, 110 columns at most for the table and the words; a value that missed is marked, and
-so is one that the sample could not tell. What is left out for want of room is said to be.
+so is one that the sample could not tell. What is left out for want of room is said to be. No load that was
+not probed is spoken of as if it had been, and where the largest one cannot be told the last line says why.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,17 +10,14 @@ from textwrap import fill
 from typing import Any
 
 from vllm_locust.core.search import Answer, Probe
+from vllm_locust.report.words import listed
 
 WIDTH = 110
 
 _NOT_KNOWN = "n/a"
 _OUTCOMES = {"invalid": "client"}
-_LEGEND = "x = missed, ~ = the sample could not tell: the likelier outcome counts."
-_ENDS = {
-    "client": "The search ended at the limit of the client, not of the server",
-    "collapsed": "The search ended early",
-    "probes": "The search ended early",
-}
+_LEGEND = "x = missed, ~ = close, ? = too few requests: the likelier outcome counts."
+_FULL_ENDS = ("narrowed", "limit", "none")
 
 
 def render_probe(probe: Probe | Mapping[str, Any], unit: str) -> str:
@@ -28,14 +26,22 @@ def render_probe(probe: Probe | Mapping[str, Any], unit: str) -> str:
     effort = f"{data['requests']} requests in {data['seconds']:.1f} s"
     level = _amount(data["level"], unit)
     if data["outcome"] == "invalid":
-        reasons = "; ".join(data["client_reasons"]) or "no reason was given"
-        return f"{level}: says nothing about the server, the client could not measure: {reasons} ({effort})"
+        return f"{level}: says nothing about the server: {data['cannot_tell']} ({effort})"
     if data["outcome"] == "collapsed":
         return f"{level}: the server broke down: {data['collapsed']} ({effort})"
-    outcome = data["outcome"] + (", but close" if data["close"] else "")
+    outcome = data["outcome"] + _doubt_word(data)
     client = ", client degraded" if data["client"] == "degraded" else ""
     values = ", ".join(f"{f['slo']}: {_cell(f)}".rstrip() for f in data["findings"])
-    return f"{level}: {outcome} ({effort}{client}); {values}"
+    hiccup = f"; {data['hiccup']}: once more" if data["hiccup"] else ""
+    return f"{level}: {outcome} ({effort}{client}); {values}{hiccup}"
+
+
+def _doubt_word(data: Mapping[str, Any]) -> str:
+    return (", but of too few requests" if data["few"] else ", but close") if data["close"] else ""
+
+
+def _doubt_mark(data: Mapping[str, Any]) -> str:
+    return ("?" if data["few"] else "~") if data["close"] else ""
 
 
 def render_answer(answer: Answer | Mapping[str, Any], unit: str) -> str:
@@ -73,14 +79,14 @@ def _cells(probe: Mapping[str, Any]) -> list[str]:
     numbers = probe["numbers"]
     rate = numbers.get("request_throughput")
     outcome = _OUTCOMES.get(probe["outcome"], probe["outcome"])
-    close = probe["close"] and probe["outcome"] in ("met", "missed")
+    mark = _doubt_mark(probe) if probe["outcome"] in ("met", "missed") else ""
     return [
         _level(probe["level"]),
         str(probe["requests"]),
         str(max((finding["failed"] for finding in probe["findings"]), default=0)),
         f"{probe['seconds']:.1f}",
         _NOT_KNOWN if rate is None else f"{rate:.2f}",
-        outcome + (" ~" if close else ""),
+        f"{outcome} {mark}".rstrip(),
     ]
 
 
@@ -116,7 +122,7 @@ def _objective(probe: Mapping[str, Any], slo: str) -> str:
 
 def _cell(finding: Mapping[str, Any]) -> str:
     """A value and, in three columns, its marks."""
-    marks = ("x" if finding["outcome"] == "missed" else "") + ("~" if finding["close"] else "")
+    marks = ("x" if finding["outcome"] == "missed" else "") + _doubt_mark(finding)
     return f"{_value(finding['slo'], finding['value'])} {marks:<2}"
 
 
@@ -133,29 +139,70 @@ def _sentences(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
     yield _headline(answer, unit)
     for finding in answer["broke_first"][1:]:
         yield f"{_amount(answer['missed_at'], unit)} also missed {finding['sentence']}."
-    if answer["ended"] in _ENDS:
-        yield f"{_ENDS[answer['ended']]}: {answer['reason']}."
-    elif answer["ended"] == "running":
-        yield "The search was broken off before its end."
-    level, missed_at = answer["level"], answer["missed_at"]
-    if level is not None and missed_at is not None and not _adjacent(level, missed_at, unit):
-        yield f"What lies between {_level(level)} and {_amount(missed_at, unit)} was not probed."
+    yield from _not_probed(answer, unit)
+    yield from _islands(answer, unit)
+    yield from _hiccups(answer, unit)
     yield from _unproved(answer, unit)
     yield from _doubts(answer, unit)
+    if answer["undecided"] is not None:
+        yield f"So it cannot be told what the largest load is: {answer['undecided']}."
 
 
 def _headline(answer: Mapping[str, Any], unit: str) -> str:
     level, missed_at = answer["level"], answer["missed_at"]
+    missed = "" if missed_at is None else f"{_amount(missed_at, unit)} {_missed(answer)}"
+    if not answer["levels"]:
+        return "No probe came to its end."
+    if level is None and missed_at is None:
+        return "No load was measured."
     if level is None:
-        what = "No load met all objectives"
-        return (
-            f"{what}." if missed_at is None else f"{what}: even {_amount(missed_at, unit)} {_missed(answer)}."
+        return f"No load met all objectives: even {missed}." if answer["ended"] == "none" else f"{missed}."
+    if answer["ended"] not in _FULL_ENDS:
+        text = f"{_amount(level, unit)} met all objectives"
+        return f"{text}; {missed}." if missed else f"{text}; no larger load was measured."
+    sure = answer["undecided"] is None
+    if answer["ended"] == "limit" and not sure:
+        return f"{_amount(level, unit)}, the limit of the search, met all objectives as far as could be told."
+    text = (
+        f"{'Largest' if sure else 'Likely the largest'} load that met all objectives: {_amount(level, unit)}"
+    )
+    if answer["ended"] == "limit":
+        return f"{text}, the limit of the search; no load missed them, so the server can take at least that."
+    certain = answer["certain"]
+    held = f", {_level(certain)} for certain" if certain is not None and certain < level else ""
+    return f"{text}{held} ({missed})."
+
+
+def _not_probed(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """What the answer does not rest on."""
+    level, missed_at = answer["level"], answer["missed_at"]
+    if level is not None and missed_at is not None and not _adjacent(level, missed_at, unit):
+        yield f"What lies between {_level(level)} and {_amount(missed_at, unit)} was not probed."
+    if level is None and missed_at is not None and answer["ended"] not in (*_FULL_ENDS, "running"):
+        yield (
+            "Smaller loads were not probed." if not _lowest(missed_at, unit) else "There is no smaller load."
         )
-    text = f"Largest load that met all objectives: {_amount(level, unit)}"
-    if missed_at is not None:
-        return f"{text} ({_level(missed_at)} {_missed(answer)})."
-    limit = ", the limit of the search" if answer["ended"] == "limit" else ""
-    return f"{text}{limit}; no load missed them, so the server can take at least that."
+    below = [other["level"] for other in answer["levels"] if level is not None and other["level"] < level]
+    if below:
+        them = listed([*map(_level, below[:-1]), _amount(below[-1], unit)])
+        yield f"Below it {them} met, too; others were not probed."
+
+
+def _islands(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
+    missed_at = answer["missed_at"]
+    if missed_at is None:
+        return
+    above = [one for one in answer["levels"] if one["level"] > missed_at and one["outcome"] == "met"]
+    if above:
+        again = listed([_level(one["level"]) for one in above])
+        yield f"{_amount(missed_at, unit)} missed, though above it {again} met: not all lower loads hold."
+
+
+def _hiccups(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
+    for level in answer["levels"]:
+        for sentence in level["hiccups"]:
+            where = _amount(level["level"], unit)
+            yield f"A hiccup at {where} was set aside, since its repeat had none: {sentence}."
 
 
 def _missed(answer: Mapping[str, Any]) -> str:
@@ -168,6 +215,10 @@ def _missed(answer: Mapping[str, Any]) -> str:
 
 def _adjacent(level: float, missed_at: float, unit: str) -> bool:
     return unit == "users" and missed_at - level <= 1
+
+
+def _lowest(level: float, unit: str) -> bool:
+    return unit == "users" and level == 1
 
 
 def _unproved(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
@@ -187,18 +238,22 @@ def _doubts(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
         if not level["close"] or level["level"] not in (answer["level"], answer["missed_at"]):
             continue
         findings = [f for f in level["findings"] if f["close"] and f["outcome"] == level["outcome"]]
-        doubts = [_doubt(finding) for finding in findings if finding["needed"] is not None]
-        what = f"That {_amount(level['level'], unit)} {level['outcome']} is close: "
-        yield what + ("; ".join(doubts) or f"its {level['probes']} probes do not agree") + "."
+        doubts = [_doubt(finding, level["seconds"]) for finding in findings if finding["needed"] is not None]
+        what = "comes from too few requests" if level["few"] else "is close"
+        how = "; ".join(doubts) or f"its {level['probes']} probes do not agree"
+        yield f"That {_amount(level['level'], unit)} {level['outcome']} {what}: {how}."
 
 
-def _doubt(finding: Mapping[str, Any]) -> str:
-    trials, worth = finding["trials"], finding["worth"]
+def _doubt(finding: Mapping[str, Any], seconds: float) -> str:
+    trials, worth, takes = finding["trials"], finding["worth"], finding["takes"]
     alike = f", worth {worth:.0f} independent ones" if worth < 0.95 * trials else ""
-    return (
+    text = (
         f"for {finding['slo']} {finding['low'] * 100:.4g} to {finding['high'] * 100:.4g} % of requests may "
         f"be inside, {finding['needed'] * 100:.6g} % are needed ({trials} requests{alike})"
     )
+    if takes is None or not seconds:
+        return text
+    return f"{text}; some {takes} like these would tell, {seconds * takes / trials:.0f} s of this load"
 
 
 def _amount(level: float, unit: str) -> str:

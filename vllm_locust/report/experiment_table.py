@@ -163,7 +163,8 @@ def _capacities(results: ExperimentResults) -> str:
         if answer is not None:
             level = "none" if answer["level"] is None else _load(answer["level"], answer["unit"])
             # Where no load missed them, it was something else that ended the search.
-            why = f" ({answer['reason']})" if answer["missed_at"] is None else ""
+            doubt = answer.get("undecided") or (answer["reason"] if answer["missed_at"] is None else None)
+            why = f" ({doubt})" if doubt else ""
             lines.append(_folded(f"  {run.planned.key}: {level}{why}", "    "))
     return "".join(["Largest load within the objectives:\n", *lines]) if lines else ""
 

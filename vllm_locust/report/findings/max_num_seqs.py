@@ -165,10 +165,11 @@ def _within_budget(rows: Sequence[Row], searches: Sequence[Row]) -> Iterator[Fin
 
 def _answer(capacity: Mapping[str, Any]) -> str:
     """Where the search ended."""
+    doubt = capacity.get("undecided")  # which runs of old do not have
     if capacity["level"] is None:
-        return f"holds it at no load ({capacity['reason']})"
+        return f"holds it at no load ({doubt or capacity['reason']})"
     missed = capacity["missed_at"]
-    above = f" ({capacity['reason']})" if missed is None else f", {missed:g} miss it"
+    above = f" ({doubt or capacity['reason']})" if doubt or missed is None else f", {missed:g} miss it"
     return f"holds it at {capacity['level']:g} {capacity['unit']}{above}"
 
 

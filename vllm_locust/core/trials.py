@@ -1,0 +1,188 @@
+"""The requests that an objective on a percentile or a maximum is about: which were inside, and which may be.
+
+Rule: each answered request is a trial, and each failed one is a trial outside. A request is inside when its
+latency holds the bound; the client's own error (`core.latencies`) makes that sure or only possible, so there
+is a least and a most of those inside, and what was measured lies between.
+
+A hiccup is one short stretch of time, a twentieth of the window, through which three quarters of the
+requests outside were under way, and without whose requests, half of all at most, the objective would be met.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_locust.core.group import Group
+from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.percentile import percentile
+from vllm_locust.core.share import design_effect
+from vllm_locust.core.slo import Slo
+
+Numbers = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+# Statistics that ask for a share of the requests without being called a percentile.
+_AS_PERCENTILE = {"median": 50.0, "max": 100.0}
+_STRETCH_SHARE = 0.05
+_MOST_OF_THOSE_OUTSIDE = 0.75
+_FEWEST_OF_A_HICCUP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """One family in ms, by time of end: as measured, the ends of the truth; when requests were sent."""
+
+    measured: Numbers
+    low: Numbers
+    high: Numbers
+    sent_s: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Hiccup:
+    """Requests outside that were under way in one stretch of time."""
+
+    outside: int
+    of: int
+    seconds: float
+
+    def __str__(self) -> str:
+        those = f"{self.outside} of the {self.of} requests outside"
+        return f"{those} were under way in one stretch of {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What is counted for one objective."""
+
+    value_ms: float | None
+    """Of the answered requests, as in the summary."""
+    count: int
+    worth: float
+    """How many independent ones they are worth, see `core.share`."""
+    inside: float
+    least: float
+    most: float
+    needed: float
+    failed: int
+    hiccup: Hiccup | None = None
+
+
+def trials_of(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Trials | None:
+    """Those of a percentile or a maximum; None for any other objective."""
+    q = slo.percentile or _AS_PERCENTILE.get(slo.key.partition("_")[0])
+    if slo.family is None or q is None or slo.op not in ("<", "<="):
+        return None
+    if slo.family in latencies:
+        return _one_by_one(slo, q, latencies[slo.family], group.failed_in_window)
+    if slo.family in ("itl", "itl_per_token"):
+        return _of_gaps(slo, q, group, latencies["tpot"])
+    return None
+
+
+def _one_by_one(slo: Slo, q: float, latencies: Latencies, failed: int) -> Trials:
+    holds = _holds(slo, latencies.measured)
+    count = len(holds) + failed
+    least, most = _holds(slo, latencies.high).sum(), _holds(slo, latencies.low).sum()
+    effect = _effect(latencies.measured, holds)
+    return Trials(
+        percentile(latencies.measured, q),
+        count,
+        count / effect,
+        float(holds.sum()),
+        float(least),
+        float(most),
+        q / 100,
+        failed,
+        _hiccup(latencies, holds, failed, q / 100),
+    )
+
+
+def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
+    """The gaps of one stream share its fate: a stream is one trial, by the share of all gaps inside."""
+    gaps = group.itl if slo.family == "itl" else group.itl_per_token
+    value_s = gaps.max_s if q == 100 else gaps.percentile(q)
+    inside = group.streams * _share_inside(gaps, slo)
+    count = group.streams + group.failed_in_window
+    # The histogram knows no order of time; the mean gaps of the streams do.
+    effect = _effect(tpot.measured, np.ones(len(tpot.measured), np.bool_))
+    return Trials(
+        None if value_s is None else value_s * 1000,
+        count,
+        count / effect,
+        inside,
+        inside,
+        inside,
+        q / 100,
+        group.failed_in_window,
+    )
+
+
+def latencies_ms(group: Group) -> dict[str, Latencies]:
+    """Of the successful requests that have them, by time of end; as `core.summary` defines them."""
+    order = np.argsort(group.ok_ended_s, kind="stable")
+    ttft, e2el, late, tpot, ended_s = (
+        np.array(column)[order]
+        for column in (group.ttft_s, group.e2el_s, group.late_s, group.tpot_s(), group.ok_ended_s)
+    )
+    families = {
+        "ttft": ttft,
+        "e2el": e2el,
+        "ttft_from_plan": ttft + late,
+        "e2el_from_plan": e2el + late,
+        "tpot": tpot,
+    }
+    known = {}
+    for name, values in families.items():
+        defined = ~np.isnan(values)
+        ms = values[defined] * 1000
+        known[name] = Latencies(ms, ms, ms, (ended_s - e2el)[defined])
+    return known
+
+
+def _holds(slo: Slo, values_ms: Numbers) -> Flags:
+    return values_ms < slo.bound if slo.op == "<" else values_ms <= slo.bound
+
+
+def _effect(values_ms: Numbers, inside: Flags) -> float:
+    """The design effect, where values that differ by less than 1 us are equal, as floats never are."""
+    return design_effect(np.round(values_ms, 3), inside)
+
+
+def _share_inside(histogram: Histogram, slo: Slo) -> float:
+    """The share of the gaps that hold the bound, each as `histogram.percentile` values it."""
+    ranks = range(histogram.count)
+    find = bisect_left if slo.op == "<" else bisect_right
+    return find(ranks, slo.bound, key=lambda rank: histogram.value_at_rank(rank) * 1000) / (len(ranks) or 1)
+
+
+def _hiccup(latencies: Latencies, holds: Flags, failed: int, needed: float) -> Hiccup | None:
+    """The stretch of the module's docstring, if there is one."""
+    outside = int((~holds).sum())
+    if (
+        failed
+        or needed == 1.0
+        or outside < _FEWEST_OF_A_HICCUP
+        or len(holds) - outside >= needed * len(holds)
+    ):
+        return None
+    began_s, ended_s = latencies.sent_s, latencies.sent_s + latencies.measured / 1000
+    length_s = _STRETCH_SHARE * float(ended_s.max() - began_s.min())
+    at_s = _busiest(began_s[~holds] - length_s, ended_s[~holds])
+    during = (began_s <= at_s + length_s) & (ended_s >= at_s)
+    there = int((during & ~holds).sum())
+    rest = int((~during).sum())
+    passed = outside - there <= (1 - needed) * rest
+    if passed and there >= _MOST_OF_THOSE_OUTSIDE * outside and 2 * rest >= len(holds):
+        return Hiccup(there, outside, length_s)
+    return None
+
+
+def _busiest(starts_s: Numbers, ends_s: Numbers) -> float:
+    """A moment at which most of some intervals are under way: it may be taken as one of their starts."""
+    starts, ends = np.sort(starts_s), np.sort(ends_s)
+    under_way = np.arange(1, len(starts) + 1) - np.searchsorted(ends, starts, side="left")
+    return float(starts[under_way.argmax()])
