@@ -78,9 +78,9 @@ def test_every_profile_at_every_level(server: Simulator, tmp_path: Path) -> None
 
 def test_a_search_finds_what_the_server_can_hold(four_at_a_time: Simulator, tmp_path: Path) -> None:
     """An answer takes 200 ms and what is left of a step; of five users one must wait as long again."""
-    objective = "p90_e2el_ms<300"
+    objective = "p85_e2el_ms<300"
     outcome = run_locust(
-        *STEPS, "--host", four_at_a_time.url, "--slo", objective, "--step-time", "1s",
+        *STEPS, "--host", four_at_a_time.url, "--slo", objective, "--step-time", "2s",
         "--step-warmup", "250ms", "--max-tokens", "10", "-u", "8",
         folder=tmp_path / "results", locustfile="capacity.py",
     )  # fmt: skip
