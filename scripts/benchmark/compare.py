@@ -50,6 +50,8 @@ class Cell:
     growth_mb: float
     observer_cpu: float
     """The share of a core that the process beside the client used."""
+    itl_bounds_ms: Sequence[float]
+    """How wrong a gap may be by the client's own account, mean and p99; empty where it gives none."""
 
 
 def main() -> None:
@@ -117,6 +119,7 @@ def measure(client: str, streams: int, seconds: int, tokens: int) -> Cell:
             cpu_s=used["cpu_s"],
             growth_mb=used["late_mb"] - used.get("early_mb", used["late_mb"]),
             observer_cpu=fetcher.observer_cpu,
+            itl_bounds_ms=itl_bounds(folder),
         )
 
 
@@ -124,6 +127,14 @@ def truth(served: pd.DataFrame) -> dict[str, float]:
     first, last = served.sent_ns.str[0], served.sent_ns.str[-1]
     gaps = np.concatenate([np.diff(np.array(stamps, np.int64)) for stamps in served.sent_ns])
     return statistics((first - served.received_ns) / 1e9, (last - served.received_ns) / 1e9, gaps / 1e9)
+
+
+def itl_bounds(folder: Path) -> Sequence[float]:
+    summary = folder / "results" / "summary.json"
+    if not summary.exists():
+        return ()
+    account = json.loads(summary.read_text())["client"]
+    return account["itl_bound_mean_ms"], account["itl_bound_p99_ms"]
 
 
 def claims_of_ours(folder: Path) -> tuple[dict[str, float], Sequence[str]]:
@@ -240,8 +251,9 @@ def free_port() -> int:
 HEADER = (
     "| client | streams (tok/s) | "
     + " | ".join(f"{metric.replace('_', ' ')}: truth, claim, error" for metric in METRICS)
-    + " | CPU us per token | CPU us per request | memory growth after 10 s | CPU beside |\n"
-    + f"|{'---|' * (len(METRICS) + 6)}"
+    + " | CPU us per token | CPU us per request | memory growth after 10 s | CPU beside"
+    + " | bound of an ITL: mean, p99 |\n"
+    + f"|{'---|' * (len(METRICS) + 7)}"
 )
 
 
@@ -253,7 +265,8 @@ def row(cell: Cell) -> str:
         f"| {cell.client} | {cell.streams} ({rate:.0f}) | "
         + " | ".join(cells)
         + f" | {cell.cpu_s / cell.tokens * 1e6:.1f} | {cell.cpu_s / cell.requests * 1e6:.0f}"
-        + f" | {cell.growth_mb:+.0f} MB | {cell.observer_cpu:.1%} |"
+        + f" | {cell.growth_mb:+.0f} MB | {cell.observer_cpu:.1%}"
+        + f" | {', '.join(f'{bound:.3f}' for bound in cell.itl_bounds_ms) or 'none'} |"
     )
 
 

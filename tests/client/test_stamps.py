@@ -12,7 +12,7 @@ import pytest
 from gevent import get_hub
 from gevent.event import Event
 
-from vllm_locust.client import stamps
+from vllm_locust.client import alarm, stamps
 from vllm_locust.client.stamps import Pulse
 
 REALTIME_NS = 1_700_000_000_000_000_000
@@ -227,7 +227,13 @@ def test_a_widened_loop_reports_all_in_one_look(pulse: Pulse) -> None:
     assert len(set(ears.heard)) == 1
 
 
-def test_while_answers_are_awaited_the_loop_looks_by_itself(pulse: Pulse) -> None:
+@pytest.mark.parametrize("kind", ["timerfd", "portable"])
+def test_while_answers_are_awaited_the_loop_looks_by_itself(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "portable":
+        monkeypatch.setattr(alarm, "_timerfd", lambda: None)
+    pulse = Pulse(get_hub().loop)
     looks: list[float] = []
     seen = Event()
     watcher = get_hub().loop.check(ref=False)
@@ -246,4 +252,5 @@ def test_while_answers_are_awaited_the_loop_looks_by_itself(pulse: Pulse) -> Non
     gevent.sleep(0.05)
     watcher.stop()
     watcher.close()
+    pulse.close()
     assert len(looks) < 5
