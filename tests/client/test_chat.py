@@ -292,6 +292,16 @@ def test_a_refused_connection(asker: Callable[..., Asker]) -> None:
     assert record.connect_s is not None
 
 
+def test_the_pause_behind_a_refusal_is_no_lateness_of_what_comes_next(asker: Callable[..., Asker]) -> None:
+    it = asker(ANSWER)
+    it.server.close()
+    refused = it.ask().record
+    assert it.client.free_s is not None
+    assert it.client.free_s - refused.ended_s >= 0.2
+    paused_until_s = it.client.free_s
+    assert (it.ask().record.intended_s or 0) >= paused_until_s
+
+
 def test_an_unknown_host() -> None:
     records: list[RequestRecord] = []
     transport = Transport(Target.parse("http://no-such-host.invalid"), RequestOptions(model="m"))

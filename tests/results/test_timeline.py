@@ -1,6 +1,7 @@
 """Time lines against brute force: every token and every request second is in exactly one bin."""
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,19 @@ def test_silence_and_a_restart_are_gaps(tmp_path: Path) -> None:
     rates = dict(zip(shown.time_s.tolist(), shown.generation_tokens_per_s.tolist(), strict=True))
     assert (rates[1], rates[10]) == (10, 10)
     assert math.isnan(rates[9])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_server_that_was_dead_for_28_s_is_a_gap_whatever_its_times_are_rounded_to(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    begin_s = 3 * rng.random()
+    alive = [begin_s + i + 0.01 * rng.random() for i in (*range(30), *range(57, 67))]
+    shown = seen(tmp_path, "".join(f"{t:.3f},h,0,m,1,0,0.1,5,,\n" for t in alive))
+    dead = (shown.time_s > alive[29] + 1) & (shown.time_s < alive[30] - 1)
+    assert dead.any()
+    assert np.isnan(shown.running[dead]).all()
 
 
 def test_a_table_that_is_torn_or_missing(tmp_path: Path) -> None:

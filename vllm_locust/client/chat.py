@@ -179,7 +179,7 @@ class ChatClient:
         self._host: int | None = None
         self._connections: dict[int, Connection] = {}
         self.free_s: float | None = None
-        """When the last answer ended; None before the first."""
+        """When the last answer ended, and the pause behind a refusal; None before the first."""
         self._owed_s = 0.0
 
     def chat(self, messages: Sequence[Message] | str, *, origin: Origin | None = None, **body: Any) -> Reply:
@@ -265,6 +265,7 @@ class ChatClient:
             self._on_finished(record)
         if record.outcome == CONNECT:
             gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
+            self.free_s, self._owed_s = perf_counter(), 0.0  # our pause is no lateness of what comes next
         return Reply(exchange.answer.text, record)
 
     def _attempt(self, record: RequestRecord, exchange: Exchange, host: int, request: bytes) -> bool:

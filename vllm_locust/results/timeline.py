@@ -167,8 +167,13 @@ def _patience_s(times: Floats) -> float:
 
 def _times(looks: Sequence[Floats]) -> Floats:
     """Every time at which something was said, and those at which it stopped being true."""
-    ends = [times[:-1][np.diff(times) > _patience_s(times)] + _patience_s(times) for times in looks]
+    ends = [_until(times)[:-1][times[1:] > _until(times)[:-1]] for times in looks]
     return np.unique(np.concatenate([*looks, *ends]))
+
+
+def _until(times: Floats) -> Floats:
+    """Until when each look holds, where no other follows."""
+    return times + _patience_s(times)
 
 
 def _hold(at: Floats, times: Floats, values: Floats) -> Floats:
@@ -176,7 +181,7 @@ def _hold(at: Floats, times: Floats, values: Floats) -> Floats:
     place = np.searchsorted(times, at, "right") - 1
     known = place >= 0
     held = np.where(known, values[np.maximum(place, 0)], np.nan)
-    held[known & (at - times[np.maximum(place, 0)] >= _patience_s(times))] = np.nan
+    held[known & (at >= _until(times)[np.maximum(place, 0)])] = np.nan  # the very sums that are among `at`
     return held
 
 

@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 def time_charts(results: Results, link: str) -> list[Chart]:
     """What is known over time; empty where nothing is. `link` makes them zoom together."""
     client = client_timeline(results.requests, _most_bins(results))
-    table = read_server_metrics(results.folder / SERVER_METRICS)
+    table = None if _several_servers(results) else read_server_metrics(results.folder / SERVER_METRICS)
     server = server_timeline(table) if table else None
     shading = _shading((results.summary or {}).get("phases") or ())
     x = {"ticksuffix": " s", "range": [0, end_of_axis(results)]}
@@ -49,6 +49,11 @@ def time_charts(results: Results, link: str) -> list[Chart]:
             *(_failures(client) if client and client.failures else ()),
         ]
     ]
+
+
+def _several_servers(results: Results) -> bool:
+    """Whether several took turns at one address: a line through their looks would be nobody's."""
+    return bool(((results.summary or {}).get("server") or {}).get("several_servers"))
 
 
 def _most_bins(results: Results) -> int:
@@ -72,7 +77,7 @@ def _of_client(client: ClientTimeline) -> Iterator[_Part]:
         return
     yield (
         "TTFT",
-        "Growing within a phase: requests queue up. By the time at which a request was sent.",
+        "Growing within a phase at one load: requests queue up, or prompts get longer. By the time of sending.",
         _spread(x, client.ttft),
         scale("ms", client.ttft.p50_ms, client.ttft.max_ms),
         {},
@@ -83,7 +88,7 @@ def _of_client(client: ClientTimeline) -> Iterator[_Part]:
         traces.append(line("longest ITL", x, worst, 3, line={"width": 1.5, "dash": "dot"}))
     yield (
         "TPOT and the longest ITL",
-        "Longest ITL far above TPOT: decoding stood still, often for the prefill of somebody else's prompt.",
+        "Longest ITL far above TPOT: tokens stood still, often for the prefill of somebody else's prompt.",
         traces,
         scale("ms", client.tpot.p50_ms, client.tpot.p99_ms, worst),
         {},
@@ -112,9 +117,12 @@ def _of_both(client: ClientTimeline | None, server: ServerTimeline | None) -> It
         in_flight += _looks(server, "running, server", server.running, 2)
         in_flight += _looks(server, "waiting, server", server.waiting, 1, dash="dash")
     if tokens:
-        look_for = "Flat while the load grows: the server gives all it has. Prompt tokens: click the legend."
+        look_for = "Flat while requests in flight grow: no more comes. Prompt tokens: click the legend."
         yield "Tokens per second", look_for, tokens, {"title": "tokens/s", "rangemode": "tozero"}, {}
-        look_for = "Waiting above zero: the batch is full. In flight above running + waiting: on the way."
+        look_for = (
+            "Waiting above zero: for a place in the batch, for memory, or for what else? See KV cache. "
+            "In flight above running + waiting: on the way."
+        )
         yield "Requests in flight", look_for, in_flight, {"title": "requests", "rangemode": "tozero"}, {}
 
 
@@ -125,7 +133,7 @@ def _of_server(server: ServerTimeline) -> Iterator[_Part]:
     ]
     if traces:
         y = {"title": "in use", "tickformat": ".0%", "rangemode": "tozero"}
-        yield "KV cache", "At 100 % requests wait or are preempted: memory is the limit.", traces, y, {}
+        yield "KV cache", "Near 100 % requests wait for memory or are preempted.", traces, y, {}
     if np.nanmax(np.append(server.preemptions_per_s, 0.0)) > 0:
         more = _looks(server, "preemptions", server.preemptions_per_s, 1)
         y = {"title": "per second", "rangemode": "tozero"}
