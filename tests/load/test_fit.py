@@ -50,7 +50,12 @@ def test_a_short_run_is_looked_at_as_far_as_it_goes(caplog: pytest.LogCaptureFix
 
 def test_estimated_lengths_refuse_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert sentences(TextProfile("t", "t", repetitions=1000, max_tokens=8), 128) == []
-    assert "About 200 of the first 200 requests of t" in caplog.text
+    assert (
+        "By an estimate from their characters, which can be far off, 200 of the first 200 requests of t"
+        in (caplog.text)
+    )
+    assert "The server refuses those that are so by its own count." in caplog.text
+    assert "will refuse" not in caplog.text
 
 
 def test_an_answer_that_is_too_long_by_itself_is_refused() -> None:
@@ -64,4 +69,4 @@ def test_messages_and_phases_are_looked_at_too(caplog: pytest.LogCaptureFixture)
     assert "tiny.ss" not in caplog.text
     caplog.clear()
     sentences(catalogue.load("tools", context(max_tokens="490")), 500)
-    assert "About 200 of the first 200 requests of tools" in caplog.text
+    assert "far off, 200 of the first 200 requests of tools" in caplog.text

@@ -11,8 +11,9 @@ import orjson
 
 from vllm_locust import __version__
 from vllm_locust.compare.metrics import DEFAULT
-from vllm_locust.compare.units import HIT_RATE, Part, Side
+from vllm_locust.compare.units import Part, Side
 from vllm_locust.errors import UsageError
+from vllm_locust.report.cache_hits import HIT_RATE, hit_rate
 
 FORMAT = "vllm-locust baseline 1"
 _COUNTS = ("completed", "failed", "planned", "dropped", "total_input_tokens", "total_output_tokens")
@@ -73,5 +74,5 @@ def _run(part: Part, keys: tuple[str, ...]) -> dict[str, Any]:
         "invalid": part.invalid,
         "what": dict(part.what),
         "numbers": {key: part.numbers.get(key) for key in keys}
-        | {"server": {HIT_RATE: (part.numbers.get("server") or {}).get(HIT_RATE)}},
+        | {"server": {HIT_RATE: hit_rate(part.numbers)}},
     }

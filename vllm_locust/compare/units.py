@@ -16,6 +16,7 @@ from typing import Any
 from vllm_locust.compare.metrics import DROP_RATE
 from vllm_locust.core.validity import INVALID
 from vllm_locust.errors import UsageError
+from vllm_locust.report.cache_hits import differ, hit_rate
 from vllm_locust.results.folder import Results, holds_run, read_results
 from vllm_locust.results.rows import rows_of
 
@@ -43,10 +44,6 @@ _OPTIONS = (
 
 _SAME_LENGTH = 0.02
 """How much the mean length of prompts or answers may differ by chance."""
-HIT_RATE = "prefix_cache_hit_rate"
-"""Of a block `server`."""
-_SAME_HITS = 0.05
-"""By how much the hit rates of the prefix cache may differ and count as the same."""
 _BY_RUN = ("host", "seed")
 """What may be new in each run: said only of sides that kept to one."""
 
@@ -138,10 +135,9 @@ def lengths(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
 def cache_hits(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
     """Whether the prefix cache of the server helped some runs more than others, in a sentence."""
     sides = [
-        [rate for part in parts if (rate := (part.numbers.get("server") or {}).get(HIT_RATE)) is not None]
-        for parts in (base, new)
+        [rate for part in parts if (rate := hit_rate(part.numbers)) is not None] for parts in (base, new)
     ]
-    if all(sides) and max(map(max, sides)) - min(map(min, sides)) > _SAME_HITS:
+    if all(sides) and differ([*sides[0], *sides[1]]):
         told = [_ends(rates) for rates in sides]
         yield (
             f"The server's prefix cache held {told[0]} of the prompt tokens in base and {told[1]} in new: "

@@ -11,6 +11,7 @@ from vllm_locust.workloads.sharegpt import estimated_tokens
 logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 200
+_ESTIMATED = "By an estimate from their characters, which can be far off, "
 
 
 def too_long(settings: Settings, model: str, longest: int, scenario: Scenario) -> Iterator[str]:
@@ -31,8 +32,9 @@ def too_long(settings: Settings, model: str, longest: int, scenario: Scenario) -
             yield f"All requests of {phase.name} are {too_much}. Ask for less: --input-len, --max-tokens"
         else:
             logger.warning(
-                "%s%d of the first %d requests of %s are %s at most. The server will refuse them.",
-                *("" if sure else "About ", len(beyond), len(planned), phase.name, too_much),
+                "%s%d of the first %d requests of %s are %s at most. The server %s.",
+                *("" if sure else _ESTIMATED, len(beyond), len(planned), phase.name, too_much),
+                "will refuse them" if sure else "refuses those that are so by its own count",
             )
 
 

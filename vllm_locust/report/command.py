@@ -80,12 +80,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_text(runs: Sequence["Results"]) -> None:
+    from vllm_locust.report.cache_hits import difference
     from vllm_locust.report.identity import report_text
+    from vllm_locust.report.page.write import unlike
     from vllm_locust.report.sent import describe
 
     for number, results in enumerate(runs):
         text = report_text(results, describe(results.requests))
         print("\n\n" * bool(number) + text, end="", flush=True)
+    labels = unlike([run.folder for run in runs])
+    cached = difference([run.summary or {} for run in runs], labels)
+    if cached is not None:
+        print(f"\n{cached}", flush=True)
 
 
 def _print_json(runs: Sequence["Results"]) -> None:

@@ -31,13 +31,13 @@ def named(name: str, rows: list[Row]) -> Finding:
 
 def test_throughput_that_grows_to_the_end_refutes() -> None:
     finding = named(NAME, at_once([64, 128, 256, 512], [0.1, 0.2, 0.4, 0.8]))
-    assert finding.verdict == "refuted"
+    assert finding.verdict == "refuted once"
     assert finding.sentence.startswith("Throughput still grows at the largest: 64.0 req/s and KV 10.0% at 64")
 
 
 def test_a_cache_that_is_full_at_the_knee_refutes() -> None:
     finding = named(NAME, at_once([64, 128, 130, 131], [0.5, 1.0, 1.0, 1.0]))
-    assert finding.verdict == "refuted"
+    assert finding.verdict == "refuted once"
     assert finding.sentence.startswith(
         "From 128 to 512 throughput changes by +2.3%, while peak KV usage does not grow either:"
     )
@@ -52,7 +52,7 @@ def test_throughput_that_repeats_cannot_tell_apart_at_the_end_cannot_be_judged()
 
 def test_throughput_that_falls_has_stopped_growing() -> None:
     finding = named(NAME, at_once([1, 2, 4, 3], [0.1, 0.2, 0.4, 0.8]))
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert finding.sentence.startswith(
         "From 256 to 512 throughput changes by -25.0%, while peak KV usage grows on"
     )
@@ -70,13 +70,13 @@ def test_one_batch_and_all_at_once_are_not_mixed() -> None:
 def test_a_fixed_number_of_users_is_a_fixed_load_even_where_it_equals_max_num_seqs() -> None:
     place = {"level": 64.0, "unit": "users"}
     rows = at_once([64, 128, 130, 131], [0.1, 0.2, 0.3, 0.4], place=place)
-    assert named(NAME, rows).verdict == "confirmed"
+    assert named(NAME, rows).verdict == "confirmed once"
 
 
 def test_loads_are_judged_apart() -> None:
     rows = [*at_once([1, 2, 2, 2], [0.1, 0.2, 0.3, 0.4], "all"), *at_once([1, 2, 4, 8], [0.1] * 4, "some")]
-    assert named(f"{NAME} (chat, all)", rows).verdict == "confirmed"
-    assert named(f"{NAME} (chat, some)", rows).verdict == "refuted"
+    assert named(f"{NAME} (chat, all)", rows).verdict == "confirmed once"
+    assert named(f"{NAME} (chat, some)", rows).verdict == "refuted once"
 
 
 def test_latency_that_does_not_grow_with_the_batch_refutes() -> None:
@@ -93,7 +93,7 @@ def test_latency_that_does_not_grow_with_the_batch_refutes() -> None:
         )
         for row in ONE_BATCH
     ]
-    assert named("concurrency = max-num-seqs: latency grows with it", flat).verdict == "refuted"
+    assert named("concurrency = max-num-seqs: latency grows with it", flat).verdict == "refuted once"
 
 
 def a_search(level: int | None, missed_at: int | None) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def test_batches_of_several_caches_are_no_repeats_of_each_other() -> None:
         for row in at_once(rates, [0.1, 0.2, 0.3, 0.4])
     ]
     verdicts = {size: named(f"{NAME} (chat, all, block-size={size})", rows).verdict for size in (16, 32)}
-    assert verdicts == {16: "refuted", 32: "confirmed"}
+    assert verdicts == {16: "refuted once", 32: "confirmed once"}
 
 
 def test_runs_without_it_tell_nothing() -> None:

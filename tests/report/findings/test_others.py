@@ -23,7 +23,7 @@ QUICKER = "one review per prompt is quicker than packing"
 
 @pytest.mark.parametrize(
     ("single", "told", "verdict"),
-    [(20.0, "20.0", "confirmed"), (10.2, "10.2", "refuted"), (5.0, "5.00", "refuted")],
+    [(20.0, "20.0", "confirmed once"), (10.2, "10.2", "refuted once"), (5.0, "5.00", "refuted once")],
 )
 def test_reviews_are_compared_not_requests(single: float, told: str, verdict: str) -> None:
     finding = named("packing", QUICKER, [imdb("packed", 1.0, n="10"), imdb("single", single)])
@@ -48,7 +48,7 @@ def test_configurations_are_no_repeats_of_each_other() -> None:
         imdb(kind, rate, run, n=n) for run in "ab" for kind, rate, n in (("packed", 1, 4), ("single", 9, 1))
     ]
     assert [finding.name for finding in find("packing", rows)][:1] == [f"{QUICKER} (a)"]
-    assert named("packing", f"{QUICKER} (b)", rows).verdict == "confirmed"
+    assert named("packing", f"{QUICKER} (b)", rows).verdict == "confirmed once"
 
 
 def test_duplicates_tell_what_the_prefix_cache_gave() -> None:
@@ -64,7 +64,7 @@ def test_duplicates_tell_what_the_prefix_cache_gave() -> None:
     finding = named("packing", "duplicates, single", [imdb("single", 10.0), many])
     assert finding == Finding(
         "duplicates, single",
-        "confirmed",
+        "confirmed once",
         "Each request 10 times: 50.0 req/s against 10.0 (x5.00); 90% of the prompt tokens came from the "
         "prefix "
         "cache.",

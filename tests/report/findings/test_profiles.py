@@ -31,7 +31,7 @@ def named(name: str, rows: list[Row]) -> Finding:
 def test_h1_ttft_grows_with_the_prompt() -> None:
     assert named("H1", ladder()) == Finding(
         "H1",
-        "confirmed",
+        "confirmed once",
         "TTFT grows with the prompt: with short answers at 1 user 50.0 ms for long prompts against 10.0 "
         "ms for "
         "short ones (x5.00) and with long answers at 1 user 50.0 ms for long prompts against 10.0 ms for "
@@ -42,7 +42,7 @@ def test_h1_ttft_grows_with_the_prompt() -> None:
 
 def test_h1_is_refuted_by_one_pair() -> None:
     finding = named("H1", ladder({**QUIET, "long_long": 10.2}))
-    assert finding.verdict == "refuted"
+    assert finding.verdict == "refuted once"
     assert "TTFT does not always grow with the prompt" in finding.sentence
 
 
@@ -55,14 +55,14 @@ def test_h1_cannot_be_told_without_a_pair_nor_from_repeats_that_overlap() -> Non
 
 def test_h2_tpot_worsens_with_concurrency_and_the_prompt_hardly_touches_it() -> None:
     finding = named("H2", ladder())
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert "short_short from 5.00 ms at 1 to 20.0 ms at 32 users (1 of 1 pair agrees" in finding.sentence
     assert "a long prompt makes TPOT x1.00 and TTFT x5.00 with long answers" in finding.sentence
 
 
 def test_h2_is_refuted_when_tpot_stays() -> None:
     rows = [at_level("short_long", users, mean_tpot_ms=5.0, completed=50) for users in (1, 8, 32)]
-    assert named("H2", rows).verdict == "refuted"
+    assert named("H2", rows).verdict == "refuted once"
 
 
 def test_h2_is_refuted_when_the_prompt_moves_tpot_as_much_as_ttft() -> None:
@@ -72,7 +72,7 @@ def test_h2_is_refuted_when_the_prompt_moves_tpot_as_much_as_ttft() -> None:
         for users in (1, 8)
     ]
     finding = named("H2", rows)
-    assert finding.verdict == "refuted"
+    assert finding.verdict == "refuted once"
     assert (
         "It is not only decode's: at 1 user a long prompt makes TPOT x3.00 and TTFT x2.00" in finding.sentence
     )
@@ -93,19 +93,19 @@ def test_h2_cannot_be_told_from_one_level() -> None:
 def test_h3_by_the_servers_queue() -> None:
     waits = {"mean_queue_ms": 150.0, "mean_ttft_ms": 200.0}
     finding = named("H3", [at_level("short_short", 32, waits, mean_ttft_ms=210.0, completed=40)])
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert finding.sentence == (
         "At 32 users waiting is most of TTFT: short_short 75% (queue 150.0 ms of 200.0 ms)."
     )
     prefill = {"mean_queue_ms": 20.0, "mean_ttft_ms": 200.0}
     refuted = named("H3", [at_level("short_short", 32, prefill, mean_ttft_ms=210.0, completed=40)])
-    assert refuted.verdict == "refuted"
+    assert refuted.verdict == "refuted once"
     assert "not most" in refuted.sentence
 
 
 def test_h3_without_a_server_against_a_quiet_one() -> None:
     finding = named("H3", ladder())
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert "short_short 95% (all that 200.0 ms has more than the 10.0 ms at 1 user)" in finding.sentence
 
 
@@ -115,7 +115,7 @@ def test_h3_cannot_be_told_from_one_level_without_a_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("short_long", "verdict"), [(900.0, "confirmed"), (810.0, "cannot tell"), (500.0, "refuted")]
+    ("short_long", "verdict"), [(900.0, "confirmed once"), (810.0, "cannot tell"), (500.0, "refuted once")]
 )
 def test_h3_which_ttft_is_largest(short_long: float, verdict: str) -> None:
     finding = named("H3, largest TTFT", ladder(busy={**BUSY, "short_long": short_long}))
@@ -164,4 +164,4 @@ def test_configurations_are_judged_apart() -> None:
     slower = {name: 10 * ms for name, ms in QUIET.items()}, {name: 10 * ms for name, ms in BUSY.items()}
     rows = [replace(row, run="fast") for row in ladder()]
     rows += [replace(row, run="slow") for row in ladder(*slower)]
-    assert [named(f"H1 (tiny, {name})", rows).verdict for name in ("fast", "slow")] == ["confirmed"] * 2
+    assert [named(f"H1 (tiny, {name})", rows).verdict for name in ("fast", "slow")] == ["confirmed once"] * 2

@@ -24,18 +24,18 @@ def test_the_smaller_the_budget_the_longer_ttft_and_the_shorter_itl() -> None:
     # Of the four budgets from 512 on no two differ by 5 %: six pairs.
     assert findings["smaller budget, longer TTFT"] == Finding(
         "smaller budget, longer TTFT",
-        "confirmed",
+        "confirmed once",
         "Mean TTFT goes from 220.1 s at 64 tokens to 145.2 s at 8192; 15 of 21 pairs agree and 6 differ "
         "by less "
         "than 5%; rank correlation 0.71.",
     )
-    assert findings["smaller budget, shorter ITL"].verdict == "confirmed"
-    assert findings["smaller budget, shorter TPOT"].verdict == "confirmed"
+    assert findings["smaller budget, shorter ITL"].verdict == "confirmed once"
+    assert findings["smaller budget, shorter TPOT"].verdict == "confirmed once"
 
 
 def test_past_2048_nothing_moves() -> None:
     finding = found("token_budget", CHUNKED_PREFILL)["past which budget nothing moves"]
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert finding.sentence == (
         "From 2048 tokens on all means stay within 10% of those at 8192: TTFT 145.6 s and 145.2 s, TPOT "
         "546.5 ms "
@@ -71,7 +71,7 @@ def test_rounds_in_which_requests_failed_are_not_the_quickest() -> None:
 def test_throughput_stops_growing_with_max_num_seqs_while_kv_usage_goes_on() -> None:
     findings = found("max_num_seqs", ALL_AT_ONCE)
     finding = findings["throughput stops growing, KV usage goes on"]
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert finding.sentence.startswith(
         "From 256 to 512 throughput changes by +0.4%, while peak KV usage grows on:"
     )
@@ -85,7 +85,7 @@ def test_throughput_stops_growing_with_max_num_seqs_while_kv_usage_goes_on() -> 
 
 def test_with_concurrency_equal_to_max_num_seqs_latency_grows() -> None:
     finding = found("max_num_seqs", ONE_BATCH)["concurrency = max-num-seqs: latency grows with it"]
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert "6.01 s and 9.94 req/s at 64" in finding.sentence
     assert "6 of 6 pairs agree" in finding.sentence
 
@@ -102,7 +102,7 @@ def test_twelve_users_keep_the_longest_latency_below_20_s() -> None:
 def test_one_review_per_prompt_is_quicker_than_packing() -> None:
     assert found("packing", IMDB)["one review per prompt is quicker than packing"] == Finding(
         "one review per prompt is quicker than packing",
-        "confirmed",
+        "confirmed once",
         # 4 x 8.01 and 32.03, 40 x 1.02 and 73.27, 400 x 0.04 and 65.75
         "Reviews per second: 32.0 packed, 32.0 single at n = 4, 40.8 packed, 73.3 single at n = 40 and 16.0 "
         "packed, 65.8 single at n = 400.",
@@ -125,4 +125,4 @@ def test_four_reviews_to_a_prompt_fill_the_batch_best_but_hardly_more_than_one()
     ],
 )
 def test_duplicates_are_quicker(name: str, sentence: str) -> None:
-    assert found("packing", [*IMDB, *IMDB_COPIED])[name] == Finding(name, "confirmed", sentence)
+    assert found("packing", [*IMDB, *IMDB_COPIED])[name] == Finding(name, "confirmed once", sentence)

@@ -28,12 +28,12 @@ def test_latencies_that_stay_or_go_the_other_way_refute() -> None:
     rows = rounds([100, 200, 300, 400], [20, 20, 20, 20])
     assert named("smaller budget, longer TTFT", rows) == Finding(
         "smaller budget, longer TTFT",
-        "refuted",
+        "refuted once",
         "Mean TTFT goes from 100.0 ms at 64 tokens to 400.0 ms at 4096; 0 of 6 pairs agree and 6 "
         "disagree; rank "
         "correlation -1.00.",
     )
-    assert named("smaller budget, shorter ITL", rows).verdict == "refuted"
+    assert named("smaller budget, shorter ITL", rows).verdict == "refuted once"
 
 
 def test_repeats_that_overlap_cannot_tell() -> None:
@@ -44,14 +44,14 @@ def test_repeats_that_overlap_cannot_tell() -> None:
 
 def test_no_plateau_while_the_largest_budgets_differ() -> None:
     finding = named("past which budget nothing moves", rounds([400, 300, 200, 100], [20, 20, 20, 20]))
-    assert finding.verdict == "refuted"
+    assert finding.verdict == "refuted once"
     assert finding.sentence == "Between 1024 and 4096 tokens there is still: TTFT 200.0 ms and 100.0 ms."
 
 
 def test_the_plateau_begins_after_the_last_budget_that_differs() -> None:
     # 64 is like 4096, but 256 between them is not: it is no plateau from 64 on.
     finding = named("past which budget nothing moves", rounds([100, 150, 105, 100], [20, 20, 20, 20]))
-    assert finding.verdict == "confirmed"
+    assert finding.verdict == "confirmed once"
     assert finding.sentence.startswith("From 1024 tokens on all means stay within 10% of those at 4096")
 
 
@@ -59,7 +59,27 @@ def test_two_budgets_are_no_trend() -> None:
     rows = rounds([400, 300, 200, 100], [10, 20, 30, 40])[:2]
     finding = named("smaller budget, longer TTFT", rows)
     assert finding.verdict == "cannot tell"
-    assert finding.sentence == ("2 budgets with chunked prefill and without failures: a trend needs 3.")
+    assert finding.sentence == "2 budgets with chunked prefill to compare: a trend needs 3."
+
+
+def test_rounds_that_are_left_out_say_why() -> None:
+    """Three of four were invalid, and in the fourth requests failed: it is not failures alone."""
+    rows = rounds([400, 300, 200, 100], [10, 20, 30, 40])
+    for row in rows[:3]:
+        row.numbers["client"] = {"verdict": "invalid"}  # type: ignore[index]
+    rows[3].numbers["failed"] = 7  # type: ignore[index]
+    finding = named("smaller budget, longer TTFT", rows)
+    assert finding.sentence == (
+        "0 budgets with chunked prefill to compare: a trend needs 3. Of 4 rounds, in 1 requests failed "
+        "and of 3 the client could not measure."
+    )
+
+
+def test_with_repeats_a_trend_is_no_matter_of_one_day() -> None:
+    once = rounds([400, 300, 200, 100], [10, 20, 30, 40])
+    twice = [*once, *(replace(row, run=f"{row.run}#2", factors={**row.factors, "repeat": 2}) for row in once)]
+    verdicts = [named("smaller budget, longer TTFT", rows).verdict for rows in (once, twice)]
+    assert verdicts == ["confirmed once", "confirmed"]
 
 
 def test_failures_with_chunking_are_not_the_budgets() -> None:
@@ -95,4 +115,4 @@ def test_budgets_of_several_batch_sizes_are_no_repeats_of_each_other() -> None:
         for row in rounds([float(ms) for ms in ttft], [10, 15, 20, 30])
     ]
     for seqs in (64, 256):
-        assert named(f"smaller budget, longer TTFT, max-num-seqs={seqs}", rows).verdict == "confirmed"
+        assert named(f"smaller budget, longer TTFT, max-num-seqs={seqs}", rows).verdict == "confirmed once"

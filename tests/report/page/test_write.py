@@ -143,6 +143,20 @@ def test_what_is_missing_is_said(tmp_path: Path, lines, run, summary, said: str)
     page_of(tmp_path, folder, folder)
 
 
+@pytest.mark.parametrize(
+    ("rates", "told"), [((0.069, 0.81), True), ((0.74, 0.76), False), ((0.5, None), False)]
+)
+def test_runs_that_a_cache_helped_more_than_others(tmp_path: Path, rates, told: bool) -> None:
+    folders = [
+        a_folder(tmp_path / name, a_line(), summary=summary_of(0) | {"server": {HIT_RATE: rate}})
+        for name, rate in zip("ab", rates, strict=True)
+    ]
+    text = " ".join(page_of(tmp_path, *folders).words)
+    assert "prefix cache hit rate" in text
+    sentence = "The server's prefix cache held of the prompt tokens 6.9% in a and 81.0% in b"
+    assert (sentence in text) is told
+
+
 def test_runs_side_by_side(tmp_path: Path) -> None:
     summaries = {"a": summary_of(0), "b": summary_of(0) | {"output_throughput": 1234.5}}
     folders = [a_folder(tmp_path / name, a_line(), summary=one) for name, one in summaries.items()]

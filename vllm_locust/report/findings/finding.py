@@ -1,9 +1,12 @@
 """A finding: what became of a hypothesis, in a sentence."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["confirmed", "refuted", "cannot tell", "note"]
+from vllm_locust.report.evidence import Mean
+
+Verdict = Literal["confirmed", "refuted", "confirmed once", "refuted once", "cannot tell", "note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,11 @@ class Finding:
     sentence: str
 
 
-def confirmed_if(truth: bool | None) -> Verdict:
-    """None: the data cannot tell."""
-    return "cannot tell" if truth is None else "confirmed" if truth else "refuted"
+def confirmed_if(truth: bool | None, means: Iterable[Mean] = ()) -> Verdict:
+    """None: the data cannot tell. Of one run nobody knows how far chance moves the means behind it."""
+    once = any(mean.repeats == 1 for mean in means)
+    if truth is None:
+        return "cannot tell"
+    if truth:
+        return "confirmed once" if once else "confirmed"
+    return "refuted once" if once else "refuted"

@@ -109,14 +109,13 @@ def _kv_goes_on(levels: _Levels, where: str) -> Finding:
     if start is None:
         grows = exceeds(rate[last], rate[before[-1]])
         word = "still grows" if grows else "may still grow"
-        return Finding(
-            name, "refuted" if grows else "cannot tell", f"Throughput {word} at the largest: {told}."
-        )
+        verdict = confirmed_if(False if grows else None, rate.values())
+        return Finding(name, verdict, f"Throughput {word} at the largest: {told}.")
     goes_on = exceeds(kv[last], kv[start])
     word = {True: "grows on", False: "does not grow either", None: "may grow on"}[goes_on]
     return Finding(
         name,
-        confirmed_if(goes_on),
+        confirmed_if(goes_on, [*rate.values(), *kv.values()]),
         f"From {start:g} to {last:g} throughput changes by {rate[last].value / rate[start].value - 1:+.1%}, "
         f"while peak KV usage {word}: {told}.",
     )
@@ -137,7 +136,9 @@ def _closed_loop(levels: _Levels, where: str) -> Finding:
     along = trend([latency[level] for level in known])
     told = [f"{latency[one].told(ms)} and {rate[one].told()} req/s at {one:g}" for one in known]
     return Finding(
-        name, confirmed_if(along.goes(up=True)), f"Mean E2EL is {listed(told)}; {along.told(up=True)}."
+        name,
+        confirmed_if(along.goes(up=True), latency.values()),
+        f"Mean E2EL is {listed(told)}; {along.told(up=True)}.",
     )
 
 

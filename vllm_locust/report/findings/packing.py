@@ -105,7 +105,8 @@ def _against(packed: _Cells, single: Sequence[Row]) -> Finding:
     unclear = None if None in (*quicker, *slower) else False
     truth = False if True in slower else True if True in quicker and None not in slower else unclear
     told = [f"{many.told()} packed, {one.told()} single at n = {n}" for n, many, one in pairs]
-    return Finding(name, confirmed_if(truth), f"Reviews per second: {listed(told)}.")
+    behind = [value for _, many, one in pairs for value in (many, one)]
+    return Finding(name, confirmed_if(truth, behind), f"Reviews per second: {listed(told)}.")
 
 
 def _tokens(packed: _Cells, single: Sequence[Row]) -> Iterator[Finding]:
@@ -149,7 +150,7 @@ def _duplicates(rows: Sequence[Row]) -> Iterator[Finding]:
                 )
                 yield Finding(
                     f"duplicates, {kind}, n = {n}" if kind == _PACKED else f"duplicates, {kind}",
-                    confirmed_if(exceeds(rate, once)),
+                    confirmed_if(exceeds(rate, once), (rate, once)),
                     f"Each request {copies:g} times: {rate.told()} req/s against {once.told()} "
                     f"({times(rate.value, once.value)}){cached}.",
                 )

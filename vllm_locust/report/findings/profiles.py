@@ -77,7 +77,9 @@ def _h1(cells: _Cells) -> Finding:
             "H1", "cannot tell", "No two profiles differ in the prompt alone with TTFTs to compare."
         )
     grows = every(exceeds(long, short) for _, _, short, long in pairs)
-    return Finding("H1", confirmed_if(grows), f"TTFT {_WORDS[grows]} with the prompt: {_told(cells, pairs)}.")
+    behind = [value for _, _, short, long in pairs for value in (short, long)]
+    sentence = f"TTFT {_WORDS[grows]} with the prompt: {_told(cells, pairs)}."
+    return Finding("H1", confirmed_if(grows, behind), sentence)
 
 
 _WORDS = {True: "grows", False: "does not always grow", None: "may grow"}
@@ -130,7 +132,7 @@ def _h2(cells: _Cells) -> Finding:
     word = {True: "worsens", False: "does not always worsen", None: "may worsen"}[worsens]
     decodes, of_prompts = _decodes(cells, tpot)
     sentence = f"TPOT {word} with concurrency: {listed(parts)}.{of_prompts}"
-    return Finding("H2", confirmed_if(every([worsens, decodes])), sentence)
+    return Finding("H2", confirmed_if(every([worsens, decodes]), tpot.values()), sentence)
 
 
 def _decodes(cells: _Cells, tpot: Mapping[tuple[str, float], Mean]) -> tuple[bool | None, str]:
@@ -154,11 +156,13 @@ def _h3(cells: _Cells) -> Finding:
     """Whether requests waited for most of their TTFT: by the server's clock, else against a quiet server."""
     top = max((level for _, level in cells), default=0.0)
     shares: list[float] = []
+    behind: list[Mean] = []
     parts: list[str] = []
     for profile, level in cells:
         waits = _waits(cells, profile, level) if level == top else None
         if waits is not None:
             shares.append(waits[0])
+            behind += means({profile: cells[profile, level]}, "mean_ttft_ms").values()
             parts.append(f"{profile} {waits[0]:.0%} ({waits[1]})")
     if not shares:
         return Finding(
@@ -167,7 +171,9 @@ def _h3(cells: _Cells) -> Finding:
     most = [share > _MOST for share in shares]
     word = "most" if all(most) else "not most" if not any(most) else "not always most"
     return Finding(
-        "H3", confirmed_if(all(most)), f"At {_load(cells, top)} waiting is {word} of TTFT: {listed(parts)}."
+        "H3",
+        confirmed_if(all(most), behind),
+        f"At {_load(cells, top)} waiting is {word} of TTFT: {listed(parts)}.",
     )
 
 
@@ -202,7 +208,9 @@ def _h3_largest(cells: _Cells) -> Finding:
             name, "cannot tell", f"{where} {first} and {rival} do not differ in mean TTFT: {told}."
         )
     return Finding(
-        name, confirmed_if(first == _LARGEST), f"{where} {first} has the largest mean TTFT: {told}."
+        name,
+        confirmed_if(first == _LARGEST, ttft.values()),
+        f"{where} {first} has the largest mean TTFT: {told}.",
     )
 
 

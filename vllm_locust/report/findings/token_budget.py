@@ -62,27 +62,38 @@ def _of_group(rows: Sequence[Row]) -> Iterator[Finding]:
     measured = [row for row in trusted(rows) if not failed(row)]
     compared = [row for row in measured if factor(row, CHUNKED) in (None, True)]
     for others, some in sweeps(compared, BUDGET).items():
-        for finding in _of_sweep(some):
+        for finding in _of_sweep(some, _left_out(rows)):
             yield replace(finding, name=f"{finding.name}, {others}") if others else finding
     yield _failures(rows)  # of any client: that the server refused a request is no matter of time
     yield from _durations(measured)
 
 
-def _of_sweep(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Of rows that differ in the budget only."""
+def _left_out(rows: Sequence[Row]) -> str:
+    """How many rounds with chunked prefill are compared with nothing, and why; empty where none is."""
+    chunked = [row for row in rows if factor(row, CHUNKED) in (None, True)]
+    able = {id(row) for row in trusted(chunked)}
+    unable, failing = len(chunked) - len(able), sum(id(row) in able and failed(row) > 0 for row in chunked)
+    parts = [f"in {failing} requests failed"] * bool(failing)
+    parts += [f"of {unable} the client could not measure"] * bool(unable)
+    return f" Of {counted(len(chunked), 'round')}, {listed(parts)}." if parts else ""
+
+
+def _of_sweep(rows: Sequence[Row], left_out: str) -> Iterator[Finding]:
+    """Of rows that differ in the budget only; `left_out` is told where they are too few."""
     by_budget = grouped(rows, lambda row: numeric_factor(row, BUDGET) or 0.0)
     rounds = {budget: by_budget[budget] for budget in sorted(by_budget)}
-    yield _longer_ttft(rounds)
-    for latency in ("ITL", "TPOT"):
-        yield _shorter(rounds, latency)
-    yield _plateau(rounds)
+    for finding in (
+        _longer_ttft(rounds),
+        _shorter(rounds, "ITL"),
+        _shorter(rounds, "TPOT"),
+        _plateau(rounds),
+    ):
+        few = finding.verdict == "cannot tell" and len(rounds) < _LEAST_BUDGETS
+        yield replace(finding, sentence=finding.sentence + left_out) if few else finding
 
 
 def _too_few(count: int) -> str:
-    return (
-        f"{counted(count, 'budget')} with chunked prefill and without failures: "
-        f"a trend needs {_LEAST_BUDGETS}."
-    )
+    return f"{counted(count, 'budget')} with chunked prefill to compare: a trend needs {_LEAST_BUDGETS}."
 
 
 def _longer_ttft(rounds: _Rounds) -> Finding:
@@ -103,7 +114,7 @@ def _over_budget(name: str, values: Mapping[float, Mean], latency: str, *, up: b
     goes = every([along.goes(up), exceeds(last, first) if up else exceeds(first, last)])
     return Finding(
         name,
-        confirmed_if(goes),
+        confirmed_if(goes, values.values()),
         f"Mean {latency} goes from {first.told(ms)} at {min(values):g} tokens to {last.told(ms)} at "
         f"{max(values):g}; {along.told(up)}.",
     )
@@ -116,6 +127,7 @@ def _plateau(rounds: _Rounds) -> Finding:
     budgets = [budget for budget in rounds if all(budget in curve for curve in curves.values())]
     if len(budgets) < _LEAST_BUDGETS or not curves:
         return Finding(name, "cannot tell", _too_few(len(budgets)))
+    behind = [curve[budget] for curve in curves.values() for budget in budgets]
     start = budgets[-1]
     for budget in reversed(budgets):
         if any(_moved(curve[budget].value, curve[budgets[-1]].value) for curve in curves.values()):
@@ -128,16 +140,15 @@ def _plateau(rounds: _Rounds) -> Finding:
             for latency, curve in curves.items()
             if _moved(curve[before].value, curve[start].value)
         ]
-        return Finding(
-            name, "refuted", f"Between {before:g} and {start:g} tokens there is still: {listed(moved)}."
-        )
+        sentence = f"Between {before:g} and {start:g} tokens there is still: {listed(moved)}."
+        return Finding(name, confirmed_if(False, behind), sentence)
     told = [
         f"{latency} {ms(curve[start].value)} and {ms(curve[budgets[-1]].value)}"
         for latency, curve in curves.items()
     ]
     return Finding(
         name,
-        "confirmed",
+        confirmed_if(True, behind),
         f"From {start:g} tokens on all means stay within {_MOVES:.0%} of those at {budgets[-1]:g}: "
         f"{listed(told)}.",
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from vllm_locust.report.cache_hits import difference, hit_rate
 from vllm_locust.report.findings import Finding
 from vllm_locust.report.page.charts import Chart, Charts
 from vllm_locust.report.page.html import Html, Part, join, number, percent, table, tag
@@ -15,7 +16,10 @@ from vllm_locust.results.rows import Row, rows_of
 
 Section = tuple[str, Callable[[], Html | None]]
 
-_VERDICTS = {"confirmed": "good", "refuted": "bad", "cannot tell": "warn", "note": ""}
+_VERDICTS = {
+    **{"confirmed": "good", "refuted": "bad", "note": ""},
+    **dict.fromkeys(("confirmed once", "refuted once", "cannot tell"), "warn"),
+}
 _CLIENT = {"valid": "good", "degraded": "warn", "invalid": "bad"}
 _COUNTS = {
     "requests completed": "completed",
@@ -75,13 +79,15 @@ def _beside(runs: Sequence[Results], labels: Sequence[str]) -> Html:
             key = f"{word}_{family}_ms"
             rows.append((f"{name} {word}, ms", *(with_interval(one, key) for one in summaries)))
     peaks = [percent((one.get("server") or {}).get("kv_cache_usage_peak")) for one in summaries]
-    rows.append(("KV cache in use at the peak", *peaks))
+    rows.append(("KV cache in use at the peak, at least", *peaks))
+    rows.append(("prefix cache hit rate", *(percent(hit_rate(one)) for one in summaries)))
     words = (
         "Below each percentile is its 95 % interval, as if requests were independent. Whether a difference "
         "is real, vllm-locust compare says."
     )
     shown = tag("div", table(["", *labels], rows), class_="snug")
-    return join([tag("p", words, class_="soft"), shown])
+    cached = difference(summaries, labels)
+    return join([tag("p", words, class_="soft"), tag("p", cached) if cached else None, shown])
 
 
 def _findings(findings: Sequence[Finding]) -> Html | None:

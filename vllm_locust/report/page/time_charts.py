@@ -77,7 +77,7 @@ def _of_client(client: ClientTimeline) -> Iterator[_Part]:
         return
     yield (
         "TTFT",
-        "Growing within a phase at one load: requests queue up, or prompts get longer. By the time of sending.",
+        "Growing within a phase: requests queue up, or prompts get longer. By the time of sending.",
         _spread(x, client.ttft),
         scale("ms", client.ttft.p50_ms, client.ttft.max_ms),
         {},
