@@ -12,6 +12,7 @@ from tests.results.made_lines import RUN, a_failed, a_folder, a_line
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import summarize
 from vllm_locust.errors import UsageError
+from vllm_locust.report.cache_hits import HIT_RATE
 from vllm_locust.report.findings import Finding
 from vllm_locust.report.page import write as writing
 from vllm_locust.report.page import write_page
