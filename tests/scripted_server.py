@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
+from vllm_locust.core.record import RequestRecord
+
 HANG_UP = b"\x00hang up"
 """As a step: close the connection. Without it, the connection waits for the next request."""
 RESET = b"\x00reset"
 """As a step: abort the connection, so that the client sees ECONNRESET."""
 
-Step = bytes | float
-"""Bytes to send at once, or seconds to wait."""
+Step = bytes | float | threading.Event
+"""Bytes to send at once, or seconds or something to wait for."""
 
 
 @dataclass
@@ -90,6 +92,8 @@ class ScriptedServer:
         for step in self.scripts[min(len(self.requests), len(self.scripts)) - 1]:
             if isinstance(step, float):
                 time.sleep(step)
+            elif isinstance(step, threading.Event):
+                step.wait(60)
             elif step == HANG_UP:
                 return False
             elif step == RESET:
@@ -143,6 +147,15 @@ def scripted_server(
         yield server
     finally:
         server.close()
+
+
+def assert_true(record: RequestRecord, sent_s: Sequence[float], sent_by_s: Sequence[float]) -> None:
+    """Truth <= claim <= truth + bound for tokens that left the server between these moments."""
+    for claim_s, bound_s, from_s, to_s in zip(
+        record.arrivals_s, record.bounds_s, sent_s, sent_by_s, strict=True
+    ):
+        assert from_s <= claim_s
+        assert claim_s - bound_s <= to_s + 0.0001
 
 
 # What to put into scripts

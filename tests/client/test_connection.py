@@ -5,7 +5,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent import get_hub
 
-from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token, usage
+from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, assert_true, scripted_server, token, usage
 from vllm_locust.client import connection
 from vllm_locust.client.chat import ChatClient, RequestOptions, Transport
 from vllm_locust.client.connection import ConnectError, Connection, _Records, open_connection
@@ -34,15 +34,6 @@ def server_context() -> ssl.SSLContext:
 
 def client_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=CERTIFICATE / "cert.pem")
-
-
-def assert_true(record: RequestRecord, sent_s: Sequence[float], sent_by_s: Sequence[float]) -> None:
-    """Truth <= claim <= truth + bound for tokens that left the server between these moments."""
-    for claim_s, bound_s, from_s, to_s in zip(
-        record.arrivals_s, record.bounds_s, sent_s, sent_by_s, strict=True
-    ):
-        assert from_s <= claim_s
-        assert claim_s - bound_s <= to_s + 0.0001
 
 
 def ask_twice(target: Target, busy_s: float = 0.0) -> tuple[list[RequestRecord], int]:
