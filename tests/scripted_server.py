@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from vllm_locust.core.record import RequestRecord
 
@@ -136,6 +137,13 @@ def read_request(connection: socket.socket) -> bytes | None:
     return head + b"\r\n\r\n" + body
 
 
+def tls_of(certificate: Path) -> ssl.SSLContext:
+    """A server's side of TLS with `cert.pem` and `key.pem` of this folder."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return context
+
+
 @contextmanager
 def scripted_server(
     *scripts: Sequence[Step],
@@ -197,13 +205,16 @@ def plain(status: str, body: bytes, *headers: str) -> bytes:
 
 
 @contextmanager
-def remote_server(*scripts: Sequence[Step]) -> Iterator[Connection]:
+def remote_server(*scripts: Sequence[Step], certificate: Path | None = None) -> Iterator[Connection]:
     """The same in a process of its own, where no busy test keeps it from sending when it says it does.
 
-    Gives a pipe: the port comes first, and after any message to it `sent_s` and `sent_by_s` so far.
+    With TLS if `certificate` is a folder for `tls_of`. Gives a pipe: the port comes first, and after any
+    message to it `sent_s` and `sent_by_s` so far.
     """
     ours, theirs = get_context("spawn").Pipe()
-    process = get_context("spawn").Process(target=_serve_remotely, args=(scripts, theirs), daemon=True)
+    process = get_context("spawn").Process(
+        target=_serve_remotely, args=(scripts, certificate, theirs), daemon=True
+    )
     process.start()
     try:
         yield ours
@@ -214,8 +225,8 @@ def remote_server(*scripts: Sequence[Step]) -> Iterator[Connection]:
         theirs.close()
 
 
-def _serve_remotely(scripts: Sequence[Sequence[Step]], pipe: Connection) -> None:
-    server = ScriptedServer(scripts)
+def _serve_remotely(scripts: Sequence[Sequence[Step]], certificate: Path | None, pipe: Connection) -> None:
+    server = ScriptedServer(scripts, certificate and tls_of(certificate))
     pipe.send(server.port)
     while True:
         pipe.recv()

@@ -13,7 +13,16 @@ import gevent
 import pytest
 from gevent import get_hub
 
-from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, assert_true, scripted_server, token, usage
+from tests.scripted_server import (
+    DONE,
+    LAST_CHUNK,
+    STREAM_HEAD,
+    assert_true,
+    scripted_server,
+    tls_of,
+    token,
+    usage,
+)
 from vllm_locust.client import connection
 from vllm_locust.client.chat import ChatClient, RequestOptions, Transport
 from vllm_locust.client.connection import ConnectError, Connection, _Records, open_connection
@@ -24,12 +33,6 @@ from vllm_locust.errors import UsageError
 
 CERTIFICATE = Path(__file__).parent / "certificate"
 SCRIPT = [STREAM_HEAD, 0.05, token("a"), 0.06, token("b", "stop"), usage(5, 2), DONE + LAST_CHUNK]
-
-
-def server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE / "cert.pem", CERTIFICATE / "key.pem")
-    return context
 
 
 def client_context() -> ssl.SSLContext:
@@ -59,7 +62,7 @@ def ask_twice(target: Target, busy_s: float = 0.0) -> tuple[list[RequestRecord],
 
 
 def test_stamps_survive_tls() -> None:
-    with scripted_server(SCRIPT, tls=server_context()) as server:
+    with scripted_server(SCRIPT, tls=tls_of(CERTIFICATE)) as server:
         records, unstamped = ask_twice(Target.parse(server.url, client_context()), busy_s=0.06)
     assert [record.outcome for record in records] == ["ok", "ok"]
     assert server.connections == 1
@@ -68,14 +71,14 @@ def test_stamps_survive_tls() -> None:
 
 
 def test_an_untrusted_certificate_is_refused() -> None:
-    with scripted_server(SCRIPT, tls=server_context()) as server:
+    with scripted_server(SCRIPT, tls=tls_of(CERTIFICATE)) as server:
         record = ask_twice(Target.parse(server.url))[0][0]
     assert record.outcome == "connect"
     assert "CERTIFICATE_VERIFY_FAILED" in (record.error or "")
 
 
 def test_plain_http_to_a_tls_port_fails_cleanly() -> None:
-    with scripted_server(SCRIPT, tls=server_context()) as server:
+    with scripted_server(SCRIPT, tls=tls_of(CERTIFICATE)) as server:
         record = ask_twice(Target.parse(server.url.replace("https", "http")))[0][0]
     assert record.outcome in ("truncated", "protocol")
 

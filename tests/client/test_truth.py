@@ -5,7 +5,9 @@ server's log: each piece left it between two moments, which lie as far apart as 
 """
 
 import random
+import ssl
 import time
+from pathlib import Path
 
 import gevent
 import pytest
@@ -19,6 +21,7 @@ from vllm_locust.core.record import RequestRecord
 TOKENS = 40
 # What the kernel may take to hand a piece over behind the send.
 SLACK_S = 0.0001
+CERTIFICATE = Path(__file__).parent / "certificate"
 COMMENT = chunk(b": keep-alive\n\n")
 
 
@@ -50,18 +53,24 @@ def busy(rng: random.Random, until_s: float) -> None:
         gevent.sleep(rng.choice([0.0, 0.001, 0.02]))
 
 
-@pytest.mark.parametrize("stamps", ["kernel", "read"])
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("stamps", ["kernel", "kernel, through TLS", "read"])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_claims_lie_between_truth_and_truth_plus_bound(
     seed: int, stamps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    certificate = CERTIFICATE if "TLS" in stamps else None
     if stamps == "read":
         monkeypatch.setattr(connection, "enable_kernel_stamps", lambda _: False)
     rng = random.Random(seed)
     steps, completed_by = script_of(rng)
     records: list[RequestRecord] = []
-    with remote_server(steps) as server:
-        target = Target.parse(f"http://127.0.0.1:{server.recv()}")
+    with remote_server(steps, certificate=certificate) as server:
+        port = server.recv()
+        if certificate is None:
+            target = Target.parse(f"http://127.0.0.1:{port}")
+        else:
+            context = ssl.create_default_context(cafile=certificate / "cert.pem")
+            target = Target.parse(f"https://localhost:{port}", context)
         transport = Transport(target, RequestOptions(model="m", timeout_s=30))
         client = ChatClient(transport, records.append)
         asking = gevent.spawn(client.chat, "hello")

@@ -125,12 +125,13 @@ def _disturbance(name: str) -> Iterator[Callable[[int], None]]:
         with _quota() as folder:
             yield lambda pid: (folder / "cgroup.procs").write_text(str(pid)) and None
     else:
-        yield _stop_and_go if name == "stopped" else _nothing
+        yield _stop_and_go if name.startswith("stopped") else _nothing
 
 
 DISTURBANCES = (
     "none",
     "stopped",
+    "stopped, without kernel stamps",
     "hogs",
     "nice 19 and hogs",
     "cpu quota",

@@ -1,6 +1,6 @@
 """A second locustfile beside chat.py: writes down each token's claim and bound, and disturbs as told.
 
-CLAIMS_FILE: where to. DISTURBANCE: `gc`, `blocking task` or `sleep in a listener`, each in this process.
+CLAIMS_FILE: where to. DISTURBANCE: what is done in this process, by the names in measure.py.
 """
 
 import gc
@@ -16,6 +16,7 @@ from locust import User, events, task
 
 import vllm_locust
 from vllm_locust import VllmUser  # noqa: F401 - brings `stream_finished` along
+from vllm_locust.client import connection
 
 DISTURBANCE = os.environ.get("DISTURBANCE", "")
 really_sleep = get_original("time", "sleep")
@@ -40,6 +41,9 @@ def write_down(record: vllm_locust.RequestRecord, **_: Any) -> None:
 def close(**_: Any) -> None:
     claims.close()
 
+
+if DISTURBANCE.endswith("without kernel stamps"):
+    connection.enable_kernel_stamps = lambda _: False
 
 if DISTURBANCE == "gc":
 
