@@ -48,7 +48,7 @@ _VALIDITY = {VALID: 0, DEGRADED: 1, INVALID: 2}
 _SERVER_GAUGES = {
     "kv_cache_usage": ("kv_cache_usage_ratio", "Part of the KV cache in use"),
     "running": ("requests_running", "Requests in the server's batch"),
-    "waiting": ("requests_waiting", "Requests waiting for a place in it"),
+    "waiting": ("requests_waiting", "Requests waiting in the server"),
     "waiting_deferred": (
         "requests_waiting_deferred",
         "Those of them that are passed over: for a LoRA slot, a transfer of KV, a grammar",
@@ -65,7 +65,7 @@ _SERVER_GAUGES = {
     "kv_cache_size_tokens": ("kv_cache_size_tokens", "Tokens that the KV cache holds, as vLLM counts them"),
 }
 _SERVER_COUNTERS = {
-    "preemptions": "Requests thrown out of the batch for want of KV cache",
+    "preemptions": "Times a request lost its place in the KV cache and was computed again",
     "prompt_tokens": "Prompt tokens",
     "generation_tokens": "Output tokens",
     "prefix_cache_hits": "Prompt tokens found in the prefix cache",
@@ -78,7 +78,7 @@ _SERVER_HISTOGRAMS = {
     "itl": "Gaps between tokens",
     "tpot": "Time per output token after the first",
     "e2e": "Time from a request's arrival to its end",
-    "queue": "Time of waiting for a place in the batch",
+    "queue": "Time of waiting in the server",
     "prefill": "Time from the first place in the batch to the first token",
     "decode": "Time from the first token to the last",
     "inference": "Time in the batch",

@@ -103,10 +103,11 @@ def test_h3_by_the_servers_queue() -> None:
     assert "not most" in refuted.sentence
 
 
-def test_h3_without_a_server_against_a_quiet_one() -> None:
+def test_h3_without_a_server_is_not_told_from_slower_steps() -> None:
     finding = named("H3", ladder())
-    assert finding.verdict == "confirmed once"
+    assert finding.verdict == "cannot tell"
     assert "short_short 95% (all that 200.0 ms has more than the 10.0 ms at 1 user)" in finding.sentence
+    assert finding.sentence.endswith("How much of that is waiting the server did not tell.")
 
 
 def test_h3_cannot_be_told_from_one_level_without_a_server() -> None:

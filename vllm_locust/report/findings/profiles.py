@@ -153,21 +153,29 @@ def _decodes(cells: _Cells, tpot: Mapping[tuple[str, float], Mean]) -> tuple[boo
 
 
 def _h3(cells: _Cells) -> Finding:
-    """Whether requests waited for most of their TTFT: by the server's clock, else against a quiet server."""
+    """Whether requests waited for most of their TTFT, by the server's clock.
+
+    Where it does not tell, what TTFT has grown by is no more than that: a fuller batch is slower, too.
+    """
     top = max((level for _, level in cells), default=0.0)
     shares: list[float] = []
     behind: list[Mean] = []
     parts: list[str] = []
+    told = True
     for profile, level in cells:
         waits = _waits(cells, profile, level) if level == top else None
         if waits is not None:
             shares.append(waits[0])
             behind += means({profile: cells[profile, level]}, "mean_ttft_ms").values()
             parts.append(f"{profile} {waits[0]:.0%} ({waits[1]})")
+            told &= waits[2]
     if not shares:
         return Finding(
             "H3", "cannot tell", "No profile has a TTFT at two levels, or a queue time of the server."
         )
+    if not told:
+        grown = f"At {_load(cells, top)} TTFT has grown by these shares of it: {listed(parts)}"
+        return Finding("H3", "cannot tell", f"{grown}. How much of that is waiting the server did not tell.")
     most = [share > _MOST for share in shares]
     word = "most" if all(most) else "not most" if not any(most) else "not always most"
     return Finding(
@@ -177,17 +185,17 @@ def _h3(cells: _Cells) -> Finding:
     )
 
 
-def _waits(cells: _Cells, profile: str, level: float) -> tuple[float, str] | None:
-    """The share of TTFT, and how it is known; None when it is not."""
+def _waits(cells: _Cells, profile: str, level: float) -> tuple[float, str, bool] | None:
+    """The share of TTFT, how it is known, and whether by the server's clock; None when it is not known."""
     rows, lowest = cells[profile, level], min(_levels(cells, profile))
     queue, servers = mean(rows, "server.mean_queue_ms"), mean(rows, "server.mean_ttft_ms")
     if queue is not None and servers is not None and servers.value:
-        return queue.value / servers.value, f"queue {queue.told(ms)} of {servers.told(ms)}"
+        return queue.value / servers.value, f"queue {queue.told(ms)} of {servers.told(ms)}", True
     ttft, quiet = mean(rows, "mean_ttft_ms"), mean(cells[profile, lowest], "mean_ttft_ms")
     if ttft is None or quiet is None or lowest == level:
         return None
     how = f"all that {ttft.told(ms)} has more than the {quiet.told(ms)} at {_load(cells, lowest)}"
-    return 1 - quiet.value / ttft.value, how
+    return 1 - quiet.value / ttft.value, how, False
 
 
 def _h3_largest(cells: _Cells) -> Finding:
