@@ -571,3 +571,14 @@ def test_each_host_is_asked_by_its_own_name_and_path() -> None:
             assert server.requests[0].startswith(f"POST /{path}/v1/chat/completions HTTP/1.1\r\n".encode())
             assert f"\r\nHost: localhost:{server.port}\r\n".encode() in server.requests[0]
             assert record.target == f"localhost:{server.port}/{path}"
+
+
+def test_a_stream_that_a_proxy_kept_until_its_end_arrives_in_one_piece(asker: Callable[..., Asker]) -> None:
+    whole = b"".join(
+        [STREAM_HEAD, ROLE, *[token("a")] * 49, token("a", "stop"), usage(5, 50), DONE, LAST_CHUNK]
+    )
+    it = asker([0.05, whole], ANSWER, body={"ignore_eos": True})
+    record = it.client.chat("hello", max_tokens=64).record
+    assert (record.outcome, record.in_one_piece, record.tpot_s) == ("ok", True, None)
+    assert (record.output_tokens, record.visible_events) == (50, 50)
+    assert (record.max_tokens, record.exact_length) == (64, True)

@@ -60,10 +60,14 @@ def as_vllm_does(made: list[RequestRecord]) -> dict:
         tpot = 0.0
         if r.output_tokens > 1:
             tpot = (e2el - ttft) / (r.output_tokens - 1)
-            tpots.append(tpot)
+            if tpot >= 50e-6:
+                tpots.append(tpot)
+            else:  # it came in one piece: vLLM says 0
+                tpot = math.inf
         ttfts.append(ttft)
         e2els.append(e2el)
-        itls += [b - a for a, b in zip(r.arrivals_s, r.arrivals_s[1:], strict=False)]
+        if e2el - ttft >= 50e-6 * (max(r.output_tokens, len(r.arrivals_s)) - 1):
+            itls += [b - a for a, b in zip(r.arrivals_s, r.arrivals_s[1:], strict=False)]
         good += ttft * 1000 <= 900.0 and tpot * 1000 <= 300.0 and e2el * 1000 <= 4000.0
     inputs, outputs = sum(r.prompt_tokens for r in ok), sum(r.output_tokens for r in ok)
     return {

@@ -157,6 +157,10 @@ class Transport:
         self._dealt += 1
         return (self._dealt - 1) % len(self.targets)
 
+    def asked(self, field: str, body: Mapping[str, Any]) -> Any:
+        """What a request with this body says in a field; None when nothing."""
+        return body.get(field, self._body.get(field))
+
     def render(self, host: int, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
         content = orjson.dumps({**self._body, **body})
@@ -237,12 +241,13 @@ class ChatClient:
             session=origin.session,
             turn=origin.turn,
             planned_prompt_tokens=origin.prompt_tokens,
-            max_tokens=body.get("max_tokens"),
+            max_tokens=transport.asked("max_tokens", body),
         )
         transport.begin()
         record.concurrency = transport.in_flight
-        choices = body.get("n") or transport.options.body.get("n") or 1
-        exchange = Exchange(choices)
+        record.choices = transport.asked("n", body) or 1
+        record.exact_length = bool(transport.asked("ignore_eos", body))
+        exchange = Exchange(record.choices)
         try:
             prompt = prompt or render_prompt(body)
             record.prompt_hash = prompt.hash
@@ -250,7 +255,7 @@ class ChatClient:
             record.sent_s = perf_counter()
             reused = self._attempt(record, exchange, host, request)
             if reused and _crossed(exchange, record.sent_s):
-                exchange = Exchange(choices)
+                exchange = Exchange(record.choices)
                 record.outcome = CANCELLED
                 self._attempt(record, exchange, host, request)
         except Exception as error:
@@ -347,6 +352,7 @@ def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
         record.prompt_tokens = answer.prompt_tokens
     record.cached_tokens = answer.cached_tokens
     record.finish_reason = answer.finish_reason
+    record.visible_events = answer.visible_events
     if answer.output_tokens is not None:
         record.output_tokens = answer.output_tokens
     elif arrivals:

@@ -31,6 +31,7 @@ from vllm_locust.core.percentile import Interval
 from vllm_locust.core.record import CANCELLED
 from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Judgement, Slo, evaluate
+from vllm_locust.core.summary import BETWEEN_TOKENS
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
 
 Outcome = Literal["met", "missed", "open"]
@@ -76,6 +77,8 @@ class Finding:
     """How many may have been inside, likewise."""
     hiccup: Hiccup | None = None
     """The one stretch of time without which this would not have missed."""
+    in_one_piece: int = 0
+    """Answers whose gaps between tokens are not known."""
 
     @property
     def share(self) -> float | None:
@@ -148,6 +151,7 @@ class Finding:
         if self.inside is not None and self.needed is not None:
             parts += _shares(self.inside, self.trials, self.needed)
             parts += [f"{self.failed} failed"] if self.failed else []
+            parts += [f"{self.in_one_piece} arrived in one piece"] if self.in_one_piece else []
         return f"{self.slo}: {', '.join(parts)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -346,7 +350,10 @@ def _findings(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any] | No
     latencies = latencies_ms(group)
     for slo in slos:
         finding = _of_latencies(slo, group, latencies) or _of_failures(slo, group)
-        yield _weighed(finding) if finding else _of_a_value(slo, group, numbers)
+        if finding:
+            yield _weighed(_with_pieces(finding, group.oddities.in_one_piece))
+        else:
+            yield _of_a_value(slo, group, numbers)
 
 
 def _of_a_value(slo: Slo, group: Group, numbers: Mapping[str, Any] | None) -> Finding:
@@ -414,6 +421,7 @@ def _pooled(findings: Sequence[Finding]) -> Finding:
         failed=sum(finding.failed for finding in findings),
         least=None if first.least is None else sum(finding.surely for finding in findings),
         most=None if first.most is None else sum(finding.possibly for finding in findings),
+        in_one_piece=sum(finding.in_one_piece for finding in findings),
     )
     return _closed(_weighed(together), doubtful=any(finding.close for finding in findings))
 
@@ -445,6 +453,14 @@ def _of_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) ->
         most=trials.most,
         hiccup=trials.hiccup,
     )
+
+
+def _with_pieces(finding: Finding, pieces: int) -> Finding:
+    """With answers that came in one piece, whose TPOT and ITL nobody knows: none of them is inside."""
+    if not pieces or finding.slo.family not in BETWEEN_TOKENS:
+        return finding
+    trials, worth = finding.trials + pieces, finding.worth + pieces
+    return replace(finding, trials=trials, worth=worth, in_one_piece=pieces, hiccup=None)
 
 
 def _of_failures(slo: Slo, group: Group) -> Finding | None:

@@ -7,7 +7,7 @@ however many tokens it had, and only `ok` requests that ended in the window ente
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.columns import pack_array, unpack_array
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.record import CANCELLED, DROPPED, OK, RequestRecord
+from vllm_locust.core.oddities import Oddities
+from vllm_locust.core.record import CANCELLED, DROPPED, FASTEST_TPOT_S, OK, RequestRecord
 
 UNKNOWN = -1
 """In a column of token counts: the server did not say."""
@@ -75,6 +76,7 @@ class Group:
         "failures",
         "first_sent_s",
         "last_ended_in_window_s",
+        "oddities",
         "tokens_by_second",
     )
 
@@ -96,6 +98,7 @@ class Group:
         """Successful requests in the window whose plan promised an exact number of prompt tokens, ..."""
         self.kept_lengths = 0
         """... and those of them in which the server counted just that."""
+        self.oddities = Oddities()
         self.streams = 0
         """Successful requests in the window that have at least one gap between tokens."""
         # One entry per successful request in the window; late = sent - intended.
@@ -138,10 +141,13 @@ class Group:
         return sum(failure.count for failure in self.failures.values())
 
     def tpot_s(self) -> NDArray[np.float64]:
-        """Time per output token after the first of each request of `ttft_s`; NaN below two tokens."""
+        """Time per output token after the first of each request of `ttft_s`, as `RequestRecord.tpot_s`.
+
+        NaN where it is undefined.
+        """
         ttft, e2el, tokens = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.output_tokens))
-        tpot: NDArray[np.float64] = (e2el - ttft) / np.where(tokens > 1, tokens - 1, np.nan)
-        return tpot
+        tpot = (e2el - ttft) / np.where(tokens > 1, tokens - 1, np.nan)
+        return np.where(tpot < FASTEST_TPOT_S, np.nan, tpot)
 
     def ttft_from_plan_s(self) -> NDArray[np.float64]:
         """TTFT from the intended start: of each request of `ttft_s`, then of each dropped one its wait.
@@ -212,13 +218,14 @@ class Group:
         if (promised := record.planned_prompt_tokens) is not None and not record.tokens_counted:
             self.promised_lengths += 1
             self.kept_lengths += record.prompt_tokens == promised
+        self.oddities.add(record)
         if record.connect_s is not None:
             self.connect_s.append(record.connect_s)
         if record.bounds_s:
             self.ttft_bound.record(record.bounds_s[0])
 
     def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
-        if len(arrivals) < 2:
+        if len(arrivals) < 2 or record.in_one_piece:
             return
         self.streams += 1
         self.itl.record_many(arrivals[1:] - arrivals[:-1])
@@ -244,6 +251,7 @@ class Group:
             getattr(self, name).extend(getattr(other, name))
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
+        self.oddities.merge(other.oddities)
         _join_failures(self.failures, other.failures)
         self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
         self.last_ended_in_window_s = max(self.last_ended_in_window_s, other.last_ended_in_window_s)
@@ -255,6 +263,7 @@ class Group:
         data: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         data |= {name: pack_array(c) for name in _SECONDS + _TOKENS if len(c := getattr(self, name))}
         data |= {name: h.to_dict() for name in _HISTOGRAMS if (h := getattr(self, name)).count}
+        data["oddities"] = asdict(self.oddities)
         data["failures"] = [[kind, f.count, f.at_s, f.example] for kind, f in self.failures.items()]
         data["tokens_by_second"] = [[second, count] for second, count in self.tokens_by_second.items()]
         if self.last_ended_in_window_s > -math.inf:
@@ -273,6 +282,7 @@ class Group:
         for name in _HISTOGRAMS:
             if name in data:
                 setattr(group, name, Histogram.from_dict(data[name]))
+        group.oddities = Oddities(**data["oddities"])
         group.failures = {kind: Failure(*rest) for kind, *rest in data["failures"]}
         group.tokens_by_second = dict(data["tokens_by_second"])
         group.first_sent_s = min(group.sent_s, default=math.inf)

@@ -20,6 +20,9 @@ PROTOCOL = "protocol"
 CANCELLED = "cancelled"
 DROPPED = "dropped"
 
+FASTEST_TPOT_S = 50e-6
+"""No model makes the tokens of one answer faster: those that came so were not sent as they were made."""
+
 
 def http_outcome(status: int) -> str:
     """The failure kind of an HTTP status other than 200, for example `http_503`."""
@@ -73,6 +76,12 @@ class RequestRecord:
     """The exact length that the plan promised; what came of it is `prompt_tokens`."""
     max_tokens: int | None = None
     """Output tokens asked for."""
+    exact_length: bool = False
+    """The server was asked not to stop before `max_tokens`, by `ignore_eos`."""
+    choices: int = 1
+    """How many answers were asked for at once."""
+    visible_events: int = 0
+    """Events that brought something to show: each has cost at least one token."""
     prompt_hash: str | None = None
     """16 hexadecimal digits, the same for the same prompt."""
     arrivals_s: Sequence[float] = field(default=(), repr=False)
@@ -113,17 +122,34 @@ class RequestRecord:
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (E2EL - TTFT) / (output tokens - 1).
 
-        None below two tokens, where it is undefined.
+        None where it is undefined: below two tokens, and for an answer that came in one piece.
         """
         output_tokens = self.output_tokens or 0
-        if self.first_token_s is None or self.last_token_s is None or output_tokens < 2:
+        if self.first_token_s is None or self.last_token_s is None or output_tokens < 2 or self.in_one_piece:
             return None
         return (self.last_token_s - self.first_token_s) / (output_tokens - 1)
 
     @property
+    def in_one_piece(self) -> bool:
+        """Whether several tokens came at once, see `FASTEST_TPOT_S`: when they were made is not known."""
+        return self._may_be_in_one_piece(0.0)
+
+    @property
+    def perhaps_read_late(self) -> bool:
+        """Whether an answer `in_one_piece` may be one that was not, and was read late by this client."""
+        return self.in_one_piece and not self._may_be_in_one_piece(self.bounds_s[0] if self.bounds_s else 0.0)
+
+    def _may_be_in_one_piece(self, earlier_s: float) -> bool:
+        """Whether the answer did, if its first token came so much earlier."""
+        later = max(self.output_tokens or 0, len(self.arrivals_s)) - 1
+        if self.first_token_s is None or self.last_token_s is None or later < 1:
+            return False
+        return self.last_token_s - self.first_token_s + earlier_s < FASTEST_TPOT_S * later
+
+    @property
     def max_itl_s(self) -> float | None:
         """The longest gap between token-carrying events, the worst stall of the answer; None without one."""
-        if len(self.arrivals_s) < 2:
+        if len(self.arrivals_s) < 2 or self.in_one_piece:
             return None
         return float(max(map(sub, islice(self.arrivals_s, 1, None), self.arrivals_s)))
 

@@ -44,6 +44,7 @@ from scipy.special import betaincinv  # type: ignore[import-untyped]
 
 from vllm_locust.core.percentile import CONFIDENCE, UNDETERMINED, Interval
 from vllm_locust.core.summary import (
+    BETWEEN_TOKENS,
     COUNTS,
     FAMILIES,
     FROM_PLAN,
@@ -176,8 +177,10 @@ def evaluate(
     `in_order` has the intervals of `core.batch_means` by key, where they are known.
     """
     value = _value(slo.key, summary)
+    pieces = _in_one_piece(slo, summary)
     if value is None:
-        return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value")
+        why = f", since {pieces} answers arrived in one piece" if pieces else ""
+        return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value{why}")
     outcome: Outcome = "met" if slo.holds(value) else "missed"
     key = slo.key.replace("median_", "p50_", 1)
     interval = (in_order or {}).get(key, UNDETERMINED)
@@ -192,7 +195,15 @@ def evaluate(
     why = _why(slo, outcome, value, interval, independent)
     if unsent := _unsent(slo, summary):
         outcome, why = _with_unsent(slo, outcome, value, why, unsent)
+    if pieces and outcome == "met":
+        outcome = "undetermined"
+        why = f"{value:.6g} without {pieces} answers that arrived in one piece, of which it is not known"
     return Judgement(slo, outcome, value, f"{slo} is {outcome}: {why}", interval)
+
+
+def _in_one_piece(slo: Slo, summary: Mapping[str, Any]) -> int:
+    """The answers of which nobody knows whether they hold this objective."""
+    return int(summary["answers"]["in_one_piece"]) if slo.family in BETWEEN_TOKENS else 0
 
 
 def _unsent(slo: Slo, summary: Mapping[str, Any]) -> int:

@@ -11,9 +11,10 @@ Latencies `_from_plan` take in the requests that were dropped in the window, eac
 vLLM's formulas (its `calculate_metrics`): over the successful requests, throughputs are totals / duration,
 TPOT is (E2EL - TTFT)/(output tokens - 1) and undefined below two tokens, `std` is numpy's (`ddof=0`),
 percentiles are numpy's linear ones, and a request is good when each limited metric is at most its limit,
-where an undefined TPOT counts as 0. Two keys differ on purpose: `max_output_tokens_per_s` counts tokens in
-the second in which they arrived (vLLM counts chunks), `max_concurrent_requests` is exact (vLLM rounds each
-request to whole seconds).
+where the TPOT of one token counts as 0. Three things differ on purpose: `max_output_tokens_per_s` counts
+tokens in the second in which they arrived (vLLM counts chunks), `max_concurrent_requests` is exact (vLLM
+rounds each request to whole seconds), and TPOT and ITL are undefined for an answer that came in one piece
+(for vLLM they are 0).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,9 @@ FAMILIES = {
 
 FROM_PLAN = ("ttft_from_plan", "e2el_from_plan")
 """Those in which requests that were never sent count."""
+
+BETWEEN_TOKENS = ("tpot", "itl", "itl_per_token")
+"""Those that an answer in one piece does not have."""
 
 STATISTICS = ("mean", "median", "std", "max")
 
@@ -160,6 +164,7 @@ def _of_group(
         },
         "unsent_in_from_plan": len(group.unsent_wait_s),
         "prompt_lengths": {"promised": group.promised_lengths, "exact": group.kept_lengths},
+        "answers": group.oddities.describe(group.completed),
         "failures": {kind: group.failures[kind].count for kind in sorted(group.failures)},
         "failure_examples": {kind: group.failures[kind].example for kind in sorted(group.failures)},
     }
@@ -251,10 +256,12 @@ def _binned(histogram: Histogram, effective_count: int) -> _Sample:
 def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
     """How many requests hold all limits, by `ttft`, `tpot` and `e2el`.
 
-    An undefined TPOT counts as 0, as in vLLM.
+    The TPOT of one token counts as 0, as in vLLM; that of an answer in one piece holds no limit.
     """
-    ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
-    values = {"ttft": ttft, "tpot": np.nan_to_num(group.tpot_s(), nan=0.0), "e2el": e2el}
+    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
+    tpot = group.tpot_s()
+    tpot = np.where(np.isnan(tpot), np.where(tokens > 1, np.inf, 0.0), tpot)
+    values = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
     good = np.ones(group.completed, bool)
     for family, limit_ms in limits_ms.items():
         good &= values[family] <= limit_ms / 1000

@@ -87,6 +87,8 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
     yield _line("Peak output token throughput (tok/s)", _as_float(summary["max_output_tokens_per_s"]))
     yield _line("Peak concurrent requests", _as_float(summary["max_concurrent_requests"]))
     yield _line("Total token throughput (tok/s)", summary["total_token_throughput"])
+    for sentence in summary.get("answers", {}).get("sentences", ()):
+        yield f"  - {sentence}"
 
 
 def _share_of_input(summary: Mapping[str, Any]) -> str:

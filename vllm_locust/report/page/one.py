@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from vllm_locust.report.page.charts import Chart, Charts
-from vllm_locust.report.page.html import Html, Part, facts, join, number, table, tag
+from vllm_locust.report.page.html import Html, Part, facts, join, listing, number, table, tag
 from vllm_locust.report.page.latency_charts import latency_charts, series_of
 from vllm_locust.report.page.lead import FAMILIES
 from vllm_locust.report.page.plot_charts import load_charts
@@ -95,6 +95,8 @@ def _numbers(run: Results) -> Html | None:
     if unsent:
         words_on_unsent = f"At least: {number(unsent)} requests were never sent, and count as their wait."
         parts.append(tag("p", words_on_unsent, class_="soft"))
+    if odd := (summary.get("answers") or {}).get("sentences"):
+        parts.append(listing(odd))
     phases = summary.get("phases") or ()
     if len(phases) > 1 or any("profiles" in phase for phase in phases):
         parts.append(
