@@ -1,6 +1,7 @@
 """What a comparison says of made-up data whose truth is known, beside what it should say.
 
 Runs have six metrics whose logarithms are normal, with a correlation of 0.6; pairs share a drift besides.
+Runs in an order are one a minute, whole comparisons with their verdicts, in which one metric differs.
 Runs for blocks of time are sequences of requests whose latency is an AR(1), or a queue's (Lindley).
 """
 
@@ -13,7 +14,11 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from vllm_locust.compare.result import compare_folders
+from vllm_locust.compare.judge import judge
+from vllm_locust.compare.metrics import Metric
+from vllm_locust.compare.outcome import EXIT_NOT_CONCLUSIVE, outcome
+from vllm_locust.compare.result import TOLERANCE, compare_folders
+from vllm_locust.compare.units import Part
 from vllm_locust.core import comparison, comparison_blocks
 from vllm_locust.core.comparison import Array
 
@@ -22,6 +27,8 @@ SPREAD = 0.04
 SHARED = 0.6
 SURE = 0.4
 """Ten times the spread."""
+APART = 0.2
+DRIFT = 0.3
 OF_BLOCKS = [
     comparison_blocks.Metric("e2el", 50.0, log=True),
     comparison_blocks.Metric("e2el", 99.0, log=True),
@@ -84,16 +91,29 @@ def queue(count: int, rng: np.random.Generator, load: float = 0.7) -> Array:
     return waits + service
 
 
+ORDERS: dict[str, Callable[[int], list[int]]] = {
+    "A..AB..B": lambda count: [0] * count + [1] * count,
+    "ABAB": lambda count: [0, 1] * count,
+    "ABBA": lambda count: ([0, 1, 1, 0] * count)[: 2 * count],
+}
+DRIFTS: dict[str, Callable[[int, np.random.Generator], Array]] = {
+    "no drift": lambda size, rng: np.zeros(size),
+    "steady": lambda size, rng: np.linspace(0, 1, size),
+    "a step": lambda size, rng: (np.arange(size) >= rng.integers(1, size)).astype(float),
+}
+"""How the runs of a session, one after the other, get slower by `DRIFT`."""
+REAL = ("regression", "worse", "better")
+
 LATENCIES: dict[str, Callable[[int, np.random.Generator], Array]] = {"AR(1)": autoregressive, "queue": queue}
 UNITS = {"runs": (runs, comparison.of_runs), "pairs": (pairs, comparison.of_pairs)}
 
 
 def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
     """False alarms, coverage, and power at the change that is printed as detectable."""
-    make, judge = UNITS[kind]
+    make, evidence_of = UNITS[kind]
     alarms = covered = seen = tried = 0
     for _ in range(times):
-        evidence = judge(*make(count, rng), rng)
+        evidence = evidence_of(*make(count, rng), rng)
         each = comparison.level([evidence])
         half = comparison.half_widths(evidence, each)
         outside = np.abs(evidence.change) > half
@@ -101,7 +121,7 @@ def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Ite
         alarms += bool((outside & (p <= comparison.ALPHA)).any())
         covered += not outside.any()
         detectable = float(comparison.detectable(evidence, comparison.critical(evidence, p, each), rng)[0])
-        again = judge(*make(count, rng, detectable), rng)
+        again = evidence_of(*make(count, rng, detectable), rng)
         tried += 1
         away = abs(again.change[0]) > comparison.half_widths(again, comparison.level([again]))[0]
         seen += bool(away and comparison.adjusted([again])[0][0] <= comparison.ALPHA)
@@ -110,11 +130,11 @@ def of_units(kind: str, count: int, times: int, rng: np.random.Generator) -> Ite
 
 def of_cells(cells: int, kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
     """Of several cells, half of which have a metric that differs for sure; power: how often it is seen."""
-    make, judge = UNITS[kind]
+    make, evidence_of = UNITS[kind]
     alarms = covered = seen = 0
     changes = [SURE * (cell % 2) for cell in range(cells)]
     for _ in range(times):
-        families = [judge(*make(count, rng, change), rng) for change in changes]
+        families = [evidence_of(*make(count, rng, change), rng) for change in changes]
         each, alarmed, missed = comparison.level(families), False, False
         for family, p, change in zip(families, comparison.adjusted(families), changes, strict=True):
             half, truth = comparison.half_widths(family, each), np.array([change] + [0.0] * (METRICS - 1))
@@ -125,6 +145,35 @@ def of_cells(cells: int, kind: str, count: int, times: int, rng: np.random.Gener
         alarms, covered = alarms + alarmed, covered + (not missed)
     shown = seen / times / sum(change > 0 for change in changes)
     yield _line(f"{cells} cells of {count} {kind}, half differ", alarms / times, covered / times, shown, 0)
+
+
+def of_order(order: str, drift: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
+    """The same of whole comparisons of runs in this order, the first metric of new larger by `APART`.
+
+    The last column is how often it was left open (exit code 4).
+    """
+    turns = ORDERS[order](count)
+    metrics = [Metric(f"p{50 + i}_e2el_ms", "lower") for i in range(METRICS)]
+    truth = np.log1p([APART] + [0.0] * (METRICS - 1))
+    alarms = covered = seen = opened = 0
+    for _ in range(times):
+        base, new = runs(count, rng, float(truth[0]))
+        left, shifts = [list(base), list(new)], np.log1p(DRIFT) * DRIFTS[drift](2 * count, rng)
+        sides: tuple[list[Part], list[Part]] = ([], [])
+        for number, (side, shift) in enumerate(zip(turns, shifts, strict=True)):
+            values = np.exp(left[side].pop() + shift).tolist()
+            numbers = dict(zip((metric.key for metric in metrics), values, strict=True)) | {"completed": 1000}
+            started = f"2026-01-01T00:{number:02}:00+00:00"
+            sides[side].append(Part(str(number), started, numbers, {}, {}))
+        cells = judge({"": sides}, metrics, TOLERANCE)
+        judged, code = cells[0].metrics, outcome(cells, TOLERANCE, strict=False)[0]
+        ends = np.log1p([(one.low or 0.0, one.high or 0.0) for one in judged])
+        alarms += any(one.verdict in REAL for one in judged[1:])
+        covered += bool(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).all())
+        seen += judged[0].verdict in REAL[:2]
+        opened += code == EXIT_NOT_CONCLUSIVE
+    name = f"{count} runs, {order}, {drift}"
+    yield _line(name, alarms / times, covered / times, seen / times, opened / times)
 
 
 def of_blocks(kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
@@ -219,6 +268,10 @@ def main() -> None:
     for kind, count in (("runs", 4), ("pairs", 6)):
         for cells in (2, 4, 8):
             print(*of_cells(cells, kind, count, args.times, rng), sep="\n", flush=True)
+    for order in ORDERS:
+        for drift in DRIFTS:
+            for count in (4, 10):
+                print(*of_order(order, drift, count, args.times // 2, rng), sep="\n", flush=True)
     for kind in LATENCIES:
         for count in (1000, 4000):
             print(*of_blocks(kind, count, args.times, rng), sep="\n", flush=True)

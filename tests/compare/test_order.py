@@ -17,7 +17,7 @@ def ordered(order: str, minutes: list[float] | None = None) -> Order:
     for number, side in enumerate(order):
         minute = number if minutes is None else minutes[number]
         start = f"2026-01-01T{int(minute // 60):02}:{int(minute % 60):02}:00+00:00"
-        sides[side].append(Part("x", start, {}, None, {}))
+        sides[side].append(Part("x", start, {}, {}, {}))
     found = Order.of(sides["a"], sides["b"])
     assert found is not None
     return found
@@ -42,9 +42,9 @@ def test_order(order: str, is_pairs: bool, last: str | None) -> None:
 
 
 def test_an_order_that_is_not_known_is_none() -> None:
-    timed = [Part("x", f"2026-01-01T00:0{i}:00+00:00", {}, None, {}) for i in range(2)]
+    timed = [Part("x", f"2026-01-01T00:0{i}:00+00:00", {}, {}, {}) for i in range(2)]
     for start in (None, "yesterday"):
-        assert Order.of(timed, [Part("x", start, {}, None, {})]) is None
+        assert Order.of(timed, [Part("x", start, {}, {}, {})]) is None
     assert Order.of(timed[:1] * 4, timed[1:] * 4) is None, "one time for all runs of a side"
 
 

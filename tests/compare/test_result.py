@@ -8,6 +8,7 @@ import pytest
 
 from tests.compare.made_runs import write_run, write_runs
 from vllm_locust.compare.judge import Judged
+from vllm_locust.compare.metrics import parse
 from vllm_locust.compare.outcome import EXIT_NOT_CONCLUSIVE
 from vllm_locust.compare.result import Comparison, compare_folders
 from vllm_locust.errors import UsageError
@@ -142,8 +143,74 @@ def test_an_invalid_run_decides_nothing(tmp_path: Path) -> None:
     )
     found = compare_folders(base, new)
     assert found.exit_code == 4
-    assert found.text().splitlines()[-1].startswith("No verdict: b/00 of new is invalid")
-    assert "b/03 of new is invalid, its numbers say nothing: it was late." in found.invalid
+    assert (
+        "No verdict: no metric can be compared, since b/00 of new is invalid: it was late" in found.conclusion
+    )
+    assert "b/03 of new is invalid: it was late." in found.invalid
+
+
+def of_client(**verdicts: str) -> dict[str, Any]:
+    """The block of a summary; its own verdict is that of the worst metric."""
+    judged = {
+        name: {"verdict": verdict, "reasons": [f"{name} was off"]} for name, verdict in verdicts.items()
+    }
+    load = judged.pop("load", {"verdict": "valid", "reasons": []})
+    invalid = any(one["verdict"] == "invalid" for one in judged.values())
+    return {"verdict": "invalid" if invalid else "valid", "reasons": [], "metrics": judged, "load": load}
+
+
+@pytest.mark.parametrize(
+    ("client", "spoiled"),
+    [
+        (of_client(ttft="valid", load="invalid"), {"request_throughput", "output_throughput"}),
+        (of_client(ttft="invalid", load="valid"), {"p50_ttft_ms", "p99_ttft_ms"}),
+        (of_client(ttft="degraded", itl="invalid"), {"p99_itl_ms"}),
+        (of_client(ttft="degraded", load="degraded"), set()),
+    ],
+)
+def test_what_is_invalid_spoils_what_rests_on_it_alone(
+    tmp_path: Path, client: dict[str, Any], spoiled: set[str]
+) -> None:
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(tmp_path / "b", 4, seed=50)
+    write_run(new / "one", seed=60, client=client)
+    found = compare_folders(base, new)
+    assert {one.key for cell in found.cells for one in cell.metrics if one.change is None} == spoiled
+    assert found.exit_code == (4 if spoiled else 0)
+    if spoiled:
+        assert "cannot be compared, since b/one of new is invalid" in found.conclusion
+
+
+def test_a_regression_stands_beside_a_load_that_was_not_as_planned(tmp_path: Path) -> None:
+    client = of_client(ttft="valid", load="invalid")
+    new = write_runs(tmp_path / "b", 4, seed=50, factor=1.4, client=client)
+    found = compare_folders(write_runs(tmp_path / "a", 4), new)
+    assert verdicts(found)["p50_ttft_ms"] == "regression"
+    assert verdicts(found)["request_throughput"] == "unclear"
+    assert found.exit_code == 3
+    assert "b/00 of new is invalid as to its load: load was off." in found.text().replace("\n", " ")
+
+
+def test_where_requests_were_lost_all_is_invalid(tmp_path: Path) -> None:
+    client = of_client(ttft="invalid") | {"lost": 3, "reasons": ["3 requests were lost"]}
+    base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50, client=client)
+    found = compare_folders(base, new)
+    assert "no metric can be compared, since b/00 of new is invalid: 3 requests were lost" in found.conclusion
+
+
+@pytest.mark.parametrize(
+    ("key", "rests_on"),
+    [
+        ("p99_ttft_ms", ("ttft",)),
+        ("mean_ttft_from_plan_ms", ("ttft", "load")),
+        ("p50_itl_per_token_ms", ("itl",)),
+        ("output_throughput", ("load",)),
+        ("request_goodput", ("load", "ttft", "tpot", "e2el")),
+        ("error_rate", ()),
+    ],
+)
+def test_what_a_metric_rests_on(key: str, rests_on: tuple[str, ...]) -> None:
+    assert parse([key])[0].rests_on == rests_on
 
 
 def test_of_sides_with_runs_of_one_name_it_is_said_which_is_invalid(tmp_path: Path) -> None:
@@ -151,7 +218,7 @@ def test_of_sides_with_runs_of_one_name_it_is_said_which_is_invalid(tmp_path: Pa
     base = write_run(tmp_path / "x" / "results" / "1", client=client)
     new = write_run(tmp_path / "y" / "results" / "1", seed=50)
     found = compare_folders(base, new)
-    assert found.invalid == ["results/1 of base is invalid, its numbers say nothing: it was late."]
+    assert found.invalid == ["results/1 of base is invalid: it was late."]
 
 
 @pytest.mark.parametrize("counts", [(1, 3), (3, 3), (9, 3)])
@@ -174,7 +241,7 @@ def test_where_no_request_was_answered_nothing_is_green(tmp_path: Path) -> None:
     assert found.exit_code == EXIT_NOT_CONCLUSIVE
     assert "no request of base was answered; no request of new was answered" in found.conclusion
     only = compare_folders(*sides, metrics=["p50_e2el_ms"])
-    assert (only.exit_code, "p50_e2el_ms cannot be compared" in only.conclusion) == (4, True)
+    assert (only.exit_code, "without a value in any run" in only.conclusion) == (4, True)
 
 
 def test_strict_says_what_would_do_on_the_last_line(tmp_path: Path) -> None:
@@ -287,7 +354,7 @@ def test_all_failed_in_one_run(tmp_path: Path, side: str) -> None:
     )
     found = compare_folders(base, new)
     assert metric(found, "p50_ttft_ms").verdict == "unclear"
-    assert f"p50_ttft_ms has no value in {side}/00." in found.text()
+    assert f"p99_e2el_ms cannot be compared, without a value in {side}/00." in found.cells[0].sentences[-1]
     assert metric(found, "request_throughput").change is not None
     only = compare_folders(base, new, metrics=["p50_ttft_ms"])
     assert only.exit_code == EXIT_NOT_CONCLUSIVE
@@ -297,7 +364,7 @@ def test_a_metric_that_was_asked_for_and_is_not_there_is_no_green_gate(tmp_path:
     base, new = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
     found = compare_folders(base, new, metrics=["p99.9_ttft_ms", "p50_ttft_ms"])
     assert found.exit_code == EXIT_NOT_CONCLUSIVE
-    assert "p99.9_ttft_ms has no value in any run." in found.text()
+    assert "p99.9_ttft_ms cannot be compared, without a value in any run." in found.text()
     assert metric(found, "p50_ttft_ms").verdict == "same"
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from vllm_locust import __version__
 from vllm_locust.compare.metrics import DEFAULT
-from vllm_locust.compare.units import Part, Side
+from vllm_locust.compare.units import ALL, Part, Side
 from vllm_locust.errors import UsageError
 from vllm_locust.report.cache_hits import HIT_RATE, hit_rate
 
@@ -22,7 +22,7 @@ _COUNTS = ("completed", "failed", "planned", "dropped", "total_input_tokens", "t
 def trusted(side: Side) -> Side:
     """The side without its invalid runs, and a sentence for each; UsageError where none is left of a cell."""
     left_out = [
-        f"{part.run} is invalid and left out: {part.invalid}."
+        f"{part.run} is invalid and left out: {'. '.join(part.invalid.values())}."
         for parts in side.cells.values()
         for part in parts
         if part.invalid
@@ -55,7 +55,7 @@ def read_baseline(file: Path) -> Side:
             raise ValueError(f"its format is {document['format']!r}")
         cells = {
             name: [
-                Part(run["run"], run["start_time"], run["numbers"], run["invalid"], run["what"])
+                Part(run["run"], run["start_time"], run["numbers"], _invalid(run["invalid"]), run["what"])
                 for run in runs
             ]
             for name, runs in document["cells"].items()
@@ -67,11 +67,16 @@ def read_baseline(file: Path) -> Side:
     return Side(file, cells, [])
 
 
+def _invalid(why: str | None) -> dict[str, str]:
+    """Of earlier versions, which kept invalid runs."""
+    return {} if why is None else {ALL: why}
+
+
 def _run(part: Part, keys: tuple[str, ...]) -> dict[str, Any]:
     return {
         "run": part.run,
         "start_time": part.start_time,
-        "invalid": part.invalid,
+        "invalid": None,
         "what": dict(part.what),
         "numbers": {key: part.numbers.get(key) for key in keys}
         | {"server": {HIT_RATE: hit_rate(part.numbers)}},

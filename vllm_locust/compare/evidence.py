@@ -6,7 +6,7 @@ runs leaves open of a drift is allowed for (`compare.order`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,7 @@ from vllm_locust.compare.metrics import DROP_RATE, Metric
 from vllm_locust.compare.order import FEWEST_PAIRS, Order
 from vllm_locust.compare.requests import requests_of
 from vllm_locust.compare.units import Part
+from vllm_locust.compare.usable import told, usable
 from vllm_locust.core import comparison, comparison_blocks
 from vllm_locust.core.comparison import Array, Evidence
 from vllm_locust.core.comparison_blocks import Blocks, Requests
@@ -54,8 +55,8 @@ class CellEvidence:
     """Whether the change of each metric is a logarithm."""
     least_error: Array | None = None
     """The error that each metric has at least: of shares, since failures are counted."""
-    without: list[str] = field(default_factory=list)
-    """Keys of metrics that have no value in some of the runs, or of those asked for in any."""
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Why metrics cannot be compared, by their keys."""
 
 
 def gather(
@@ -83,10 +84,12 @@ def gather(
         for word, parts in (("base", base), ("new", new))
         if not sum(part.numbers.get("completed") or 0 for part in parts)
     ]
-    if cell.without:
-        cell.shortcomings.append(f"{', '.join(cell.without)} cannot be compared")
-    elif not cell.metrics:
-        cell.shortcomings.append("there is no metric that can be compared")
+    if cell.metrics or few:
+        cell.shortcomings += told(cell.without)
+        cell.sentences += [f"{one}." for one in told(cell.without)]
+    else:
+        whys = "; ".join(dict.fromkeys(cell.without.values())) or "since no run has any"
+        cell.shortcomings.append(f"no metric can be compared, {whys}")
     return cell
 
 
@@ -108,7 +111,7 @@ def _of_whole_runs(
         if pairs is None
         else f"The unit is the pair of runs: {counts[0]} pairs, made in turns."
     )
-    wanted, cell.without = _with_values(base, new, metrics, cell.sentences)
+    wanted, cell.without = usable(base, new, metrics)
     if not wanted:
         return cell
     tables = [
@@ -171,7 +174,7 @@ def _of_blocks(
             f"Make {FEWEST_RUNS} runs of each."
         )
         return cell
-    present, cell.without = _with_values(base, new, metrics, cell.sentences)
+    present, cell.without = usable(base, new, metrics)
     chosen = _that_blocks_can_tell(sides, present, cell.sentences)
     base_blocks, new_blocks = (comparison_blocks.cut(found, list(chosen.values())) for found in sides)
     if isinstance(base_blocks, str) or isinstance(new_blocks, str):
@@ -225,28 +228,16 @@ def _compare_blocks(
         i for i, how in enumerate(chosen.values()) if not how.log or bool(min(side[i] for side in shown) > 0)
     ]
     metrics, hows = list(chosen), list(chosen.values())
-    cell.without += [metric.key for i, metric in enumerate(metrics) if i not in kept]
+    cell.without = {**cell.without} | {
+        metric.key: "without a value above zero on both sides"
+        for i, metric in enumerate(metrics)
+        if i not in kept
+    }
     if kept:
         cell.metrics = [metrics[i] for i in kept]
         cell.ratio = [hows[i].log for i in kept]
         cell.shown = (shown[0][kept], shown[1][kept])
         cell.evidence = comparison_blocks.of_blocks(base, new, [hows[i] for i in kept], rng)
-
-
-def _with_values(
-    base: Sequence[Part], new: Sequence[Part], metrics: Sequence[Metric], sentences: list[str]
-) -> tuple[list[Metric], list[str]]:
-    """The metrics that every run has, and those that some or all do not have."""
-    have, without = [], []
-    for metric in metrics:
-        empty = [part.run for part in (*base, *new) if part.numbers.get(metric.key) is None]
-        if not empty:
-            have.append(metric)
-        else:
-            where = ", ".join(empty) if len(empty) < len(base) + len(new) else "any run"
-            without.append(metric.key)
-            sentences.append(f"{metric.key} has no value in {where}.")
-    return have, without
 
 
 def _middle(table: Array, ratio: Sequence[bool]) -> Array:

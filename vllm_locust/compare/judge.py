@@ -44,7 +44,8 @@ class Judged:
     needed: int | None = None
     """Of an unclear one: units on each side that would show the tolerance in 4 of 5; None: more than 1000."""
     may_be_drift: bool = False
-    """Whether it would be a regression if it were known whether a drift went on from side to side."""
+    """Whether what it is depends on whether a drift went on from side to side: no number of runs made in this
+    order would tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +130,15 @@ def _finish(name: str, cell: CellEvidence, judged: Sequence[Judged]) -> Cell:
     without = [Judged(key, "unclear", None, None) for key in cell.without]
     shortcomings = list(cell.shortcomings)
     drifted = () if cell.went_on is None else cell.drifted
-    unsure = [
-        metric.key
+    judged = [
+        replace(metric, may_be_drift=True)
+        if metric.verdict == "unclear" and metric.key in drifted
+        else metric
         for metric in judged
-        if metric.may_be_drift or (metric.verdict == "unclear" and metric.key in drifted)
     ]
-    if unsure:
+    if unsure := [metric.key for metric in judged if metric.may_be_drift]:
         shortcomings.append(
-            f"{', '.join(unsure)} cannot be told from a drift: make the runs in turns, A B, B A, A B, ..."
+            f"{', '.join(unsure)} cannot be told from a drift: make the runs in turns, A B, B A and so on"
         )
     return Cell(name, cell.unit, cell.units, cell.runs, [*judged, *without], cell.sentences, shortcomings)
 

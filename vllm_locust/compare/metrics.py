@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vllm_locust.core import comparison_blocks
-from vllm_locust.core.summary import FAMILIES, STATISTICS
+from vllm_locust.core.summary import FAMILIES, FROM_PLAN, STATISTICS
 from vllm_locust.errors import UsageError
 
 DEFAULT = (
@@ -54,6 +54,17 @@ class Metric:
     def is_share(self) -> bool:
         """Whether the change is a difference and no ratio."""
         return self.key in SHARES
+
+    @property
+    def rests_on(self) -> tuple[str, ...]:
+        """What must have been measured validly, as the `client` of a summary names it."""
+        if self.key == "request_goodput":
+            return ("load", "ttft", "tpot", "e2el")
+        match = _LATENCY.fullmatch(self.key)
+        if match is None:
+            return ("load",) if self.key in _RATES else ()
+        family = match["family"].removesuffix("_from_plan").removesuffix("_per_token")
+        return (family, "load") if match["family"] in FROM_PLAN else (family,)
 
     def of_blocks(self) -> comparison_blocks.Metric | None:
         """How it is made from requests; None where it cannot be."""

@@ -1,6 +1,6 @@
 """What a comparison comes to: an exit code, and one sentence that says why.
 
-Rule: what cannot be told is not green. A regression of runs that are valid is one whatever else is missing.
+Rule: what cannot be told is not green. A regression that is shown is one whatever else cannot be told.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,9 @@ EXIT_REGRESSION = 3
 EXIT_NOT_CONCLUSIVE = 4
 
 
-def outcome(cells: Sequence[Cell], invalid: Sequence[str], tolerance: float, strict: bool) -> tuple[int, str]:
+def outcome(cells: Sequence[Cell], tolerance: float, strict: bool) -> tuple[int, str]:
     """The exit code and the last line."""
     beyond = f"beyond {tolerance * 100:g} %"
-    if invalid:
-        more = f" (one of {len(invalid)} that are)" if len(invalid) > 1 else ""
-        return EXIT_NOT_CONCLUSIVE, f"No verdict: {invalid[0].removesuffix('.')}{more}."
     metrics = [metric for cell in cells for metric in cell.metrics]
     worse = dict.fromkeys(metric.key for metric in metrics if metric.verdict == "regression")
     if worse:

@@ -19,6 +19,7 @@ from vllm_locust.compare.units import (
     runs_of,
     unsent,
 )
+from vllm_locust.compare.usable import invalid_runs
 from vllm_locust.errors import UsageError
 from vllm_locust.report.junit import Case, junit_xml
 
@@ -38,7 +39,7 @@ class Comparison:
     """Whether an unclear metric is too little evidence."""
     cells: Sequence[Cell]
     invalid: Sequence[str]
-    """A sentence for each run whose client could not keep up."""
+    """A sentence for each run that is invalid in something."""
     sentences: Sequence[str]
 
     @property
@@ -53,7 +54,7 @@ class Comparison:
 
     @property
     def _outcome(self) -> tuple[int, str]:
-        return outcome(self.cells, self.invalid, self.tolerance, self.strict)
+        return outcome(self.cells, self.tolerance, self.strict)
 
     def text(self) -> str:
         """For a terminal."""
@@ -88,8 +89,6 @@ class Comparison:
     def _cases(self) -> Iterator[Case]:
         from vllm_locust.compare.text import in_words
 
-        if self.invalid:
-            yield Case("the runs are valid", "error", " ".join(self.invalid))
         if not self.cells:
             yield Case("there is something to compare", "error", " ".join(self.sentences))
         for cell in self.cells:
@@ -135,13 +134,7 @@ def compare_folders(
             "Requests were sent at a rate that was planned: as long as the server keeps up, the plan sets "
             "the throughput, and latencies tell the difference."
         )
-    invalid = dict.fromkeys(
-        f"{part.run} of {word} is invalid, its numbers say nothing: {part.invalid}."
-        for both in cells.values()
-        for word, side in zip(("base", "new"), both, strict=True)
-        for part in side
-        if part.invalid
-    )
+    invalid = dict.fromkeys(told for both in cells.values() for told in invalid_runs(*both))
     judged = judge(cells, chosen, tolerance, named=metrics is not None)
     return Comparison(base, new, tolerance, strict, judged, list(invalid), sentences)
 

@@ -61,7 +61,7 @@ def number(value: float | None, share: bool) -> str:
 def unclear(cell: Cell, tolerance: float) -> Iterator[str]:
     """For each unclear metric what these units could have shown, and what would show the tolerance."""
     for metric in cell.metrics:
-        if metric.verdict != "unclear" or metric.detectable is None:
+        if metric.verdict != "unclear" or metric.detectable is None or metric.may_be_drift:
             continue
         share = metric.key in SHARES
         wanted = "the tolerance" if share else f"{tolerance * 100:g} %"

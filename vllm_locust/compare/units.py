@@ -44,6 +44,8 @@ _OPTIONS = (
 
 _SAME_LENGTH = 0.02
 """How much the mean length of prompts or answers may differ by chance."""
+ALL = "all"
+"""Stands for everything that a run measured."""
 _BY_RUN = ("host", "seed")
 """What may be new in each run: said only of sides that kept to one."""
 
@@ -57,8 +59,8 @@ class Part:
     start_time: str | None
     numbers: Mapping[str, Any]
     """The keys of a summary, or of a baseline those that it kept."""
-    invalid: str | None
-    """Why its numbers say nothing, if its client could not keep up."""
+    invalid: Mapping[str, str]
+    """Why numbers of it say nothing: by what is wrong (`ttft`, ..., `load`), or of `ALL`."""
     what: Mapping[str, Any]
     """What was asked, and of which server."""
     results: Results | None = None
@@ -213,10 +215,7 @@ def _largest(parts: Sequence[Part]) -> Part:
 def _parts(results: Results) -> Iterator[tuple[str, Part]]:
     """The whole run, or each phase where there are several."""
     summary, run = results.summary or {}, results.run or {}
-    client = summary.get("client") or {}
-    invalid = (
-        ". ".join(client.get("reasons") or ["no reason given"]) if client.get("verdict") == INVALID else None
-    )
+    invalid = _invalid(summary.get("client") or {})
     rows = [row for row in rows_of(results) if row.profile is None or row.phase is not None]
     phases = [row for row in rows if row.phase is not None and "phase" in row.numbers]
     several = len(summary.get("phases") or ()) > 1
@@ -240,6 +239,20 @@ def _parts(results: Results) -> Iterator[tuple[str, Part]]:
         key = f"{row.workload}{level}" if several else ""
         name = "/".join(results.folder.parts[-2:])
         yield key, Part(name, run.get("start_time"), _with_drops(row.numbers), invalid, what, results)
+
+
+def _invalid(client: Mapping[str, Any]) -> Mapping[str, str]:
+    """By metric; where no metric is to blame, or requests were lost, all are invalid."""
+    judged = client.get("metrics") or {}
+    found = {name: _reasons(one) for name, one in judged.items() if one["verdict"] == INVALID}
+    if client.get("verdict") == INVALID and (client.get("lost") or not found):
+        return {ALL: _reasons(client)}
+    load = client.get("load") or {}
+    return found | ({"load": _reasons(load)} if load.get("verdict") == INVALID else {})
+
+
+def _reasons(judged: Mapping[str, Any]) -> str:
+    return ". ".join(judged.get("reasons") or ["no reason given"])
 
 
 def _with_drops(numbers: Mapping[str, Any]) -> Mapping[str, Any]:

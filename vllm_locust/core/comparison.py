@@ -90,9 +90,9 @@ def of_runs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
         sides = units[:, :count], units[:, count:]
         means = [side.mean(axis=1) for side in sides]
         variances = [side.var(axis=1, ddof=1) / side.shape[1] for side in sides]
-        return _p(means[1] - means[0], np.sqrt(variances[0] + variances[1]), common)
+        return _smallest_p(means[1] - means[0], np.sqrt(variances[0] + variances[1]), common)
 
-    smallest = draw(_alike(residuals, common, rng)).min(axis=1)
+    smallest = draw(_alike(residuals, common, rng))
     return Evidence(change[0], error[0], df[0], _p(change, error, common)[0], null, smallest)
 
 
@@ -104,7 +104,7 @@ def of_pairs(base: Array, new: Array, rng: np.random.Generator) -> Evidence:
     change, error = _paired(differences, np.ones((1, size)))
     null = _p(*_paired(differences, _flips(size, rng)), df)
     units = _alike(differences - differences.mean(axis=0), df, rng)
-    smallest = _p(units.mean(axis=1), units.std(axis=1, ddof=1) / math.sqrt(size), df).min(axis=1)
+    smallest = _smallest_p(units.mean(axis=1), units.std(axis=1, ddof=1) / math.sqrt(size), df)
     every_df = np.full(change.shape[1], float(df))
     return Evidence(change[0], error[0], every_df, _p(change, error, df)[0], null, smallest)
 
@@ -133,7 +133,7 @@ def of_effect(values: Array, effect: Array, given: Array, rng: np.random.Generat
     ways = np.vstack([np.arange(size), rng.permuted(np.tile(np.arange(size), (_DRAWS, 1)), axis=1)])
     null = _p(*fitted(unexplained[ways]), df)
     residuals = unexplained - np.outer(own, change[0])
-    smallest = _p(*fitted(_alike(residuals, df, rng)), df).min(axis=1)
+    smallest = _smallest_p(*fitted(_alike(residuals, df, rng)), df)
     every_df = np.full(change.shape[1], float(df))
     return Evidence(change[0], error[0], every_df, _p(change, error, df)[0], null, smallest)
 
@@ -235,10 +235,20 @@ def _chance(nulls: Sequence[Array], p: Array) -> Array:
 
 def _p(change: Array, error: Array, df: float) -> Array:
     """Two-sided; without any error 0 where there is a change and 1 where there is none."""
+    p: Array = 2 * stdtr(df, -_t(change, error))
+    return p
+
+
+def _smallest_p(change: Array, error: Array, df: float) -> Array:
+    """That of the metrics' largest t, once for each draw."""
+    p: Array = 2 * stdtr(df, -_t(change, error).max(axis=1))
+    return p
+
+
+def _t(change: Array, error: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(change / error)
-    p: Array = 2 * stdtr(df, -np.where(np.isnan(t), 0.0, t))
-    return p
+    return np.where(np.isnan(t), 0.0, t)
 
 
 def _first(count: int, size: int) -> Array:
