@@ -12,7 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from vllm_locust.core.server import EngineState, GpuState, HistogramState, ServerSample, parse_page
 
-PAGE = (Path(__file__).parent / "samples" / "metrics_load.txt").read_text(encoding="utf-8")
+SAMPLES = Path(__file__).parent / "samples"
+PAGE = (SAMPLES / "metrics_load.txt").read_text(encoding="utf-8")
+DATA_PARALLEL = (SAMPLES / "metrics_data_parallel.txt").read_text(encoding="utf-8")
+"""Lines of vLLM 0.32 with --data-parallel-size 2 --num-gpu-blocks-override 36, before its first request."""
 
 
 def engines(page: str) -> tuple[EngineState, ...]:
@@ -73,6 +76,12 @@ def test_the_size_of_the_cache_is_that_of_its_engine():
         'vllm:num_requests_running{model_name="m"} 1\nvllm:cache_config_info{num_gpu_blocks="7"} 1\n'
     )
     assert (only.engine, only.gauges) == ("0", {"running": 1, "num_gpu_blocks": 7})
+
+
+def test_a_real_page_of_two_engines_with_36_blocks_each():
+    assert DATA_PARALLEL.count('num_gpu_blocks="72"') == 2
+    cache = {"num_gpu_blocks": 36, "block_size": 128, "kv_cache_size_tokens": 4608}
+    assert [(one.engine, one.gauges) for one in engines(DATA_PARALLEL)] == [("0", cache), ("1", cache)]
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,14 @@ def test_what_will_hardly_change_is_asked_less_often():
         assert len(server.requests) == 4
 
 
+def test_a_server_that_did_nothing_yet_is_asked_as_often_as_any():
+    announced = answer(b"# TYPE vllm:num_requests_running gauge\n")
+    with scripted_server([announced], [announced], FINE) as server, scraping(server.url) as heard:
+        heard.wait(samples=3)
+        assert [len(sample.engines) for sample in heard.samples[:3]] == [0, 0, 1]
+        assert heard.sentences == []
+
+
 def test_stopping_breaks_a_question_off():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
