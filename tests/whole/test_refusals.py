@@ -101,6 +101,7 @@ def test_all_mistakes_of_a_command_line_are_told_together(server: Simulator, tmp
         (["--extra-body", '{"top_p": '], "--extra-body '{\"top_p\": ' is not JSON"),
         (["--scenario", "nope"], "there is no scenario 'nope'"),
         (["--model", "gpt-9"], "--model 'gpt-9' is not served by "),
+        (["--endpoint", "chat"], "--endpoint 'chat' is not a path like /v1/chat/completions"),
         (["--max-tokens", "9~2"], "--max-tokens '9~2' is no length: allowed is a number of tokens"),
         (["--set", "n"], "--set 'n' is not of the form NAME=VALUE"),
         (["--vary", "20:{}"], "--vary '20:{}' is not of the form SHARE:JSON"),

@@ -1,6 +1,7 @@
 """Questions to a server outside of any measurement: which models, which version, how many tokens."""
 
 import http.client
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,8 @@ from vllm_locust.client.target import Target
 from vllm_locust.core.chunk import error_message
 from vllm_locust.core.server import parse_page
 from vllm_locust.errors import NobodyCounts, UsageError
+
+logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
@@ -33,27 +36,52 @@ class ServerModel:
 def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -> ServerModel:
     """The model called `wanted`, or the server's first one.
 
-    A server without /v1/models is taken at the user's word when `wanted` is given. Raises UsageError when
-    nothing answers, when access is denied, or when the server does not have the model.
+    Where the server's list is missing, or tells too little, `wanted` is taken at the user's word, with a
+    warning. Raises UsageError when nothing answers, when access is denied, when a list names models and not
+    `wanted`, or when there is no name to take.
     """
     status, body = _ask(target, headers, "GET", "/v1/models")
     version = _version(target, headers)
-    if status in (404, 405) and wanted:
-        return ServerModel(wanted, None, version)
-    models = body.get("data") if isinstance(body, dict) and status == 200 else None
     if status in (401, 403):
         raise UsageError(f"{target.url} wants a key ({status}): set OPENAI_API_KEY or give --api-key.")
+    known = _known_models(body) if status == 200 else None
+    if wanted is None:
+        if known is None:
+            raise UsageError(
+                f"{target.url}/v1/models answered {status}: {error_message(body)}. Give a model with --model."
+            )
+        if not known:
+            raise UsageError(f"{target.url} serves no model: give one with --model.")
+    name = wanted or next(iter(known or {}))
+    if wanted is not None and name not in (known or {}):
+        if isinstance(body, dict) and known and not any("*" in pattern for pattern in known):
+            raise UsageError(
+                f"--model {name!r} is not served by {target.url}, which has: {', '.join(known)}."
+            )
+        _warn_of_list(target, name, status, known)
+        return ServerModel(name, None, version)
+    length = (known or {})[name].get("max_model_len")
+    return ServerModel(name, length if isinstance(length, int) else None, version, [*(known or {})])
+
+
+def _known_models(body: Any) -> Mapping[str, Mapping[str, Any]] | None:
+    """The models of a list by their names: as OpenAI sends it, or bare; None when it is no list."""
+    models = body.get("data") if isinstance(body, dict) else body
     if not isinstance(models, list):
-        raise UsageError(f"{target.url}/v1/models answered {status}: {error_message(body)}")
-    by_name = {model.get("id"): model for model in models if isinstance(model, dict)}
-    name = wanted or next(iter(by_name), None)
-    if name is None:
-        raise UsageError(f"{target.url} serves no model: give one with --model.")
-    if name not in by_name:
-        known = ", ".join(str(known) for known in by_name)
-        raise UsageError(f"--model {name!r} is not served by {target.url}, which has: {known}.")
-    length = by_name[name].get("max_model_len")
-    return ServerModel(name, length if isinstance(length, int) else None, version, [*map(str, by_name)])
+        return None
+    return {str(model["id"]): model for model in models if isinstance(model, dict) and model.get("id")}
+
+
+def _warn_of_list(
+    target: Target, name: str, status: int, known: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    if status != 200:
+        what = f"answered {status}"
+    elif known is None:
+        what = "has no list of models"
+    else:
+        what = f"has a list of {', '.join(known) or 'no models'}"
+    logger.warning("%s/v1/models %s: going on with --model %s.", target.url, what, name)
 
 
 class ServerTokenizer:
@@ -170,7 +198,8 @@ def _answer(
         connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
     body = None if question is None else orjson.dumps(question)
     try:
-        connection.request(method, target.path + path, body, {"Content-Type": "application/json", **headers})
+        sent = {"Content-Type": "application/json", **target.headers, **headers}
+        connection.request(method, target.resource(path), body, sent)
         response = connection.getresponse()
         content = response.read(4 << 20)
         if 300 <= response.status < 400:

@@ -44,6 +44,8 @@ class RequestOptions:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
     """Fields of every request's body, such as `temperature` or `ignore_eos`."""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    """Paths that a server has instead of those of the API: `{CHAT_PATH: "/api/v3/chat/completions"}`."""
     running_usage: bool = False
     """Ask for usage on every chunk (`continuous_usage_stats`): tells how many tokens each one carries."""
     connect_timeout_s: float = 30.0
@@ -164,8 +166,9 @@ class Transport:
     def render(self, host: int, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
         content = orjson.dumps({**self._body, **body})
+        path = self.options.endpoints.get(path, path)
         head = (
-            f"POST {self.targets[host].path}{path} HTTP/1.1\r\n{self._heads[host]}"
+            f"POST {self.targets[host].resource(path)} HTTP/1.1\r\n{self._heads[host]}"
             f"X-Request-Id: {self._request_id}{index}\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         return head.encode("latin-1") + content
@@ -316,6 +319,7 @@ def _head(target: Target, options: RequestOptions) -> str:
         "User-Agent": "vllm-locust",
         "Accept": "text/event-stream, application/json",
         "Content-Type": "application/json",
+        **target.headers,
         **options.headers,
     }
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

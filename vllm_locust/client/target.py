@@ -1,11 +1,15 @@
-"""Where requests go: a base URL, taken apart once."""
+"""Where requests go: a base URL, taken apart once.
+
+Rule: a user name, a password and a query may be secrets. They go with every request and are told nowhere.
+"""
 
 import socket
 import ssl
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from vllm_locust.errors import UsageError
 
@@ -21,6 +25,10 @@ class Target:
     port: int
     path: str = ""
     tls: ssl.SSLContext | None = field(default=None, compare=False)
+    query: str = field(default="", repr=False)
+    """What follows each path, such as `api-version=2024-10-21`."""
+    credentials: str = field(default="", repr=False)
+    """`user:password@`, as it stood in the URL."""
 
     @classmethod
     def parse(cls, url: str, tls: ssl.SSLContext | None = None) -> "Target":
@@ -36,7 +44,27 @@ class Target:
             port=parts.port or (443 if secure else 80),
             path=parts.path.rstrip("/").removesuffix("/v1"),
             tls=(tls or ssl.create_default_context()) if secure else None,
+            query=parts.query,
+            credentials=f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else "",
         )
+
+    def resource(self, path: str) -> str:
+        """What a request line names for a path of the API: behind our path, before our query."""
+        whole = f"{self.path}{path}"
+        return f"{whole}{'&' if '?' in path else '?'}{self.query}" if self.query else whole
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those that the URL itself asks for."""
+        if not self.credentials:
+            return {}
+        token = b64encode(unquote(self.credentials[:-1]).encode()).decode()
+        return {"Authorization": f"Basic {token}"}
+
+    @property
+    def secret_url(self) -> str:
+        """The URL with its credentials: for a request, never to be told."""
+        return self.url.replace("://", f"://{self.credentials}", 1)
 
     @property
     def authority(self) -> str:
@@ -70,5 +98,6 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(f"--host {url!r} is not an address like http://localhost:8000.")
+        shown = (f"***@{url.rpartition('@')[2]}" if "@" in url else url).partition("?")[0]
+        raise UsageError(f"--host {shown!r} is not an address like http://localhost:8000.")
     return parts

@@ -169,6 +169,7 @@ class Answer:
         "_empty",
         "_ended",
         "_finish_s",
+        "_index",
         "_is_text",
         "_last_usage",
         "_lessons",
@@ -193,9 +194,10 @@ class Answer:
         """`choices` is how many answers were asked for: the `n` of the request."""
         self._sse = SseDecoder()
         self._choices = choices
-        # Of several choices: those that were seen and have not ended, and those that have.
+        # The choices that were seen and have not ended, those that have, and the last one that was seen.
         self._open: set[Any] = set()
         self._ended: set[Any] = set()
+        self._index: Any = ...
         self._last_usage = 0
         # Usage with each chunk counts on from chunk to chunk. That of several choices may be each one's own.
         self._usage_runs = choices == 1
@@ -334,7 +336,7 @@ class Answer:
         said = 0
         for choice in choices:
             said |= carried(choice, self.text_parts)
-            if choice.get("finish_reason") or self._choices > 1:
+            if choice.get("finish_reason") or (choice.get("index") or 0) != self._index:
                 self._take_progress(choice, arrival_s)
         tokens = self._take_usage(usage) if usage else None
         if not said or (said == EMPTY and tokens == 0):
@@ -353,8 +355,7 @@ class Answer:
 
     def _take_progress(self, choice: Mapping[str, Any], arrival_s: float) -> None:
         """Whether the choice has ended, and how."""
-        # Where one was asked for, it is that one, however a server counts.
-        index = choice.get("index") if self._choices > 1 else None
+        index = self._index = choice.get("index") or 0
         reason = finish_reason(choice)
         if reason is None:
             if index not in self._ended:

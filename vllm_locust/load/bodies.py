@@ -37,10 +37,16 @@ def broken_request(name: str, index: int) -> ReadyRequest:
     return ReadyRequest(planned, index, "", {}, RenderedPrompt({}, None, 0))
 
 
+def path_of(endpoint_type: str) -> str:
+    """The path of the API that answers requests of this type."""
+    return COMPLETIONS_PATH if endpoint_type == "completions" else CHAT_PATH
+
+
 def request_body(planned: PlannedRequest, endpoint_type: str) -> tuple[str, dict[str, Any]]:
     """Path and body, without what all requests of a run have in common."""
     body: dict[str, Any] = {"max_tokens": planned.max_tokens, **planned.extra}
-    if endpoint_type == "completions":
-        return COMPLETIONS_PATH, {"prompt": planned.prompt, **body}
+    path = path_of(endpoint_type)
+    if path == COMPLETIONS_PATH:
+        return path, {"prompt": planned.prompt, **body}
     messages = planned.messages or [{"role": "user", "content": planned.prompt}]
-    return CHAT_PATH, {"messages": messages, **body}
+    return path, {"messages": messages, **body}

@@ -75,6 +75,13 @@ def time(value: Any) -> float:
     return parse_time(str(value))
 
 
+def path_of_url(text: str) -> str:
+    """`/v1/chat/completions`, perhaps with a query behind it."""
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("is not a path like /v1/chat/completions")
+    return text
+
+
 def metrics_url_or_off(text: str) -> str:
     return OFF if text == OFF else parse_metrics_url(text)
 

@@ -42,7 +42,7 @@ class ServerSide:
 def what_to_watch(prepared: Prepared) -> Watch:
     """The sources that a run's options name; by default `/metrics` of the target."""
     settings = prepared.settings
-    own_urls = [f"{target.url}/metrics" for target in prepared.targets]
+    own_urls = [f"{target.secret_url}/metrics" for target in prepared.targets]
     urls = settings.server_metrics_urls
     if urls is None:  # a log is given where the server's metrics cannot be reached
         urls = () if settings.server_log is not None else own_urls

@@ -198,6 +198,11 @@ def _add_requests(add: _Add) -> None:
         help="chat (/v1/chat/completions) or completions (/v1/completions). Default: chat",
     )
     add(
+        "--endpoint",
+        metavar="PATH",
+        help="The path to ask behind --host, for servers that have another one than --endpoint-type says",
+    )
+    add(
         "--ignore-eos",
         action=argparse.BooleanOptionalAction,
         default=True,

@@ -120,6 +120,7 @@ class PrefixCache:
         told_s = perf_counter()
         for number, primer in enumerate(primers):
             path, body = request_body(primer, settings.endpoint_type)
+            path = options.endpoints.get(path, path)
             send(target, headers, path, {"model": options.model, **options.body, **body})
             if perf_counter() - told_s > _TELL_EVERY_S:
                 told_s = perf_counter()

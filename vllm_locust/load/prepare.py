@@ -15,6 +15,7 @@ from vllm_locust.client.chat import RequestOptions
 from vllm_locust.client.target import Target
 from vllm_locust.core.trace import read_trace, rescale
 from vllm_locust.errors import UsageError
+from vllm_locust.load.bodies import path_of
 from vllm_locust.load.fit import too_long
 from vllm_locust.load.results import check_free, check_junit
 from vllm_locust.load.settings import Settings
@@ -53,7 +54,7 @@ class Prepared:
     @property
     def request_options(self) -> RequestOptions:
         """What every request of the run has in common."""
-        settings = self.settings
+        settings, path = self.settings, self.settings.endpoint
         body = dict(settings.extra_body)
         if settings.ignore_eos:
             body.setdefault("ignore_eos", True)
@@ -63,6 +64,7 @@ class Prepared:
             model=self.model.name,
             headers=settings.headers,
             body=body,
+            endpoints={} if path is None else {path_of(settings.endpoint_type): path},
             running_usage=settings.continuous_usage_stats,
             timeout_s=settings.request_timeout_s,
         )

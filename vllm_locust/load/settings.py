@@ -46,6 +46,8 @@ class Settings:
     """Of the scenario, as they were written."""
     model: str | None = None
     endpoint_type: str = "chat"
+    endpoint: str | None = None
+    """The path that is asked, instead of the usual one of the `endpoint_type`."""
     num_prompts: int | None = None
     request_rate: Rate | None = None
     burstiness: float = 1.0
@@ -132,6 +134,7 @@ def read_settings(
         scenario=reader.text("scenario") or scenario,
         model=reader.text("model"),
         endpoint_type=reader.take("endpoint_type", convert.one_of(ENDPOINT_TYPES), "chat"),
+        endpoint=reader.take("endpoint", convert.path_of_url, None),
         num_prompts=reader.take("num_prompts", convert.whole(at_least=1), None),
         **_workload_settings(reader),
         tokenizer=reader.text("tokenizer"),
