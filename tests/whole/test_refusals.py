@@ -13,12 +13,13 @@ SENT = ("vllm:prompt_tokens_total", "vllm:num_requests_running", "vllm:num_reque
 
 
 @contextmanager
-def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]:
+def refused(server: Simulator, folder: Path, *options: str, locustfile: str = "chat.py") -> Iterator[Outcome]:
     """A run that must end with exit code 2, without a trace at the server or on the disk."""
     before = counters(server.url)
     files = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
     host = () if "--host" in options else ("--host", server.url)
-    outcome = run_locust(*HEADLESS, "-t", "2s", *host, *options, folder=folder)
+    time = () if "--ladder" in options else ("-t", "2s")
+    outcome = run_locust(*HEADLESS, *time, *host, *options, folder=folder, locustfile=locustfile)
     assert outcome.code == 2, outcome.text
     assert "Traceback" not in outcome.stderr
     assert outcome.stdout == ""
@@ -72,6 +73,13 @@ def refused(server: Simulator, folder: Path, *options: str) -> Iterator[Outcome]
         (["--scenario", "replay", "--arrivals", str(SMALL_TRACE)], "both say when to send"),
         (["--scenario", "conversation", "--endpoint-type", "completions"], "conversation"),
         (["--step-overlap"], "--step-overlap needs a --ladder"),
+        (["--step-warmup", "1s"], "--step-warmup is for ladders, searches and scenarios that run several"),
+        (["--lora-assignment", "round-robin"], "--lora-assignment is for --lora-modules"),
+        (["--scenario", "ss", "--dataset-path", __file__], "scenario ss reads no data set"),
+        (
+            ["--scenario", "replay", "--request-rate", "5", "--burstiness", "2"],
+            "both say what gaps there are",
+        ),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -79,6 +87,30 @@ def test_a_mistake_is_told_in_one_sentence(
     server: Simulator, tmp_path: Path, options: list[str], said: str
 ) -> None:
     with refused(server, tmp_path / "results", *options) as outcome:
+        (problem,) = outcome.problems
+        assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("locustfile", "options", "said"),
+    [
+        (
+            "custom_user.py",
+            ["--request-rate", "5"],
+            "--request-rate: for requests of a scenario only, and no",
+        ),
+        (
+            "custom_user.py",
+            ["--scenario", "ss", "--num-prompts", "3"],
+            "--scenario, --num-prompts: for requests",
+        ),
+        ("ladder.py", [], "--run-time is for runs of one load: a ladder or capacity search has --step-time"),
+    ],
+)
+def test_what_a_locustfile_cannot_do_is_refused(
+    server: Simulator, tmp_path: Path, locustfile: str, options: list[str], said: str
+) -> None:
+    with refused(server, tmp_path / "results", *options, locustfile=locustfile) as outcome:
         (problem,) = outcome.problems
         assert said in problem
 

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ from locust.util.load_locustfile import load_locustfile
 
 from vllm_locust.errors import NobodyCounts, UsageError
 from vllm_locust.load import wiring  # noqa: F401  (joins the suite's options to Locust's)
+from vllm_locust.load.own_tasks import asks_for_scenario
 from vllm_locust.load.settings import Settings, read_settings, scenario_of
 from vllm_locust.load.shapes import kind_of
 from vllm_locust.workloads import catalogue
@@ -42,12 +43,18 @@ def problems_of(locustfile: str, lines: Sequence[Sequence[str]]) -> list[list[st
 
     parser.error = refuse  # type: ignore[method-assign]
     shape = kind_of(shapes[0] if shapes else None)
-    scenario = scenario_of(users.values())
-    return [list(_problems(parser, line, shape, scenario)) for line in lines]
+    scenario, own_tasks = scenario_of(users.values()), not asks_for_scenario(users.values())
+
+    def read(options: argparse.Namespace) -> tuple[Settings, Sequence[str]]:
+        return read_settings(options, shape, scenario, own_tasks=own_tasks)
+
+    return [list(_problems(parser, line, read)) for line in lines]
 
 
 def _problems(
-    parser: argparse.ArgumentParser, line: Sequence[str], shape: str | None, scenario: str
+    parser: argparse.ArgumentParser,
+    line: Sequence[str],
+    read: Callable[[argparse.Namespace], tuple[Settings, Sequence[str]]],
 ) -> Iterator[str]:
     try:
         options, unknown = parser.parse_known_args(list(line))
@@ -57,7 +64,7 @@ def _problems(
     for word in unknown:
         if word.startswith("--"):
             yield f"There is no option {word}{_hint(word, parser)}."
-    settings, problems = read_settings(options, shape, scenario)
+    settings, problems = read(options)
     yield from problems
     yield from _scenario_problems(settings)
 

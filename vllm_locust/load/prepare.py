@@ -162,7 +162,13 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
             f"A capacity search is for one kind of load, and {several}: "
             f"take one of them, such as {scenario.phases[0].name}"
         )
+    stepped = bool(settings.ladder) or settings.capacity or len(scenario.phases) > 1
+    if settings.step_warmup_s is not None and not stepped:
+        yield "--step-warmup is for ladders, searches and scenarios that run several in turn: take --warmup"
     yield from _timing_misfits(settings, scenario)
+    known = ".py" not in settings.scenario  # one of the user's own need not say what it reads
+    if known and settings.dataset_path is not None and not sources_of(scenario):
+        yield f"--dataset-path {settings.dataset_path}: scenario {scenario.name} reads no data set"
     if settings.prefix_cache == "warm" and not _has_primers(scenario, settings.seed):
         yield f"--prefix-cache warm needs a scenario whose requests share a prefix: {scenario.name} does not."
     served = model.all_names if model is not None else ()
@@ -183,6 +189,8 @@ def _timing_misfits(settings: Settings, scenario: Scenario) -> Iterator[str]:
         yield f"--scenario {scenario.name} says when to send: ladders and searches do not go with it."
     if timed and settings.arrivals is not None:
         yield f"--arrivals and --scenario {scenario.name} exclude each other: both say when to send."
+    if timed and settings.burstiness != 1:
+        yield f"--burstiness and --scenario {scenario.name} exclude each other: both say what gaps there are."
     if timed and settings.request_rate is not None and not settings.request_rate.is_single:
         yield f"--request-rate {settings.request_rate} must be one number for --scenario {scenario.name}."
     if settings.max_concurrency is not None and not (timed or settings.open_loop):
@@ -243,8 +251,6 @@ def _scenario(settings: Settings, counters: _Counters, model: ServerModel | None
     scenario = catalogue.load(settings.scenario, context)
     for phase in scenario.phases:
         phase.request(settings.seed, 0)  # whatever is wrong with the data set shows now
-    if settings.dataset_path is not None and not sources_of(scenario):
-        logger.warning("--dataset-path %s: %s reads no data set.", settings.dataset_path, scenario.name)
     if settings.variations or settings.adapters:
         in_turn = settings.adapter_order == "round-robin"
         return Varied(scenario, settings.variations, settings.adapters, in_turn)

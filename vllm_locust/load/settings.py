@@ -31,6 +31,12 @@ ADAPTER_ORDERS = ("random", "round-robin")
 PREFIX_CACHES = ("cold", "warm")
 DEFAULT_LADDER = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
+# What only requests of a scenario have: tasks of the user's own say themselves what they ask, and when.
+_OF_A_SCENARIO = (
+    *("scenario", "set", "dataset_path", "num_prompts", "input_len", "max_tokens", "tokenizer", "vary"),
+    *("lora_modules", "prefix_cache", "request_rate", "burstiness", "max_concurrency", "arrivals"),
+)
+
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -121,13 +127,17 @@ def scenario_of(user_classes: Iterable[type]) -> str:
 
 
 def read_settings(
-    options: argparse.Namespace | None, shape: str | None = None, scenario: str = DEFAULT_SCENARIO
+    options: argparse.Namespace | None,
+    shape: str | None = None,
+    scenario: str = DEFAULT_SCENARIO,
+    *,
+    own_tasks: bool = False,
 ) -> tuple[Settings, Sequence[str]]:
     """Check and convert all options: the settings, and one sentence per problem.
 
     An option with a problem has its default, so that what else is wrong can be found before anybody is told.
     `shape` is the kind of load shape of the locustfile: `ladder`, `capacity` or none of ours. `scenario` is
-    the one that it asks for where no option does.
+    the one that it asks for where no option does. `own_tasks`: none of its users asks for requests of one.
     """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
@@ -158,6 +168,8 @@ def read_settings(
         **_load_settings(reader, shape),
         most_users=_most_users(options),
     )
+    if own_tasks:
+        reader.problems.extend(_own_task_misfits(settings, reader))
     reader.problems.extend(_contradictions(settings, reader, shape, getattr(options, "run_time", None)))
     return settings, reader.problems
 
@@ -230,10 +242,9 @@ def _contradictions(
         yield "--request-timeout must be more than 0 s."
     if settings.server_log is not None and settings.server_metrics_urls:
         yield "--server-log and --server-metrics-url exclude each other: both tell of the same requests."
-    if settings.adapter_order == "round-robin" and any(one.weight != 1 for one in settings.adapters):
-        yield "--lora-assignment round-robin takes each adapter as often as any other: leave the weights out."
+    yield from _adapter_contradictions(settings)
     yield from _open_loop_contradictions(settings, reader)
-    yield from _step_contradictions(settings)
+    yield from _step_contradictions(settings, run_time_s)
     if shape == "capacity" and reader.text("ladder"):
         yield "--ladder and a capacity search exclude each other: the search chooses its levels itself."
     if shape == "other" and settings.ladder:
@@ -244,8 +255,30 @@ def _contradictions(
         yield "--arrivals and a capacity search exclude each other: the search chooses its rates itself."
 
 
-def _step_contradictions(settings: Settings) -> Iterator[str]:
+def _own_task_misfits(settings: Settings, reader: "_Reader") -> Iterator[str]:
+    given = [f"--{name.replace('_', '-')}" for name in _OF_A_SCENARIO if reader.is_given(name)]
+    if settings.endpoint_type != "chat":
+        given.append(f"--endpoint-type {settings.endpoint_type}")
+    if settings.levels == "rate":
+        given.append("--levels rate")
+    if given:
+        yield (
+            f"{', '.join(given)}: for requests of a scenario only, and no task of this locustfile asks for "
+            "them with ask_next()."
+        )
+
+
+def _adapter_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.adapter_order == "round-robin" and not settings.adapters:
+        yield "--lora-assignment is for --lora-modules: without, there is nothing to assign."
+    if settings.adapter_order == "round-robin" and any(one.weight != 1 for one in settings.adapters):
+        yield "--lora-assignment round-robin takes each adapter as often as any other: leave the weights out."
+
+
+def _step_contradictions(settings: Settings, run_time_s: float | None) -> Iterator[str]:
     stepped = bool(settings.ladder) or settings.capacity
+    if stepped and run_time_s:
+        yield "--run-time is for runs of one load: a ladder or capacity search has --step-time."
     if settings.levels == "rate" and not stepped:
         yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
     if stepped and settings.warmup_s:
@@ -266,6 +299,8 @@ def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator
     stepped = bool(settings.ladder) or settings.capacity
     if reader.text("burstiness") and not settings.open_loop:
         yield "--burstiness is for open loops, with --request-rate: without, users wait for answers."
+    if reader.text("burstiness") and settings.arrivals is not None:
+        yield "--burstiness and --arrivals exclude each other: both say what gaps there are."
     rate = settings.request_rate
     if settings.levels == "users" and stepped and settings.open_loop:
         yield "--request-rate and --arrivals exclude levels of users: take --levels rate."
@@ -287,6 +322,9 @@ class _Reader:
     def text(self, name: str) -> str | None:
         value = self._options.get(name)
         return str(value).strip() or None if value is not None else None
+
+    def is_given(self, name: str) -> bool:
+        return self._options.get(name) not in (None, "", [])
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._options.get(name)

@@ -44,6 +44,7 @@ from vllm_locust.load.messages import TO_MASTER, TO_WORKER
 from vllm_locust.load.observation import what_to_watch
 from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.options import add_options
+from vllm_locust.load.own_tasks import asks_for_scenario
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.process import tune_process
 from vllm_locust.load.rows import use_fine_buckets
@@ -177,6 +178,8 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
     except UsageError as error:
         if _is_headless(environment):
             _refuse(error)
+        if environment.parsed_options is not None:  # where Locust's form keeps it when its field is emptied
+            environment.parsed_options.run_time = None
         raise StopTest(str(error)) from None
     if environment.parsed_options is not None:  # which Locust sends to the workers, each when it begins
         environment.parsed_options.vllm_run = dict(environment.vllm_run.for_workers)  # type: ignore[attr-defined]
@@ -231,7 +234,10 @@ def _give_up(environment: Environment, problems: list[str]) -> None:
 
 def _settings(environment: Environment) -> tuple[Settings, list[str]]:
     settings, problems = read_settings(
-        environment.parsed_options, kind_of(environment.shape_class), scenario_of(environment.user_classes)
+        environment.parsed_options,
+        kind_of(environment.shape_class),
+        scenario_of(environment.user_classes),
+        own_tasks=not asks_for_scenario(environment.user_classes),
     )
     return settings, list(problems)
 

@@ -1,0 +1,89 @@
+"""Which options go with which of the locustfiles that we ship: each is obeyed, or refused in one sentence."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.locust_command import ROOT, environment
+from vllm_locust.workloads.sharegpt import SMALL_DATASET
+
+PLAN = "for requests of a scenario only, and no task of this locustfile asks for them with ask_next()."
+ALWAYS = {"capacity": ("--slo", "p99_ttft_ms<500")}
+"""What a locustfile cannot do without."""
+
+PLAIN = ("chat", "conversation", "replay")
+STEPPED = ("ladder", "capacity")
+
+
+def for_all(names: Sequence[str], said: str) -> Mapping[str, str]:
+    return dict.fromkeys(names, said)
+
+
+# Options, and what is said where they are refused; "own" is custom_user.py.
+TABLE: Sequence[tuple[Sequence[str], Mapping[str, str]]] = [
+    ([], {}),
+    (["--scenario", "ss"], {"own": PLAN}),
+    (["--dataset-path", "{sharegpt}"], {"own": PLAN, "replay": "is no trace"}),
+    (["--num-prompts", "5"], {"own": PLAN}),
+    (["--max-tokens", "5"], {"own": PLAN}),
+    (["--tokenizer", "here"], {"own": PLAN}),
+    (["--vary", '5%:{"priority": 1}'], {"own": PLAN}),
+    (["--lora-modules", "law"], {"own": PLAN}),
+    (["--prefix-cache", "cold"], {"own": PLAN}),
+    (["--lora-assignment", "round-robin"], for_all((*PLAIN, *STEPPED, "own"), "nothing to assign")),
+    (["--endpoint-type", "completions"], {"own": PLAN, "conversation": "needs --endpoint-type chat"}),
+    (["--request-rate", "5"], {"own": PLAN, **for_all(STEPPED, "take --levels rate")}),
+    (
+        ["--request-rate", "5", "--levels", "rate"],
+        {"own": PLAN, "ladder": "leave --request-rate", **for_all(PLAIN, "for one rate")},
+    ),
+    (["--levels", "rate", "--max-concurrency", "2"], {"own": PLAN, **for_all(PLAIN, "for one rate")}),
+    (["--arrivals", "{times}"], {"own": PLAN, **for_all(STEPPED, "exclude levels of users")}),
+    (
+        ["--arrivals", "{times}", "--burstiness", "2"],
+        {"own": PLAN, **for_all((*PLAIN, *STEPPED), "both say what gaps there are")},
+    ),
+    (["--ladder", "1,2"], {"capacity": "the search chooses its levels itself"}),
+    (["--ladder", "1,2", "--levels", "rate"], {"own": PLAN, "capacity": "the search chooses"}),
+    (["--ladder", "1,2", "--step-overlap"], {"capacity": "needs a --ladder"}),
+    (["--step-time", "5s"], for_all((*PLAIN, "own"), "a run has --run-time")),
+    (["--warmup", "5s"], for_all(STEPPED, "has --step-warmup")),
+    (["--run-time", "5s"], for_all(STEPPED, "has --step-time")),
+    *(
+        (options, {})
+        for options in (
+            ["--seed", "3"],
+            ["--model", "tiny", "--temperature", "0", "--extra-body", '{"top_p": 0.9}', "--no-ignore-eos"],
+            ["--continuous-usage-stats", "--request-timeout", "9", "--routing", "round-robin", "--insecure"],
+            ["--api-key", "k", "--header", "A=b"],
+            ["--results-dir", "r", "--no-report", "--slo", "failed==0", "--goodput", "ttft:5"],
+            ["--profiler", "--server-metrics-url", "off", "--server-metrics-interval", "2"],
+            ["--server-log", "vllm.log", "--exporter-port", "off"],
+            ["--users", "4", "--spawn-rate", "2"],
+        )
+    ),
+]
+LOCUSTFILES = {name: name for name in ("chat", "conversation", "replay", "ladder", "capacity")}
+LOCUSTFILES["own"] = "custom_user"
+
+
+@pytest.mark.parametrize("name", LOCUSTFILES)
+def test_every_option_is_obeyed_or_refused(tmp_path: Path, name: str) -> None:
+    times = tmp_path / "times"
+    times.write_text("0\n1\n")
+    places = {"{times}": str(times), "{sharegpt}": str(SMALL_DATASET)}
+    lines = [[*ALWAYS.get(name, ()), *(places.get(word, word) for word in options)] for options, _ in TABLE]
+    path = ROOT / "locustfiles" / f"{LOCUSTFILES[name]}.py"
+    asked = subprocess.run(
+        [sys.executable, "-m", "vllm_locust.load.command_lines", str(path)],
+        input=json.dumps(lines), env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for (options, refused), problems in zip(TABLE, json.loads(asked.stdout), strict=True):
+        if name not in refused:
+            assert problems == [], options
+        else:
+            assert any(refused[name] in problem for problem in problems), (options, problems)
