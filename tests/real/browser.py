@@ -17,7 +17,7 @@ import websocket
 
 from tests.real.debian import program
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 _OPTIONS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --hide-scrollbars "

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,21 @@ def keep(record, **_):
     print(json.dumps({{**line, "ok": record.outcome == "ok"}}), file=file, flush=True)
 """
 
-# Runs in the environment of vLLM.
+# Runs in the environment of vLLM, and answers a line with a line.
 CALCULATE = """
-import dataclasses, json, sys
+import json, sys
 from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
 from vllm.benchmarks.serve import calculate_metrics
 
-asked = json.load(sys.stdin)
-outputs = [RequestFuncOutput(**output) for output in asked["outputs"]]
 sys.stdout, stdout = sys.stderr, sys.stdout
-found, _ = calculate_metrics([], outputs, asked["duration"], None, asked["percentiles"], asked["goodput"])
-plain = {key: float(value) for key, value in vars(found).items() if not isinstance(value, list)}
-for family in ("ttft", "tpot", "itl", "e2el"):
-    for q, value in getattr(found, f"percentiles_{family}_ms"):
-        plain[f"p{q}_{family}_ms"] = float(value)
-json.dump(plain, stdout)
+for asked in map(json.loads, sys.stdin):
+    outputs = [RequestFuncOutput(**output) for output in asked["outputs"]]
+    found, _ = calculate_metrics([], outputs, asked["duration"], None, asked["percentiles"], asked["goodput"])
+    plain = {key: float(value) for key, value in vars(found).items() if not isinstance(value, list)}
+    for family in ("ttft", "tpot", "itl", "e2el"):
+        for q, value in getattr(found, f"percentiles_{family}_ms"):
+            plain[f"p{q}_{family}_ms"] = float(value)
+    print(json.dumps(plain), file=stdout, flush=True)
 """
 
 RUNS = {
@@ -89,26 +89,45 @@ def as_vllm_has_it(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def calculate(records: Sequence[Mapping[str, Any]], duration_s: float) -> Mapping[str, float]:
-    """What vLLM's `calculate_metrics` says, by the keys of a summary."""
-    asked = {
-        "outputs": [as_vllm_has_it(record) for record in records],
-        "duration": duration_s,
-        "percentiles": PERCENTILES,
-        "goodput": GOODPUT_MS,
-    }
-    done = subprocess.run(
-        [PYTHON, "-c", CALCULATE],
-        input=json.dumps(asked), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+class Calculator:
+    """vLLM's own code, which takes long to load and so serves all runs."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
+        self._process, self._log = process, log
+
+    def calculate(self, records: Sequence[Mapping[str, Any]], duration_s: float) -> dict[str, float]:
+        """What vLLM's `calculate_metrics` says, by the keys of a summary."""
+        asked = {
+            "outputs": [as_vllm_has_it(record) for record in records],
+            "duration": duration_s,
+            "percentiles": PERCENTILES,
+            "goodput": GOODPUT_MS,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer, self._log.read_text()[-2000:]
+        found: dict[str, float] = json.loads(answer)
+        return found
+
+
+@pytest.fixture(scope="module")
+def calculator(vllm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calculator]:
+    log = tmp_path_factory.mktemp("calculator") / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [PYTHON, "-c", CALCULATE],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=ENVIRONMENT, text=True,
+        ) as process,
+    ):  # fmt: skip
+        yield Calculator(process, log)
 
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
 def test_every_number_is_that_of_vllm_bench_serve(
-    vllm_url: str, tmp_path: Path, options: Sequence[str]
+    vllm_url: str, calculator: Calculator, tmp_path: Path, options: Sequence[str]
 ) -> None:
     outcome, records = run_recorded(vllm_url, tmp_path, *options)
     summary = outcome.summary
@@ -129,7 +148,7 @@ def test_every_number_is_that_of_vllm_bench_serve(
         end_s = max(record["stamps"][3] for record in records)
     assert summary["duration"] == pytest.approx(end_s - start_s, abs=1e-5)
 
-    theirs = dict(calculate(records, summary["duration"]))
+    theirs = calculator.calculate(records, summary["duration"])
     ours = {
         **summary,
         "total_input": summary["total_input_tokens"],

@@ -47,7 +47,7 @@ class Prometheus:
     def query(self, expression: str, at_s: float | None = None) -> list[dict[str, Any]]:
         """The series of an instant query."""
         fields = {"query": expression, **({} if at_s is None else {"time": str(at_s)})}
-        with urlopen(f"{self.url}/api/v1/query?{urlencode(fields)}", timeout=10) as answer:
+        with urlopen(f"{self.url}/api/v1/query?{urlencode(fields)}", timeout=60) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
 
@@ -97,7 +97,7 @@ scrape_configs:
     url = f"http://127.0.0.1:{port}"
     with (folder / "prometheus.log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            wait_until(lambda: is_ready(url), "Prometheus", limit_s=60)
+            wait_until(lambda: is_ready(url), "Prometheus", limit_s=120)
             yield Prometheus(url)
         finally:
             process.terminate()
@@ -130,18 +130,18 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         exporter(server.url, daily_port),
         prometheus(folder, port, daily_port) as watching,
     ):
-        wait_until(lambda: bool(watching.query("vllm_locust_server_up == 1")), "the exporter", limit_s=30)
+        wait_until(lambda: bool(watching.query("vllm_locust_server_up == 1")), "the exporter")
         began_s = time.time()
         common = ("--host", server.url, "--server-metrics-url", server.url, "--exporter-port", str(port))
         ladder = run_locust(
             "--headless", *in_processes(2), *common,
             "--scenario", "ss:8,sl:1,ls:2,ll:1", "--ladder", "2,8", "--step-time", "15s",
             "--max-tokens", "60", "--goodput", "ttft:100",
-            folder=folder / "ladder", limit_s=120,
+            folder=folder / "ladder",
         )  # fmt: skip
         short = run_locust(*HEADLESS, *common, "--max-tokens", "60", "-t", "8s", folder=folder / "short")
         idle = "sum(rate(vllm_locust_server_generation_tokens_total[16s])) == 0"  # as far as boards look back
-        wait_until(lambda: bool(watching.query(idle)), "no tokens any more", limit_s=40)
+        wait_until(lambda: bool(watching.query(idle)), "no tokens any more", limit_s=120)
         generated = counters(server.url)["vllm:generation_tokens_total"]
         yield Monitored(watching, began_s, time.time(), ladder, short, generated)
 

@@ -1,5 +1,6 @@
 """vLLM's real offline engine over the scenarios: the same requests, and as many tokens as it says itself."""
 
+import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,20 +18,45 @@ from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import Context, Scenario
 from vllm_locust.workloads.tokenizer import local_counter, local_encoder
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vllm_url")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("vllm_url")]
 
 # What vLLM's environment may lack of what this package needs. Of the same Python, they can be lent.
 LENT = ("orjson", "scipy", "scipy.libs")
 SEED = 5
+ENDED = "== ended with exit code"
+
+
+# In the environment of vLLM, whose import takes longer than all that is asked here. Each ends with a line.
+RUN_ALL = f"""
+import json, sys
+from vllm.distributed import cleanup_dist_env_and_memory
+from vllm_locust.cli import main
+if __name__ == "__main__":
+    for arguments in json.loads(sys.argv[1]):
+        print("{ENDED}", main(arguments), flush=True)
+        cleanup_dist_env_and_memory()
+"""
+RUNS = {
+    "reviews": ("--scenario", "imdb", "--set", "n=4", "--set", "reviews=40"),
+    "copies": (
+        "--scenario", "imdb.packed", "--set", "n=4", "--set", "reviews=8", "--set", "copies=5",
+        "--prefix-cache", "warm",
+    ),
+    **{
+        kind: (
+            "--scenario", "worst_case", "--num-prompts", "6", "--max-tokens", "3", "--input-len", "300-600",
+            "--endpoint-type", kind,
+        )
+        for kind in ("chat", "completions")
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""
 
-    code: int
     stdout: str
-    stderr: str
     summary: Mapping[str, Any]
     requests: list[Mapping[str, Any]]
 
@@ -46,20 +72,33 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def offline(lent: Path, folder: Path, *options: str) -> Outcome:
-    command = [PYTHON, "-m", "vllm_locust", "offline", "--model", MODEL, "--seed", str(SEED)]
+@pytest.fixture(scope="module")
+def outcomes(lent: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    """Of all `RUNS`."""
+    folder = tmp_path_factory.mktemp("offline")
+    command = ("offline", "--model", str(MODEL), "--seed", str(SEED))
+    wanted = [
+        [*command, "--results-dir", str(folder / name), *options, "--", *ENGINE_ARGUMENTS]
+        for name, options in RUNS.items()
+    ]
+    script = folder / "run_all.py"
+    script.write_text(RUN_ALL, encoding="utf-8")
     done = subprocess.run(
-        [*command, "--results-dir", folder, *options, "--", *ENGINE_ARGUMENTS],
+        [PYTHON, script, json.dumps(wanted)],
         env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{lent}"},
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = done.stdout.split(f"{ENDED} 0\n")
+    assert len(said) == len(RUNS) + 1, done.stdout[-2000:] + done.stderr[-2000:]
+    return {name: read_outcome(folder / name, text) for name, text in zip(RUNS, said, strict=False)}
+
+
+def read_outcome(folder: Path, stdout: str) -> Outcome:
     lines = (folder / "requests.jsonl").read_bytes().splitlines()
     summary = orjson.loads((folder / "summary.json").read_bytes())
-    return Outcome(done.returncode, done.stdout, done.stderr, summary, [orjson.loads(line) for line in lines])
+    return Outcome(stdout, summary, [orjson.loads(line) for line in lines])
 
 
 def assert_tokens_and_prompts_are(scenario: Scenario, requests: list[Mapping[str, Any]]) -> None:
@@ -73,9 +112,9 @@ def assert_tokens_and_prompts_are(scenario: Scenario, requests: list[Mapping[str
         assert request["prompt_hash"] == render_prompt(request_body(planned, "chat")[1]).hash
 
 
-def test_packed_and_single_reviews(tmp_path: Path, lent: Path) -> None:
+def test_packed_and_single_reviews(outcomes: Mapping[str, Outcome]) -> None:
     parameters = {"n": "4", "reviews": "40"}
-    outcome = offline(lent, tmp_path / "r", "--scenario", "imdb", "--set", "n=4", "--set", "reviews=40")
+    outcome = outcomes["reviews"]
     packed, single = outcome.summary["phases"]
     assert (packed["completed"], packed["total_output_tokens"], packed["reviews"]) == (10, 40, 40)
     assert (single["completed"], single["total_output_tokens"], single["reviews"]) == (40, 40, 40)
@@ -89,11 +128,8 @@ def test_packed_and_single_reviews(tmp_path: Path, lent: Path) -> None:
     assert outcome.summary["mean_ttft_ms"] > 0
 
 
-def test_copies_come_out_of_the_cache(tmp_path: Path, lent: Path) -> None:
-    outcome = offline(
-        lent, tmp_path / "r", "--scenario", "imdb.packed", "--set", "n=4", "--set", "reviews=8",
-        "--set", "copies=5", "--prefix-cache", "warm",
-    )  # fmt: skip
+def test_copies_come_out_of_the_cache(outcomes: Mapping[str, Outcome]) -> None:
+    outcome = outcomes["copies"]
     assert len(outcome.requests) == 10
     block = 128
     for request in outcome.requests:
@@ -103,11 +139,8 @@ def test_copies_come_out_of_the_cache(tmp_path: Path, lent: Path) -> None:
 
 
 @pytest.mark.parametrize("endpoint_type", ["chat", "completions"])
-def test_prompts_of_an_exact_length(tmp_path: Path, lent: Path, endpoint_type: str) -> None:
-    outcome = offline(
-        lent, tmp_path / "r", "--scenario", "worst_case", "--num-prompts", "6", "--max-tokens", "3",
-        "--input-len", "300-600", "--endpoint-type", endpoint_type,
-    )  # fmt: skip
+def test_prompts_of_an_exact_length(outcomes: Mapping[str, Outcome], endpoint_type: str) -> None:
+    outcome = outcomes[endpoint_type]
     assert outcome.summary["prompt_lengths"] == {"promised": 6, "exact": 6}
     chat = endpoint_type == "chat"
     context = Context(
@@ -131,7 +164,7 @@ def test_several_values_on_one_engine(tmp_path: Path, lent: Path) -> None:
             PYTHON, "-m", "vllm_locust", "offline", "--model", MODEL, "--scenario", "imdb.packed",
             "--set", "reviews=12", "--sweep", "n=6,1", "--results-dir", folder, "--", *ENGINE_ARGUMENTS,
         ],
-        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{lent}"}, capture_output=True, text=True, timeout=240,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{lent}"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -59,7 +59,7 @@ def seconds_of(trace: Path) -> tuple[float, float] | None:
 
 def test_a_trace_of_vllm_is_of_the_window(profiled_url: str, traces: Path, tmp_path: Path) -> None:
     outcome = run_locust(
-        *LOAD, "--host", profiled_url, "-t", "4s", "--warmup", "2s", folder=tmp_path / "results", limit_s=110
+        *LOAD, "--host", profiled_url, "-t", "4s", "--warmup", "2s", folder=tmp_path / "results"
     )
     assert_nothing_is_lost(outcome)
     (session,) = outcome.summary["profiler"]
@@ -69,8 +69,8 @@ def test_a_trace_of_vllm_is_of_the_window(profiled_url: str, traces: Path, tmp_p
     opened_s, closed_s = began + outcome.summary["start_s"], began + outcome.summary["end_s"]
     (traced,) = filter(None, map(seconds_of, traces.glob("*.trace.json.gz")))
     # A step of the engine is some 10 ms, and with a profiler more; the warm-up would be 2 s.
-    assert opened_s - 0.05 <= traced[0] <= opened_s + 0.3
-    assert closed_s - 0.3 <= traced[1] <= closed_s + 0.3
+    assert opened_s - 0.05 <= traced[0] <= opened_s + 1
+    assert closed_s - 1 <= traced[1] <= closed_s + 1
     assert "these numbers are not those of a run without it" in outcome.stdout
 
 

@@ -58,7 +58,7 @@ def points(page: Browser, title: str) -> Sequence[int]:
     return counts
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_ramp_is_started_and_watched_in_the_browser(tmp_path: Path) -> None:
     ui = f"http://127.0.0.1:{free_port()}"
     with (
@@ -98,7 +98,7 @@ def test_a_ramp_is_started_and_watched_in_the_browser(tmp_path: Path) -> None:
         page.click_text("[role=tab]", "llm")
         page.wait_for(f"{ROWS}.length >= 3")
         page.click_text("button", "stop")
-        page.wait_for(f"document.querySelector('{TAB} .state').innerText == 'done'", limit_s=60)
+        page.wait_for(f"document.querySelector('{TAB} .state').innerText == 'done'")
         page.wait_for(f"document.querySelector('{TAB} .downloads a[href$=\"summary.json\"]') !== null")
         summary = page.evaluate("fetch('./vllm-locust/summary.json').then(answer => answer.json())")
         wait_until(

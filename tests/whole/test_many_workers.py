@@ -72,8 +72,10 @@ def children(run: LocustProcess) -> list[psutil.Process]:
 
 def served(server: Simulator, outcome: Outcome) -> dict[int, int]:
     """How many tokens the server sent, by the index of the request."""
-    time.sleep(0.1)  # it writes its log when it has nothing better to do
-    return {i: len(entry["sent_ns"]) for i, entry in server.sent(outcome.summary["run"]).items()}
+    run, planned = outcome.summary["run"], outcome.summary["requests"]["planned"]
+    # It writes its log when it has nothing better to do.
+    wait_until(lambda: len(server.sent(run)) == planned, "the server's log")
+    return {i: len(entry["sent_ns"]) for i, entry in server.sent(run).items()}
 
 
 def test_four_processes_measure_what_one_does(tmp_path: Path) -> None:

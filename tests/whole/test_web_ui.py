@@ -31,13 +31,13 @@ def free_port() -> int:
 
 
 def get(url: str) -> str:
-    with urlopen(url, timeout=10) as answer:
+    with urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 
 
 def post(url: str, fields: Mapping[str, object]) -> Any:
-    with urlopen(url, urlencode(fields).encode(), timeout=10) as answer:
+    with urlopen(url, urlencode(fields).encode(), timeout=60) as answer:
         return json.load(answer)
 
 
@@ -153,7 +153,7 @@ def test_a_run_is_not_replaced_while_its_workers_stop(tmp_path: Path) -> None:
 
         wait_until(next_has_started, "the next run")
         assert any("start again in a moment" in answer["message"] for answer in answers)
-        assert stopped.result(timeout=5)["success"]
+        assert stopped.result(timeout=60)["success"]
         wait_until(lambda: with_requests() == 2, "requests of the next run")
         post(f"{ui}/stop", {})
         runs = end(run)
