@@ -78,4 +78,7 @@ def _copy(sock: socket.socket, output: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(int(sys.argv[1]), Path(sys.argv[2]))
+    except PermissionError:
+        sys.exit("no raw socket may be opened here")
