@@ -28,6 +28,7 @@ from locust.web import WebUI
 
 from vllm_locust.errors import UsageError
 from vllm_locust.load.observer import ObserverLink
+from vllm_locust.load.own_tasks import asks_for_scenario
 from vllm_locust.load.prepare import prepare
 from vllm_locust.load.results import REQUESTS
 from vllm_locust.load.run import Run
@@ -88,7 +89,8 @@ def _amend_page(web_ui: WebUI) -> None:
             elif name in running:  # a form to edit the run sends all of them
                 option["default_value"] = running[name]
         scenario = page["extra_options"]["scenario"]
-        scenario["default_value"] = scenario["default_value"] or scenario_of(environment.user_classes)
+        if asks_for_scenario(environment.user_classes):
+            scenario["default_value"] = scenario["default_value"] or scenario_of(environment.user_classes)
 
     web_ui.update_template_args = update_and_amend  # type: ignore[method-assign]
 
@@ -142,7 +144,8 @@ def _settings_of_form(
     given.update({name: value for name, value in request.form.items() if name in given})
     given["run_time"] = run_time_s
     shape, scenario = kind_of(environment.shape_class), scenario_of(environment.user_classes)
-    return read_settings(Namespace(**given), shape, scenario)
+    own_tasks = not asks_for_scenario(environment.user_classes)
+    return read_settings(Namespace(**given), shape, scenario, own_tasks=own_tasks)
 
 
 def _seconds(run_time: str | None) -> int | None:

@@ -178,8 +178,6 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
     except UsageError as error:
         if _is_headless(environment):
             _refuse(error)
-        if environment.parsed_options is not None:  # where Locust's form keeps it when its field is emptied
-            environment.parsed_options.run_time = None
         raise StopTest(str(error)) from None
     if environment.parsed_options is not None:  # which Locust sends to the workers, each when it begins
         environment.parsed_options.vllm_run = dict(environment.vllm_run.for_workers)  # type: ignore[attr-defined]
