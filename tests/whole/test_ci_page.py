@@ -20,7 +20,7 @@ import yaml
 from tests.locust_command import environment, free_port
 
 pytestmark = [
-    pytest.mark.timeout(150),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("curl") is None, reason="they wait for a server with curl"),
 ]
 
@@ -59,7 +59,7 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 
