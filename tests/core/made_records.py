@@ -68,7 +68,7 @@ def records(draw: st.DrawFn) -> RequestRecord:
         tokens_counted=draw(st.booleans()),
         arrivals_s=arrivals,
         event_tokens=event_tokens,
-        bounds_s=[draw(st.sampled_from([0.0, 0.001])) for _ in gaps],
+        bounds_s=[draw(st.sampled_from([0.0, 0.0007])) for _ in gaps],
         lags_s=[1e-4 for _ in gaps],
         contradictions=draw(st.integers(0, 2)),
         **common,

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.stats import binom, expon, lognorm, norm
 
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.percentile import Interval, interval, interval_of_histogram, percentile, ranks
+from vllm_locust.core.percentile import (
+    Interval,
+    interval,
+    interval_of_histogram,
+    percentile,
+    percentile_of_sorted,
+    ranks,
+)
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1), st.floats(0, 100))
@@ -82,3 +89,8 @@ def test_gaps_that_share_the_fate_of_their_request_are_worth_one_value_per_reque
     assert found.low == pytest.approx(exact.low, rel=1e-3)
     assert found.high == pytest.approx(exact.high, rel=1e-3)
     assert not interval_of_histogram(histogram, 99, 300).determined
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=50), st.floats(0, 100))
+def test_of_sorted_values_it_is_the_same(values, q):
+    assert percentile_of_sorted(np.sort(values), q) == percentile(values, q)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.core.made_records import an_ok
+from vllm_locust.core import validity
 from vllm_locust.core.percentile import Interval
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
@@ -148,7 +149,9 @@ def test_one_slow_request_misses_a_maximum_however_few_there_are():
 
 
 def test_a_value_that_is_not_there_is_undetermined():
-    judgement = evaluate(parse_slo("p99_tpot_ms<50"), summarize(Recording()))
+    recording = Recording()
+    recording.add(an_ok(arrivals_s=[0.5]))
+    judgement = evaluate(parse_slo("p99_tpot_ms<50"), summarize(recording))
     assert judgement.to_dict() == {
         "slo": "p99_tpot_ms<50",
         "outcome": "undetermined",
@@ -315,3 +318,108 @@ def test_an_end_that_is_not_known_excludes_nothing(text, ends, close):
     assert judgement.outcome == "met"
     assert ("too close to call" in judgement.sentence) == close
     assert "if requests were independent" not in judgement.sentence
+
+
+def slow(bound_s, count=400, **fields):
+    """Requests with a TTFT of 262 ms that may be too large by so much, and gaps of 1 s."""
+    recording = Recording()
+    for i in range(count):
+        arrivals_s = [i + 0.262, i + 1.262]
+        recording.add(an_ok(sent_s=float(i), arrivals_s=arrivals_s, bounds_s=[bound_s, 0.0], **fields))
+    return recording
+
+
+def on(recording, text, **more):
+    slo = parse_slo(text)
+    return evaluate(slo, summarize(recording, {"ttft": 250.0}, percentiles_of([slo])), **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("p99_ttft_ms<500", "met"),
+        ("p99_ttft_ms<250", "undetermined"),  # 222 to 262 ms
+        ("p99_ttft_ms<200", "missed"),
+        ("median_ttft_ms<250", "undetermined"),
+        ("mean_ttft_ms>230", "undetermined"),
+        ("max_ttft_ms<=262.1", "met"),
+        ("std_ttft_ms<30", "undetermined"),
+        ("p99_e2el_ms<1300", "met"),  # its last token has a stamp of its own
+        ("mean_itl_ms<1030", "undetermined"),  # 1000 to 1040 ms
+        ("request_goodput>=0.5", "undetermined"),  # none are good, or all
+    ],
+)
+def test_an_objective_is_decided_where_both_ends_agree(text, outcome):
+    assert on(slow(0.04), text).outcome == outcome
+
+
+def test_what_the_client_may_have_added_is_told_in_the_sentence():
+    judgement = on(slow(0.04), "p99_ttft_ms<250")
+    assert judgement.sentence == (
+        "p99_ttft_ms<250 is undetermined: 262 ms, but the client's own error may be up to 40 ms: it may be "
+        "met or missed"
+    )
+
+
+def late_by(seconds, **more):
+    recording = slow(0.0, intended_s=-seconds)
+    return recording, validity.judge(validity.Measured.of(recording.total()), {}, "kernel", **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("p99_ttft_ms<500", "met"),  # from when they were sent
+        ("p99_ttft_ms<200", "missed"),
+        ("request_throughput>=0.5", "met"),  # so much the server did, whatever it was asked
+        ("request_throughput>=5", "undetermined"),  # it may be able to do more
+        ("mean_ttft_from_plan_ms<1e9", "met"),
+        ("mean_ttft_from_plan_ms<500", "undetermined"),
+    ],
+)
+def test_a_load_that_was_not_as_planned_concerns_throughput_and_the_plan(text, outcome):
+    recording, client = late_by(9.0)
+    assert (client.verdict, client.load.verdict) == ("valid", "invalid")
+    judgement = on(recording, text, client=client)
+    assert judgement.outcome == outcome
+    assert ("the load was not as planned" in judgement.sentence) == (outcome == "undetermined")
+
+
+def test_in_a_closed_loop_no_objective_suffers_from_lateness():
+    recording, client = late_by(9.0, loop="closed")
+    assert on(recording, "request_throughput>=5", client=client).outcome == "missed"
+
+
+def test_with_requests_that_are_not_accounted_for_only_failures_can_be_missed():
+    recording, client = late_by(0.0, lost=2)
+    for text in ("p99_ttft_ms<500", "p99_ttft_ms<200", "failed==0"):
+        assert on(recording, text, client=client).outcome == "undetermined", text
+    assert on(recording, "failed>0", client=client).outcome == "missed"
+
+
+def test_over_nothing_no_objective_is_met():
+    """All three ended before the window did: there is no answer, and no failure either."""
+    recording = Recording()
+    recording.begin_phase(0, 0.0, 100.0)
+    for i in range(3):
+        recording.add(an_ok(sent_s=float(i)))
+    recording.close_phase(0, 110.0)
+    for text in ("p99_ttft_ms<500", "request_throughput>=1", "request_throughput<1", "failed==0"):
+        judgement = on(recording, text)
+        assert judgement.outcome == "undetermined"
+        assert judgement.sentence == (
+            f"{text} is undetermined: no request was answered in the measured window: 3 ended outside it"
+        )
+    assert on(recording, "completed>=1").outcome == "missed"
+
+
+def test_over_failures_only_what_is_counted_is_decided():
+    recording = Recording()
+    for i in range(3):
+        recording.add(an_ok(sent_s=float(i), outcome="timeout"))
+    assert on(recording, "failed==0").outcome == "missed"
+    assert on(recording, "failed<5").outcome == "met"
+    judgement = on(recording, "request_throughput>=1")
+    assert judgement.sentence == (
+        "request_throughput>=1 is undetermined: no request was answered in the measured window: 3 failed"
+    )

@@ -10,14 +10,14 @@ from tests.core.made_records import an_ok
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, parse_slo
 from vllm_locust.load.settings import Settings
-from vllm_locust.load.verdict import Generators, Verdict, conclude, exit_code
+from vllm_locust.load.verdict import Generators, Verdict, conclude, exit_code, why_inconclusive
 
 LATENCY, FAILURES = "p99_ttft_ms<500", "failed==0"
 
 
 def verdict_of(client: str, failed: int, **outcomes: Any) -> Verdict:
     judgements = [Judgement(parse_slo(text), outcome, 1.0, "") for text, outcome in outcomes["slos"].items()]
-    summary = {"client": {"verdict": client}, "requests": {"failed": failed}}
+    summary = {"client": {"verdict": client, "reasons": ["a fault"]}, "requests": {"failed": failed}}
     return Verdict(summary, judgements, "")
 
 
@@ -32,13 +32,15 @@ def verdict_of(client: str, failed: int, **outcomes: Any) -> Verdict:
         ("valid", 0, {LATENCY: "met"}, None),
         ("valid", 0, {LATENCY: "missed"}, 3),
         ("valid", 3, {LATENCY: "missed"}, 3),
-        ("invalid", 0, {LATENCY: "missed"}, 4),  # the client may be to blame
+        ("invalid", 0, {LATENCY: "missed"}, 3),  # for certain: what the client may have added is in it
+        ("invalid", 0, {LATENCY: "met"}, None),  # something else is what it could not measure
         ("valid", 0, {LATENCY: "undetermined"}, 4),
         ("valid", 0, {LATENCY: "undetermined", "mean_itl_ms<5": "missed"}, 3),
         ("valid", 3, {FAILURES: "missed"}, 3),
         ("invalid", 3, {FAILURES: "missed"}, 3),
         ("valid", 3, {"error_rate<0.5": "met"}, 0),
-        ("invalid", 3, {"error_rate<0.5": "met"}, 4),
+        ("invalid", 3, {"error_rate<0.5": "met"}, 0),
+        ("valid", 0, {FAILURES: "undetermined"}, 4),
     ],
 )
 def test_exit_codes(client: str, failed: int, slos: dict[str, str], code: int | None) -> None:
@@ -129,3 +131,47 @@ def test_without_gates_nothing_is_said_of_them() -> None:
     verdict = concluded(recorded(0.1, 0.2))
     assert "SLO" not in verdict.text
     assert all("slo" not in phase for phase in verdict.summary["phases"])
+
+
+def test_with_code_4_there_is_a_sentence_that_says_why() -> None:
+    """Every second TTFT may be too large by 50 ms, so that the mean lies between 174.5 and 199.5 ms."""
+    recording = Recording()
+    for i in range(400):
+        arrivals_s = [i + 0.2 - i % 2 / 1000, i + 0.9]
+        recording.add(an_ok(sent_s=i, arrivals_s=arrivals_s, bounds_s=[0.05 * (i % 2), 0.0]))
+    unclear = concluded(recording, "mean_ttft_ms<180", "failed==0")
+    assert exit_code(unclear, user_errors=False) == 4
+    assert why_inconclusive(unclear) == (
+        "mean_ttft_ms<180 is undetermined: 199.5 ms, but the client's own error may be up to 25 ms: it may "
+        "be met or missed"
+    )
+    certain = concluded(recording, "mean_ttft_ms<150", "failed==0")
+    assert (exit_code(certain, user_errors=False), why_inconclusive(certain)) == (3, None)
+    ungated = concluded(recording)
+    assert exit_code(ungated, user_errors=False) == 4
+    assert why_inconclusive(ungated) == (
+        "the measurement is invalid: the mean TTFT may be 25 ms off, beyond the 3.99 ms of a valid "
+        "measurement (and 4 more, see above)"
+    )
+    other = concluded(recording, "p99_e2el_ms<1000", "failed==0")
+    assert (exit_code(other, user_errors=False), why_inconclusive(other)) == (0, None)
+
+
+def test_too_few_requests_say_how_many_would_do() -> None:
+    few = concluded(recorded(0.2, requests=9), "p99_ttft_ms<500")
+    assert exit_code(few, user_errors=False) == 4
+    assert "it takes 368" in (why_inconclusive(few) or "")
+
+
+def test_a_run_that_measured_nothing_says_so_and_passes_no_gate() -> None:
+    recording = Recording()
+    recording.begin_phase(0, 0.0, 100.0)
+    recording.add(an_ok())
+    recording.close_phase(0, 110.0)
+    nothing = "no request was answered in the measured window: 1 ended outside it"
+    assert "  - N" + nothing[1:] in concluded(recording).text.splitlines()
+    assert exit_code(concluded(recording), user_errors=False) is None
+    for slo in ("p99_ttft_ms<500", "failed==0"):
+        gated = concluded(recording, slo)
+        assert exit_code(gated, user_errors=False) == 4
+        assert why_inconclusive(gated) == f"{slo} is undetermined: {nothing}"

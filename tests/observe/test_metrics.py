@@ -72,16 +72,19 @@ def test_counts_and_sums_are_those_of_the_summary():
 
 
 def test_the_load_and_the_verdict():
-    _, live = a_run([an_ok(lags_s=[0.05])] * 10)
-    live.state(1.0, LoadState(8, 5, 12.5, {"client": 0.25, "worker 2": 0.5}, "kernel", "running"))
+    _, live = a_run([an_ok(bounds_s=[0.02, 0.0])] * 10)
+    live.state(1.0, LoadState(8, 5, 12.5, {"client": 0.25, "worker 2": 0.96}, "kernel", "running"))
     page = Read(live)
     assert (page.one("users", **RUN), page.one("inflight_requests", **RUN)) == (8, 5)
     assert page.one("request_rate_target", **RUN) == 12.5
     assert page.all("client_cpu_ratio", **RUN) == {
         (("process", "client"),): 0.25,
-        (("process", "worker 2"),): 0.5,
+        (("process", "worker 2"),): 0.96,
     }
     assert (page.one("validity"), page.one("run_running")) == (1, 1)
+    # The gaps of answers of two tokens are off by 20 ms of 500 at most, as their TPOT is.
+    expected = {"ttft": 1, "tpot": 1, "itl": 1, "e2el": 0, "load": 2}
+    assert page.all("metric_validity", **RUN) == {(("metric", name),): v for name, v in expected.items()}
     live.state(2.0, LoadState(load_state="ending"))
     page = Read(live)
     assert (page.one("validity"), page.one("run_running")) == (1, 0)

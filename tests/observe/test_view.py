@@ -142,8 +142,11 @@ def test_the_verdict():
     assert verdict.pop("itl_bound_p99_ms") == pytest.approx(0.5)
     assert verdict.pop("lag_p99_ms") == pytest.approx(4.0)
     assert verdict == {
-        "verdict": "invalid",
-        "reasons": ["the process 'client' used 97 % of a core"],
+        "verdict": "valid",
+        "reasons": [],
+        "metrics": dict.fromkeys(("ttft", "tpot", "itl", "e2el"), "valid"),
+        "load": {"verdict": "invalid", "reasons": ["the process 'client' used 97 % of a core"]},
+        "remarks": [],
         "send_lateness_p99_ms": 0.0,
         "cpu_shares": {"client": 0.97},
     }

@@ -180,7 +180,9 @@ def view(**other: Any) -> Mapping[str, Any]:
             "id": "ab12", "scenario": "ss", "model": "m", "host": "h", "state": "running", "elapsed_s": 10.4,
         },
         "verdict": {
-            "verdict": "degraded", "reasons": ["the reason"], "cpu_shares": {"one": 0.1, "two": 0.85},
+            "verdict": "degraded", "reasons": ["the reason"], "metrics": {"ttft": "degraded"},
+            "load": {"verdict": "valid", "reasons": []}, "remarks": [],
+            "cpu_shares": {"one": 0.1, "two": 0.85},
             "ttft_bound_p99_ms": 0.3, "itl_bound_p99_ms": None,
             "lag_p99_ms": None, "send_lateness_p99_ms": 0.1,
         },

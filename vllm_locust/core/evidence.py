@@ -33,6 +33,7 @@ from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Judgement, Slo, evaluate
 from vllm_locust.core.summary import BETWEEN_TOKENS
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
+from vllm_locust.core.validity import Validity
 
 Outcome = Literal["met", "missed", "open"]
 
@@ -260,14 +261,15 @@ def gates(
     group: Group,
     numbers: Mapping[str, Any],
     in_order: Mapping[str, Interval] | None = None,
+    client: Validity | None = None,
 ) -> list[Judgement]:
     """What becomes of the objectives of a run, or of a phase of it: failed requests meet no percentile.
 
-    `numbers` is the summary of the group; `in_order` as for `slo.evaluate`.
+    `numbers` is the summary of the group; `in_order` and `client` as for `slo.evaluate`.
     """
-    latencies = latencies_ms(group)
-    judgements = ((evaluate(slo, numbers, in_order), _of_latencies(slo, group, latencies)) for slo in slos)
-    return [_with_failed(judgement, finding, group.failed_in_window) for judgement, finding in judgements]
+    judgements = [evaluate(slo, numbers, in_order, client) for slo in slos]
+    findings = [_of_latencies(slo, group, latencies_ms(group)) for slo in slos]
+    return list(map(_with_failed, judgements, findings, [group.failed_in_window] * len(slos)))
 
 
 def _with_failed(judgement: Judgement, finding: Finding | None, failed: int) -> Judgement:

@@ -1,6 +1,6 @@
 """What is kept of the requests of one phase and profile: columns of numbers and histograms.
 
-Rule: folding a record costs the same however many were folded before, what stays of it is some 80 bytes
+Rule: folding a record costs the same however many were folded before, what stays of it is some 100 bytes
 however many tokens it had, and only `ok` requests that ended in the window enter a latency.
 """
 
@@ -39,6 +39,8 @@ _SECONDS = (
     "ttft_s",
     "e2el_s",
     "late_s",
+    "first_bound_s",
+    "last_bound_s",
     "ok_ended_s",
     "unsent_wait_s",
     "unsent_ended_s",
@@ -47,7 +49,15 @@ _SECONDS = (
     "ended_s",
 )
 _TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
-_HISTOGRAMS = ("itl", "itl_per_token", "lag", "ttft_bound", "itl_bound", "lateness")
+_HISTOGRAMS = (
+    "itl",
+    "itl_low",
+    "itl_high",
+    "itl_bound",
+    "itl_per_token",
+    "lag",
+    "lateness",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,9 @@ class Group:
         self.ttft_s = array("d")
         self.e2el_s = array("d")
         self.late_s = array("d")
+        # How much earlier than stamped its first and its last token may have arrived, at most.
+        self.first_bound_s = array("d")
+        self.last_bound_s = array("d")
         self.ok_ended_s = array("d")
         self.output_tokens = array("q")
         self.prompt_tokens = array("q")
@@ -119,11 +132,12 @@ class Group:
         self.ended_s = array("d")
         self.first_sent_s = math.inf
         self.last_ended_in_window_s = -math.inf
-        # Gaps, and how much earlier than stamped a first token or a gap's ends may have arrived.
+        # Gaps, the least and the most that each may truly be, and how far it may be off.
         self.itl = Histogram()
-        self.itl_per_token = Histogram()
-        self.ttft_bound = Histogram()
+        self.itl_low = Histogram()
+        self.itl_high = Histogram()
         self.itl_bound = Histogram()
+        self.itl_per_token = Histogram()
         # Of all requests in the window, successful or not: reading late, sending late.
         self.lag = Histogram()
         self.lateness = Histogram()
@@ -210,6 +224,10 @@ class Group:
         self.ttft_s.append(first_s - sent_s)
         self.e2el_s.append(last_s - sent_s)
         self.late_s.append(sent_s - record.intended_s)
+        first_bound_s, last_bound_s = (record.bounds_s[0], record.bounds_s[-1]) if record.bounds_s else (0, 0)
+        # Nothing arrives before its request was sent.
+        self.first_bound_s.append(min(first_bound_s, first_s - sent_s))
+        self.last_bound_s.append(min(last_bound_s, last_s - sent_s))
         self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
         self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
@@ -221,19 +239,19 @@ class Group:
         self.oddities.add(record)
         if record.connect_s is not None:
             self.connect_s.append(record.connect_s)
-        if record.bounds_s:
-            self.ttft_bound.record(record.bounds_s[0])
 
     def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
         if len(arrivals) < 2 or record.in_one_piece:
             return
         self.streams += 1
+        bounds = np.array(record.bounds_s, np.float64) if record.bounds_s else np.zeros(len(arrivals))
+        earliest = arrivals - bounds
         self.itl.record_many(arrivals[1:] - arrivals[:-1])
+        self.itl_low.record_many(earliest[1:] - arrivals[:-1])
+        self.itl_high.record_many(arrivals[1:] - earliest[:-1])
+        self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
         if record.event_tokens:
             self.itl_per_token.record_many(_gaps_per_token(arrivals, np.array(record.event_tokens)))
-        if record.bounds_s:
-            bounds = np.array(record.bounds_s, np.float64)
-            self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
 
     def _add_tokens(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
         seconds = np.floor(arrivals).astype(np.int64)

@@ -15,6 +15,7 @@ Statistics, 3rd ed., section 7.1.) With 95 % an upper end needs n >= ln(0.025)/l
 36 for p90, 72 for p95, 368 for p99.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,17 @@ UNDETERMINED = Interval(None, None)
 def percentile(values: Sequence[float] | NDArray[np.float64], q: float) -> float | None:
     """The `q`-th percentile (0..100), linear between the two nearest values; None when empty."""
     return float(np.percentile(values, q)) if len(values) else None
+
+
+def percentile_of_sorted(ordered: NDArray[np.float64], q: float) -> float | None:
+    """The same of values in ascending order, to the last digit and many times as quick."""
+    if not len(ordered):
+        return None
+    position = (len(ordered) - 1) * (q / 100)
+    rank = math.floor(position)
+    low, high = float(ordered[rank]), float(ordered[min(rank + 1, len(ordered) - 1)])
+    part = position - rank
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
 
 
 def ranks(count: int, q: float, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:

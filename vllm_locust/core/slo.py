@@ -13,11 +13,14 @@
 
     GOODPUT = ("ttft" | "tpot" | "e2el") ":" MILLISECONDS          as for vllm bench serve
 
-Rule: an objective is `met` or `missed` by the value itself; it is `undetermined` when there is no value, or
-when the sample is too small for the percentile's interval to have both ends (see `core.percentile`). Then it
-is decided only if the end that is known leaves no doubt: nine requests never pass a p99, but may fail it. A
-maximum is that of the requests there were: one beyond the limit misses it. All this is about
-answered requests; `core.evidence.gates` counts those that failed as outside.
+Rule: an objective is `met` or `missed` when the value and both ends between which it truly lies agree (the
+summary's `error_bounds`: what the client itself may have added). It is `undetermined` when they do not, when
+there is no value or was nothing to take it of, or when the sample is too small for the percentile's interval
+to have both ends (see `core.percentile`). Then it is decided only if the end that is known leaves no doubt:
+nine requests never pass a p99, but may fail it. A maximum is that of the requests there were: one beyond the
+limit misses it. Where it was the client's fault that the load was not as planned (see `core.validity`),
+throughputs might have been higher and latencies from the plan lower, whatever they are. All
+this is about answered requests; `core.evidence.gates` counts those that failed as outside.
 
 A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
 for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it
@@ -51,8 +54,10 @@ from vllm_locust.core.summary import (
     PERCENTILES,
     REQUESTS,
     STATISTICS,
+    nothing_measured,
     percentile_word,
 )
+from vllm_locust.core.validity import INVALID, Validity, lost_sentence
 from vllm_locust.errors import UsageError
 
 Outcome = Literal["met", "missed", "undetermined"]
@@ -69,6 +74,14 @@ _LATENCY = re.compile(
     rf"(?:p(?P<q>\d+(?:\.\d+)?)|{'|'.join(STATISTICS)})_(?P<family>{'|'.join(FAMILIES)})_ms"
 )
 _FAILURES = ("failed", "error_rate", "requests.failed")
+_RATES = (
+    "request_throughput",
+    "request_goodput",
+    "output_throughput",
+    "total_token_throughput",
+    "max_output_tokens_per_s",
+    "max_concurrent_requests",
+)
 
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
@@ -170,19 +183,22 @@ def percentiles_of(slos: Iterable[Slo]) -> tuple[float, ...]:
 
 
 def evaluate(
-    slo: Slo, summary: Mapping[str, Any], in_order: Mapping[str, Interval] | None = None
+    slo: Slo,
+    summary: Mapping[str, Any],
+    in_order: Mapping[str, Interval] | None = None,
+    client: Validity | None = None,
 ) -> Judgement:
     """Hold a summary against an objective; the summary must have been made with `percentiles_of` it.
 
-    `in_order` has the intervals of `core.batch_means` by key, where they are known.
+    `in_order` has the intervals of `core.batch_means` by key, where they are known; `client` is the verdict
+    on who measured.
     """
     value = _value(slo.key, summary)
-    pieces = _in_one_piece(slo, summary)
-    if value is None:
-        why = f", since {pieces} answers arrived in one piece" if pieces else ""
-        return Judgement(slo, "undetermined", None, f"{slo} is undetermined: {slo.key} has no value{why}")
-    outcome: Outcome = "met" if slo.holds(value) else "missed"
     key = slo.key.replace("median_", "p50_", 1)
+    doubt = _nothing(slo, value, summary) or _doubt(slo, key, value, summary, client)
+    if value is None or doubt is not None:
+        return Judgement(slo, "undetermined", value, f"{slo} is undetermined: {doubt}")
+    outcome: Outcome = "met" if slo.holds(value) else "missed"
     interval = (in_order or {}).get(key, UNDETERMINED)
     independent = interval == UNDETERMINED
     if (ends := summary["intervals"].get(key)) is not None:
@@ -195,7 +211,7 @@ def evaluate(
     why = _why(slo, outcome, value, interval, independent)
     if unsent := _unsent(slo, summary):
         outcome, why = _with_unsent(slo, outcome, value, why, unsent)
-    if pieces and outcome == "met":
+    if (pieces := _in_one_piece(slo, summary)) and outcome == "met":
         outcome = "undetermined"
         why = f"{value:.6g} without {pieces} answers that arrived in one piece, of which it is not known"
     return Judgement(slo, outcome, value, f"{slo} is {outcome}: {why}", interval)
@@ -220,6 +236,51 @@ def _with_unsent(slo: Slo, outcome: Outcome, value: float, why: str, unsent: int
     if slo.holds(value) == slo.holds(math.inf):
         return outcome, f"at least {why}"
     return "undetermined", f"at least {value:.6g}, since {unsent} requests were never sent"
+
+
+def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
+    """Why there is nothing to judge; what is counted is known without an answer, too, but not met by it."""
+    nothing = nothing_measured(summary)
+    counts = slo.family is None and slo.key not in _RATES
+    if nothing is not None and (value is None or not counts or (slo.holds(value) and not summary["failed"])):
+        return nothing
+    if value is not None:
+        return None
+    pieces = _in_one_piece(slo, summary)
+    return f"{slo.key} has no value" + (f", since {pieces} answers arrived in one piece" if pieces else "")
+
+
+def _doubt(
+    slo: Slo, key: str, value: float | None, summary: Mapping[str, Any], client: Validity | None
+) -> str | None:
+    """Why the objective may be met as well as missed, for all that the client can vouch for."""
+    if value is None:
+        return None
+    if client is not None and client.lost and (slo.holds(value) or not slo.about_failures):
+        return f"{value:.6g}, but {lost_sentence(client.lost)}"
+    low, high = summary.get("error_bounds", {}).get(key, (value, value))
+    if not slo.holds(low) == slo.holds(value) == slo.holds(high):
+        unit = " ms" if slo.family else ""
+        return (
+            f"{value:.6g}{unit}, but the client's own error may be up to "
+            f"{max(value - low, high - value):.3g}{unit}: it may be met or missed"
+        )
+    if (
+        client is not None
+        and client.load.verdict == INVALID
+        and _holds_at_best(slo) not in (None, slo.holds(value))
+    ):
+        return (
+            f"{value:.6g}, but the load was not as planned, by the client's fault: {client.load.reasons[0]}"
+        )
+    return None
+
+
+def _holds_at_best(slo: Slo) -> bool | None:
+    """Whether the objective would hold with a client that is never late; None where that is no question."""
+    if slo.key in _RATES:
+        return slo.holds(math.inf)
+    return slo.holds(0.0) if slo.family in FROM_PLAN else None
 
 
 def _share(part: int, whole: int) -> Interval:

@@ -17,8 +17,7 @@ rounds each request to whole seconds), and TPOT and ITL are undefined for an ans
 (for vLLM they are 0).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import UNKNOWN, Group
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.percentile import Interval, interval, interval_of_histogram, percentile
+from vllm_locust.core.latencies import Bounded, Family, Sample, Values, ends_of, families_of
+from vllm_locust.core.percentile import Interval, interval, interval_of_histogram
 from vllm_locust.core.recording import Recording, Window
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
@@ -78,17 +78,6 @@ COUNTS = (
 
 REQUESTS = ("planned", "ok", "failed", "dropped", "outside_window")
 """The keys of a summary's `requests`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """One family of latencies in seconds: statistics by name, and percentiles with their interval."""
-
-    mean: float | None
-    std: float | None
-    max: float | None
-    percentile: Callable[[float], float | None]
-    interval: Callable[[float], Interval]
 
 
 def percentile_word(q: float) -> str:
@@ -147,13 +136,29 @@ def summarize_phase(
     return summary
 
 
+def nothing_measured(summary: Mapping[str, Any]) -> str | None:
+    """Why there are no latencies and throughputs, in a sentence; None where a request was answered."""
+    if summary["completed"]:
+        return None
+    requests = summary["requests"]
+    counts = {
+        "failed": summary["failed"],
+        "ended outside it": requests["outside_window"],
+        "were never sent": requests["dropped"],
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"no request was answered in the measured window{': ' + told if told else ''}"
+
+
 def _of_group(
     group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None, percentiles: Sequence[float]
 ) -> dict[str, Any]:
+    families = families_of(group)
     return {
         **_counts(group, window),
         **_rates(group, window, goodput_ms),
-        **_latencies(group, percentiles),
+        **_latencies(group, families, percentiles),
+        "error_bounds": _error_bounds(families, percentiles) | _goodput_bounds(group, window, goodput_ms),
         "itl_curve_ms": [[q, _ms(group.itl.percentile(q))] for q in sorted(CURVE)] if group.itl.count else [],
         "requests": {
             "planned": group.planned,
@@ -201,56 +206,56 @@ def _rates(group: Group, window: Window | None, goodput_ms: Mapping[str, float] 
     }
 
 
-def _latencies(group: Group, percentiles: Sequence[float]) -> dict[str, Any]:
+def _latencies(group: Group, families: Mapping[str, Family], percentiles: Sequence[float]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     intervals: dict[str, list[float | None]] = {}
-    for family, sample in _samples(group).items():
-        values[f"mean_{family}_ms"] = _ms(sample.mean)
-        values[f"median_{family}_ms"] = _ms(sample.percentile(50))
-        values[f"std_{family}_ms"] = _ms(sample.std)
-        values[f"max_{family}_ms"] = _ms(sample.max)
+    samples = {name: family.measured for name, family in families.items()}
+    samples["connect"] = Values.of(np.asarray(group.connect_s))
+    for name in FAMILIES:
+        sample = samples[name]
+        values[f"mean_{name}_ms"] = _ms(sample.mean_s)
+        values[f"median_{name}_ms"] = _ms(sample.percentile(50))
+        values[f"std_{name}_ms"] = _ms(sample.std_s)
+        values[f"max_{name}_ms"] = _ms(sample.max_s)
         for q in percentiles:
-            key = f"{percentile_word(q)}_{family}_ms"
-            bounds = sample.interval(q)
+            key = f"{percentile_word(q)}_{name}_ms"
+            ends = _interval(sample, q, group.streams)
             values[key] = _ms(sample.percentile(q))
-            intervals[key] = [_ms(bounds.low), _ms(bounds.high)]
+            intervals[key] = [_ms(ends.low), _ms(ends.high)]
     return {**values, "intervals": intervals}
 
 
-def _samples(group: Group) -> dict[str, _Sample]:
-    ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
-    tpot = group.tpot_s()
+def _interval(sample: Sample, q: float, streams: int) -> Interval:
+    if isinstance(sample, Histogram):
+        return interval_of_histogram(sample, q, streams)
+    assert isinstance(sample, Values)
+    return interval(sample.ordered_s, q)
+
+
+def _error_bounds(families: Mapping[str, Family], percentiles: Sequence[float]) -> dict[str, Any]:
+    """Of every latency of which the client's error is known, the ends between which it truly lies."""
     return {
-        "ttft": _exact(ttft),
-        "tpot": _exact(tpot[~np.isnan(tpot)]),
-        "itl": _binned(group.itl, group.streams),
-        "e2el": _exact(e2el),
-        "ttft_from_plan": _exact(group.ttft_from_plan_s()),
-        "e2el_from_plan": _exact(group.e2el_from_plan_s()),
-        "itl_per_token": _binned(group.itl_per_token, group.streams),
-        "connect": _exact(np.asarray(group.connect_s)),
+        f"{word}_{name}_ms": [None, None] if one is None else [_ms(one.low_s), _ms(one.high_s)]
+        for name, family in families.items()
+        for word, one in _bounded(family, percentiles)
     }
 
 
-def _exact(values_s: NDArray[np.float64]) -> _Sample:
-    ordered = np.sort(values_s)
-    return _Sample(
-        float(ordered.mean()) if len(ordered) else None,
-        float(ordered.std()) if len(ordered) else None,
-        float(ordered[-1]) if len(ordered) else None,
-        lambda q: percentile(ordered, q),
-        lambda q: interval(ordered, q),
-    )
+def _bounded(family: Family, percentiles: Sequence[float]) -> Iterator[tuple[str, Bounded | None]]:
+    yield "mean", family.mean
+    yield "std", family.std
+    yield "max", family.max
+    for q in percentiles:
+        yield percentile_word(q), family.percentile(q)
 
 
-def _binned(histogram: Histogram, effective_count: int) -> _Sample:
-    return _Sample(
-        histogram.mean_s,
-        histogram.std_s,
-        histogram.max_s,
-        histogram.percentile,
-        lambda q: interval_of_histogram(histogram, q, effective_count),
-    )
+def _goodput_bounds(
+    group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None
+) -> dict[str, Any]:
+    if not goodput_ms:
+        return {}
+    duration_s = window.duration_s if window else None
+    return {"request_goodput": [_ratio(count, duration_s) for count in good_ends(group, goodput_ms)]}
 
 
 def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
@@ -258,14 +263,28 @@ def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
 
     The TPOT of one token counts as 0, as in vLLM; that of an answer in one piece holds no limit.
     """
-    ttft, e2el, tokens = (np.asarray(c) for c in (group.ttft_s, group.e2el_s, group.output_tokens))
-    tpot = group.tpot_s()
-    tpot = np.where(np.isnan(tpot), np.where(tokens > 1, np.inf, 0.0), tpot)
-    values = {"ttft": ttft, "tpot": tpot, "e2el": e2el}
-    good = np.ones(group.completed, bool)
-    for family, limit_ms in limits_ms.items():
-        good &= values[family] <= limit_ms / 1000
-    return int(good.sum())
+    ends = ends_of(group)
+    return _count_good(group, {name: ends[name].measured_s for name in limits_ms}, limits_ms)
+
+
+def good_ends(group: Group, limits_ms: Mapping[str, float]) -> tuple[int, int]:
+    """How many do so at least and at most, by the ends of their latencies."""
+    ends = ends_of(group)
+    return (
+        _count_good(group, {name: ends[name].high_s for name in limits_ms}, limits_ms),
+        _count_good(group, {name: ends[name].low_s for name in limits_ms}, limits_ms),
+    )
+
+
+def _count_good(
+    group: Group, latencies_s: Mapping[str, NDArray[np.float64]], limits_ms: Mapping[str, float]
+) -> int:
+    undefined = np.where(np.asarray(group.output_tokens) > 1, np.inf, 0.0)
+    good = [
+        np.where(np.isnan(latencies_s[name]), undefined, latencies_s[name]) <= limit_ms / 1000
+        for name, limit_ms in limits_ms.items()
+    ]
+    return int(np.logical_and.reduce(good).sum())
 
 
 def _total(tokens: Sequence[int]) -> int | None:

@@ -1,63 +1,75 @@
 """Whether the measurement can be trusted: what the client itself may have added to the numbers, in words.
 
 Rule: the verdict is about the client, never about the server. Many failures or few requests are results, not
-faults of the measurement. The worst of all checks decides, and each check that is not fine gives one reason.
+faults of the measurement. Each metric is judged for itself, by how far its mean and its p99 may be off (see
+`core.latencies`): one may be right where another is useless. `valid` up to the first limit, `degraded` up to
+the second, `invalid` above; the larger of a time and of a share of the number, since 1 ms on 200 ms is
+nothing:
 
-`valid` up to the first limit, `degraded` up to the second, `invalid` above. Where a share is given the limit
-is the larger of the absolute one and that share of what was measured, since 1 ms on 200 ms is nothing:
+    mean TTFT, TPOT, ITL, E2EL          1 ms or 2 %       5 ms or 10 %
+    p99 TTFT, E2EL                      2 ms or 2 %      10 ms or 10 %
+    p99 TPOT, ITL                       1 ms or 2 %       5 ms or 10 %
 
-    possible error of TTFT, mean       1 ms or 2 %       5 ms or 10 %     of the mean TTFT
-    possible error of TTFT, p99        2 ms or 2 %      10 ms or 10 %     of the p99 TTFT
-    possible error of ITL, mean        1 ms or 2 %       5 ms or 10 %     of the mean ITL
-    possible error of ITL, p99         1 ms or 2 %       5 ms or 10 %     of the p99 ITL
-    lag of reading, p99               10 ms or 2 %     100 ms or 10 %     of the mean E2EL
-    lateness of sending, p99          10 ms or 2 %     100 ms or 10 %     of the mean E2EL
-    CPU of a process                   80 % of a core   95 % of a core
-    requests not sent                  none              1 % of those planned
+The verdict on the measurement is the worst of these, and of what concerns them all:
+
     requests not accounted for         none              none
     processes lost on the way          none              any
+    stamps                             the kernel's      those of reading
 
-The possible errors are the limits that the stamps themselves set (`RequestRecord.bounds_s`). Lag does not
-move kernel stamps, but a client that reads late also answers late: in a closed loop the next request waits.
-In an open loop nothing waits, and a request that is sent late has its TTFT from when it was sent: only the
-latencies from the intended start tell of it.
-Without kernel stamps the lag cannot be known and the verdict is `degraded` at best.
+The load is judged apart. Where it was not as planned, throughputs and latencies from the plan are not those
+of that plan, while a TTFT is right that counts from when its request was sent:
+
+    lateness of sending, p99           10 ms or 2 %     100 ms or 10 %     of the mean E2EL; in an open loop
+    CPU of a process                   80 % of a core   95 % of a core
+    requests not sent                  none              1 % of those planned
+
+In a closed loop the next request waits for the answer, and for a place where places are capped: that it was
+sent late is a remark. So is that answers were read late, since the kernel's stamps are not moved by that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from vllm_locust.core.group import Group
+from vllm_locust.core.latencies import Bounded, Family, families_of
 from vllm_locust.core.percentile import percentile
 
 Verdict = Literal["valid", "degraded", "invalid"]
 Stamps = Literal["kernel", "read"]
+Loop = Literal["open", "closed", "capped"]
+"""Who decides when a request is sent: the plan; the answer before; the plan, but only so many at a time."""
 
 VALID: Verdict = "valid"
 DEGRADED: Verdict = "degraded"
 INVALID: Verdict = "invalid"
 _SEVERITY: dict[Verdict, int] = {VALID: 0, DEGRADED: 1, INVALID: 2}
 
-_VALID_SHARE = 0.02
-_DEGRADED_SHARE = 0.10
-_VALID_CPU = 0.80
-_DEGRADED_CPU = 0.95
-_DEGRADED_DROPPED = 0.01
+METRICS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL"}
+"""What is judged by its errors, and how it is called."""
+
+_P99_LIMITS_MS = {"ttft": (2.0, 10.0), "tpot": (1.0, 5.0), "itl": (1.0, 5.0), "e2el": (2.0, 10.0)}
+_MEAN_LIMITS_MS = (1.0, 5.0)
+_DELAY_LIMITS_MS = (10.0, 100.0)
+_SHARES = (0.02, 0.10)
+_CPU_LIMITS = (0.80, 0.95)
+_DROPPED_LIMIT = 0.01
+_LATE: Mapping[Loop, str] = {
+    "open": "so that throughputs and latencies from the plan are not those of the plan",
+    "closed": "which is how long users paused before they asked again",
+    "capped": "since they waited for one of the places that the cap leaves",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What is judged of some requests, None where there was nothing to measure: numbers, and no requests."""
 
-    ttft_mean_s: float | None
-    ttft_p99_s: float | None
-    itl_mean_s: float | None
-    itl_p99_s: float | None
-    e2el_mean_s: float | None
+    means: Mapping[str, Bounded | None]
+    """Of each of `METRICS`."""
+    p99s: Mapping[str, Bounded | None]
     ttft_bound_mean_s: float | None
     ttft_bound_p99_s: float | None
     itl_bound_mean_s: float | None
@@ -70,14 +82,11 @@ class Measured:
     @classmethod
     def of(cls, group: Group) -> Self:
         """Of the requests of a group."""
+        families, first_bounds_s = families_of(group), np.asarray(group.first_bound_s)
         return cls(
-            ttft_mean_s=_mean(group.ttft_s),
-            ttft_p99_s=percentile(group.ttft_s, 99),
-            itl_mean_s=group.itl.mean_s,
-            itl_p99_s=group.itl.percentile(99),
-            e2el_mean_s=_mean(group.e2el_s),
-            ttft_bound_mean_s=group.ttft_bound.mean_s,
-            ttft_bound_p99_s=group.ttft_bound.percentile(99),
+            **numbers_of(families),
+            ttft_bound_mean_s=float(first_bounds_s.mean()) if len(first_bounds_s) else None,
+            ttft_bound_p99_s=percentile(first_bounds_s, 99),
             itl_bound_mean_s=group.itl_bound.mean_s,
             itl_bound_p99_s=group.itl_bound.percentile(99),
             lag_p99_s=group.lag.percentile(99),
@@ -85,6 +94,14 @@ class Measured:
             planned=group.planned,
             dropped=group.dropped,
         )
+
+
+def numbers_of(families: Mapping[str, Family]) -> dict[str, Any]:
+    """The `means` and `p99s` of what was measured."""
+    return {
+        "means": {name: families[name].mean for name in METRICS},
+        "p99s": {name: families[name].percentile(99) for name in METRICS},
+    }
 
 
 def named_parts(parts: Mapping[tuple[int, str], Measured]) -> dict[str, Measured]:
@@ -97,11 +114,58 @@ def named_parts(parts: Mapping[tuple[int, str], Measured]) -> dict[str, Measured
 
 
 @dataclass(frozen=True, slots=True)
-class Validity:
-    """The verdict, its reasons, and the numbers behind them; None where there was nothing to measure."""
+class Judged:
+    """A verdict and a sentence for each of its reasons."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
+
+    @classmethod
+    def by(cls, findings: Iterable[tuple[Verdict, str]]) -> Self:
+        """The worst of them decides."""
+        faults = [finding for finding in findings if finding[0] != VALID]
+        return cls(worst(*(verdict for verdict, _ in faults)), tuple(reason for _, reason in faults))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "reasons": list(self.reasons)}
+
+
+def worst(*verdicts: Verdict) -> Verdict:
+    """Of several verdicts; `valid` of none."""
+    return max(verdicts, key=_SEVERITY.__getitem__, default=VALID)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How far one metric can be trusted."""
+
+    judged: Judged
+    mean_error_ms: float | None
+    """How far the mean of all requests may be off; None where nothing was measured."""
+    p99_error_ms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.judged.to_dict(),
+            "mean_error_ms": self.mean_error_ms,
+            "p99_error_ms": self.p99_error_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The verdicts, their reasons, and the numbers behind them; None where there was nothing to measure."""
+
+    verdict: Verdict
+    """On the measurement: the worst of all metrics and of `general`."""
+    metrics: Mapping[str, Metric]
+    """By `METRICS`."""
+    general: Judged
+    """What concerns all metrics."""
+    load: Judged
+    """Whether the load was as planned."""
+    remarks: tuple[str, ...]
+    """What one should know and is no fault."""
     stamps: Stamps
     ttft_bound_mean_ms: float | None
     """The mean TTFT is too large by this at most."""
@@ -117,37 +181,37 @@ class Validity:
     cpu_shares: Mapping[str, float]
     """By process, 1.0 is all of one core."""
     dropped: int
+    lost: int
+    """Requests that were begun and are not accounted for."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Of the verdict."""
+        of_metrics = (reason for metric in self.metrics.values() for reason in metric.judged.reasons)
+        return (*self.general.reasons, *of_metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """The `client` block of a summary."""
-        return asdict(self) | {"reasons": list(self.reasons), "cpu_shares": dict(self.cpu_shares)}
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
+            "load": self.load.to_dict(),
+            "remarks": list(self.remarks),
+            "stamps": self.stamps,
+            "ttft_bound_mean_ms": self.ttft_bound_mean_ms,
+            "ttft_bound_p99_ms": self.ttft_bound_p99_ms,
+            "itl_bound_mean_ms": self.itl_bound_mean_ms,
+            "itl_bound_p99_ms": self.itl_bound_p99_ms,
+            "lag_p99_ms": self.lag_p99_ms,
+            "send_lateness_p99_ms": self.send_lateness_p99_ms,
+            "cpu_shares": dict(self.cpu_shares),
+            "dropped": self.dropped,
+            "lost": self.lost,
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class _Duration:
-    """One measured duration of the client and the limits it is held against, in ms."""
-
-    name: str
-    value_ms: float | None
-    valid_ms: float
-    degraded_ms: float
-    reference_ms: float | None
-
-    def judged(self) -> Iterator[tuple[Verdict, str]]:
-        if self.value_ms is None:
-            return
-        reference_ms = self.reference_ms or 0.0
-        valid_ms = max(self.valid_ms, _VALID_SHARE * reference_ms)
-        degraded_ms = max(self.degraded_ms, _DEGRADED_SHARE * reference_ms)
-        verdict = _held_against(self.value_ms, valid_ms, degraded_ms)
-        yield (
-            verdict,
-            f"{self.name} is {self.value_ms:.3g} ms, beyond the {valid_ms:.3g} ms of a valid measurement",
-        )
-
-
-def _held_against(value: float, valid: float, degraded: float) -> Verdict:
-    return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
+_Finding = tuple[Verdict, str]
 
 
 def judge(
@@ -155,10 +219,10 @@ def judge(
     cpu_shares: Mapping[str, float],
     stamps: Stamps,
     *,
+    loop: Loop = "open",
     parts: Mapping[str, Measured] | None = None,
     lost: int = 0,
     lost_workers: Sequence[str] = (),
-    queued: bool = False,
 ) -> Validity:
     """Judge the client by all that was `measured`.
 
@@ -168,92 +232,133 @@ def judge(
     missing of theirs is no part of `lost`.
 
     `cpu_shares` holds, by a name that a reader understands ("client", "worker 2", "simulator"), the share of
-    one core that a process used during the load. `queued` says that requests waited on purpose (an open loop
-    with a cap on concurrency), so that sending late, or not at all, is no fault.
+    one core that a process used during the load.
     """
-    durations = _durations(measured)
-    last = -1 if queued else None
-    findings = chain(
-        *(check.judged() for part in _checks(measured, parts) for check in part[:last]),
-        _judge_cpu(cpu_shares),
-        _judge_lost(lost),
-        ((DEGRADED, sentence) for sentence in lost_workers),
-        () if queued else _judge_dropped(measured),
-        _judge_stamps(stamps),
+    by_part = parts if parts is not None and len(parts) > 1 else {"": measured}
+    metrics = {
+        name: Metric(
+            Judged.by(_errors(name, by_part)),
+            mean_error_ms=_error_ms(measured.means[name]),
+            p99_error_ms=_error_ms(measured.p99s[name]),
+        )
+        for name in METRICS
+    }
+    general = Judged.by(
+        [*_judge_lost(lost), *((DEGRADED, sentence) for sentence in lost_workers), *_judge_stamps(stamps)]
     )
-    faults = [(verdict, reason) for verdict, reason in findings if verdict != VALID]
-    ttft_mean, ttft_p99, itl_mean, itl_p99, lag_p99, late_p99 = (check.value_ms for check in durations)
+    late, lags = list(_lateness(by_part, loop)), _lags(by_part)
+    planned = [*(late if loop == "open" else ()), *(() if loop == "capped" else _judge_dropped(measured))]
     return Validity(
-        max((verdict for verdict, _ in faults), key=_SEVERITY.__getitem__, default=VALID),
-        tuple(reason for _, reason in faults),
-        stamps,
-        ttft_bound_mean_ms=ttft_mean,
-        ttft_bound_p99_ms=ttft_p99,
-        itl_bound_mean_ms=itl_mean,
-        itl_bound_p99_ms=itl_p99,
-        lag_p99_ms=lag_p99,
-        send_lateness_p99_ms=late_p99,
+        worst(general.verdict, *(metric.judged.verdict for metric in metrics.values())),
+        metrics,
+        general,
+        load=Judged.by([*planned, *_judge_cpu(cpu_shares)]),
+        remarks=Judged.by([*(() if loop == "open" else late), *lags]).reasons,
+        stamps=stamps,
+        ttft_bound_mean_ms=_ms(measured.ttft_bound_mean_s),
+        ttft_bound_p99_ms=_ms(measured.ttft_bound_p99_s),
+        itl_bound_mean_ms=_ms(measured.itl_bound_mean_s),
+        itl_bound_p99_ms=_ms(measured.itl_bound_p99_s),
+        lag_p99_ms=_ms(measured.lag_p99_s),
+        send_lateness_p99_ms=_ms(measured.lateness_p99_s),
         cpu_shares=cpu_shares,
         dropped=measured.dropped,
+        lost=lost,
     )
 
 
-def _checks(measured: Measured, parts: Mapping[str, Measured] | None) -> Iterator[list[_Duration]]:
-    """The durations to be judged: of every part with the part's name, or of the whole if it is one."""
-    if parts is None or len(parts) < 2:
-        yield _durations(measured)
+def _errors(name: str, parts: Mapping[str, Measured]) -> Iterator[_Finding]:
+    """How far the mean and the p99 of a metric may be off, in each part."""
+    for part, measured in parts.items():
+        for word, numbers, limits_ms in (
+            ("mean", measured.means, _MEAN_LIMITS_MS),
+            ("p99", measured.p99s, _P99_LIMITS_MS[name]),
+        ):
+            if (number := numbers[name]) is not None:
+                verdict, valid_ms = _held_against(number.error_s, limits_ms, number.value_s)
+                error, limit = told_apart(number.error_s * 1000, valid_ms)
+                yield (
+                    verdict,
+                    f"{_lead(part)}the {word} {METRICS[name]} may be {error} ms off, beyond the {limit} ms "
+                    "of a valid measurement",
+                )
+
+
+def _lateness(parts: Mapping[str, Measured], loop: Loop) -> Iterator[_Finding]:
+    for part, measured in parts.items():
+        what = f"{_lead(part)}the p99 of how late requests were sent"
+        yield from _delay(what, measured.lateness_p99_s, measured, _LATE[loop])
+
+
+def _lags(parts: Mapping[str, Measured]) -> Iterator[_Finding]:
+    for part, measured in parts.items():
+        what = f"{_lead(part)}the p99 of the lag between arrival and reading"
+        yield from _delay(what, measured.lag_p99_s, measured, "which moves no stamp")
+
+
+def _delay(what: str, delay_s: float | None, measured: Measured, so: str) -> Iterator[_Finding]:
+    if delay_s is None:
         return
-    for name, part in parts.items():
-        yield [replace(check, name=f"{name}: {check.name}") for check in _durations(part)]
+    e2el = measured.means["e2el"]
+    verdict, valid_ms = _held_against(delay_s, _DELAY_LIMITS_MS, e2el.value_s if e2el else 0.0)
+    delay, limit = told_apart(delay_s * 1000, valid_ms)
+    yield verdict, f"{what} is {delay} ms, beyond {limit} ms, {so}"
 
 
-def _judge_lost(lost: int) -> Iterator[tuple[Verdict, str]]:
-    if lost:
-        yield INVALID, f"{lost} requests were handed out and not accounted for"
-
-
-def _durations(measured: Measured) -> list[_Duration]:
-    """In the order of `Validity`; the lateness of sending is the last."""
-    ttft, itl = (
-        "the possible error of the time to first token",
-        "the possible error of the inter-token latency",
+def _held_against(
+    value_s: float, limits_ms: tuple[float, float], reference_s: float
+) -> tuple[Verdict, float]:
+    """The verdict, and the limit up to which it would be `valid`, in ms."""
+    valid_ms, degraded_ms = (
+        max(limit_ms, share * reference_s * 1000) for limit_ms, share in zip(limits_ms, _SHARES, strict=True)
     )
-    lag, lateness = "the p99 of the lag between arrival and reading", "the p99 of how late requests were sent"
-    checks = [
-        (f"the mean of {ttft}", measured.ttft_bound_mean_s, 1, 5, measured.ttft_mean_s),
-        (f"the p99 of {ttft}", measured.ttft_bound_p99_s, 2, 10, measured.ttft_p99_s),
-        (f"the mean of {itl}", measured.itl_bound_mean_s, 1, 5, measured.itl_mean_s),
-        (f"the p99 of {itl}", measured.itl_bound_p99_s, 1, 5, measured.itl_p99_s),
-        (lag, measured.lag_p99_s, 10, 100, measured.e2el_mean_s),
-        (lateness, measured.lateness_p99_s, 10, 100, measured.e2el_mean_s),
-    ]
-    return [
-        _Duration(name, _ms(value_s), valid_ms, degraded_ms, _ms(reference_s))
-        for name, value_s, valid_ms, degraded_ms, reference_s in checks
-    ]
+    return _graded(value_s * 1000, valid_ms, degraded_ms), valid_ms
 
 
-def _judge_cpu(shares: Mapping[str, float]) -> Iterator[tuple[Verdict, str]]:
+def _graded(value: float, valid: float, degraded: float) -> Verdict:
+    return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
+
+
+def told_apart(value: float, limit: float) -> tuple[str, str]:
+    """Both numbers with as few digits as show that they differ, three at least."""
+    for digits in range(3, 17):
+        shown = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+        if shown[0] != shown[1]:
+            break
+    return shown
+
+
+def _lead(part: str) -> str:
+    return f"{part}: " if part else ""
+
+
+def lost_sentence(lost: int) -> str:
+    return f"{lost} requests were handed out and not accounted for"
+
+
+def _judge_lost(lost: int) -> Iterator[_Finding]:
+    if lost:
+        yield INVALID, lost_sentence(lost)
+
+
+def _judge_cpu(shares: Mapping[str, float]) -> Iterator[_Finding]:
     for name, share in shares.items():
-        yield (
-            _held_against(share, _VALID_CPU, _DEGRADED_CPU),
-            f"the process {name!r} used {share * 100:.0f} % of a core",
-        )
+        yield _graded(share, *_CPU_LIMITS), f"the process {name!r} used {share * 100:.0f} % of a core"
 
 
-def _judge_dropped(measured: Measured) -> Iterator[tuple[Verdict, str]]:
+def _judge_dropped(measured: Measured) -> Iterator[_Finding]:
     dropped, planned = measured.dropped, measured.planned
-    verdict = _held_against(dropped, 0, _DEGRADED_DROPPED * planned)
+    verdict = _graded(dropped, 0, _DROPPED_LIMIT * planned)
     yield verdict, f"{dropped} of {planned} planned requests could not be sent"
 
 
-def _judge_stamps(stamps: Stamps) -> Iterator[tuple[Verdict, str]]:
+def _judge_stamps(stamps: Stamps) -> Iterator[_Finding]:
     if stamps == "read":
         yield DEGRADED, "arrival times are the moments of reading: this platform gave no kernel time stamps"
 
 
-def _mean(column_s: Sequence[float]) -> float | None:
-    return float(np.mean(column_s)) if len(column_s) else None
+def _error_ms(number: Bounded | None) -> float | None:
+    return None if number is None else number.error_s * 1000
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -140,5 +140,4 @@ class SearchCourse:
 
     def _validity(self, group: Group) -> Validity:
         """Of this probe alone: a client that was busy before is none of its business."""
-        queued = self._settings.max_concurrency is not None
-        return judge(Measured.of(group), self._crew.cpu_shares, self._crew.stamps, queued=queued)
+        return judge(Measured.of(group), self._crew.cpu_shares, self._crew.stamps, loop=self._settings.loop)

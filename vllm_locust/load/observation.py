@@ -91,7 +91,7 @@ class Observation:
             model=identity["model_id"],
             host=identity["host"],
             goodput_ms=dict(prepared.settings.goodput_ms) or None,
-            queued=prepared.settings.max_concurrency is not None,
+            loop=prepared.settings.loop,
             began_s=began_s,
             profiles=_profiles(prepared),
         )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from vllm_locust.client.target import ROUND_ROBIN, STICKY
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_slo
+from vllm_locust.core.validity import Loop
 from vllm_locust.errors import UsageError
 from vllm_locust.load import convert
 from vllm_locust.observe.addresses import parse_bind, parse_interval, without_secrets
@@ -114,6 +115,13 @@ class Settings:
     def open_loop(self) -> bool:
         """Whether requests are sent when they are due rather than when a user is free."""
         return self.request_rate is not None or self.arrivals is not None or self.levels == "rate"
+
+    @property
+    def loop(self) -> Loop:
+        """Who decides when a request is sent."""
+        if not self.open_loop:
+            return "closed"
+        return "open" if self.max_concurrency is None else "capped"
 
     def level(self, value: float) -> dict[str, Any]:
         """What a level of a ladder or search means to a phase."""

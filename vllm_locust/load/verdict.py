@@ -1,7 +1,7 @@
 """What a finished run comes to: its summary, the gates, the text for a person, the exit code for a machine.
 
 Exit codes: 0 fine, 1 requests failed (Locust's own), 2 wrong usage, 3 an SLO was missed, 4 the measurement is
-invalid or the sample cannot tell whether an SLO was met.
+invalid or cannot tell whether an SLO was met. With 4 the last line of stdout says why.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, Slo, percentiles_of
 from vllm_locust.core.summary import summarize
-from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, judge, named_parts
+from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, Validity, judge, named_parts
 from vllm_locust.load.observation import ServerSide
 from vllm_locust.load.settings import Settings
 from vllm_locust.report.capacity import render_answer
@@ -70,18 +70,18 @@ def conclude(
         Measured.of(recording.total()),
         generators.cpu_shares,
         generators.stamps,
+        loop=settings.loop,
         parts=named_parts({key: Measured.of(group) for key, group in recording.groups.items()}),
         lost=generators.lost,
         lost_workers=list(sentences_on_lost(generators.workers)),
-        queued=settings.max_concurrency is not None,
-    ).to_dict()
+    )
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
-    judgements = _judge_all(settings.slos, recording, numbers) if capacity is None else []
+    judgements = _judge_all(settings.slos, recording, numbers, client) if capacity is None else []
     summary = {
         **identity,
         **numbers,
-        "client": client,
-        "server": _server(server, numbers, client["verdict"]) if settings.watches_server and server else None,
+        "client": client.to_dict(),
+        "server": _server(server, numbers, client.verdict) if settings.watches_server and server else None,
         "workers": list(generators.workers),
         "slo": [judgement.to_dict() for judgement in judgements],
     }
@@ -92,7 +92,9 @@ def conclude(
     return Verdict(summary, judgements, _text(summary))
 
 
-def _judge_all(slos: Sequence[Slo], recording: Recording, numbers: Mapping[str, Any]) -> Sequence[Judgement]:
+def _judge_all(
+    slos: Sequence[Slo], recording: Recording, numbers: Mapping[str, Any], client: Validity
+) -> Sequence[Judgement]:
     """Of the whole run; every phase of several gets a block `slo` of its own."""
     if not slos:
         return []
@@ -100,12 +102,12 @@ def _judge_all(slos: Sequence[Slo], recording: Recording, numbers: Mapping[str, 
     total = recording.total()
     if len(phases) == 1:  # several levels of load have no order in time that intervals could be made of
         known = _intervals(slos, total, numbers)
-        return gates(slos, total, numbers, known)
+        return gates(slos, total, numbers, known, client)
     for phase in phases:
         group = recording.phase(phase["phase"])
         known = _intervals(slos, group, phase)
-        phase["slo"] = [judgement.to_dict() for judgement in gates(slos, group, phase, known)]
-    return gates(slos, total, numbers)
+        phase["slo"] = [judgement.to_dict() for judgement in gates(slos, group, phase, known, client)]
+    return gates(slos, total, numbers, client=client)
 
 
 def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> Mapping[str, Interval]:
@@ -137,35 +139,48 @@ def sentences_on_lost(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
-    """The code that the run's gates demand; None leaves it to Locust. `user_errors`: a task raised.
-
-    A missed objective on failures stands however poor the measurement; one on latencies does not.
-    """
+    """The code that the run's gates demand; None leaves it to Locust. `user_errors`: a task raised."""
+    if why_inconclusive(verdict) is not None:
+        return EXIT_NOT_CONCLUSIVE
     if "capacity" in verdict.summary:
-        return _exit_code_of_search(verdict.summary["capacity"], user_errors)
-    missed = [judgement.slo for judgement in verdict.judgements if judgement.outcome == "missed"]
+        return EXIT_SLO_MISSED if verdict.summary["capacity"]["level"] is None else None if user_errors else 0
+    if any(judgement.outcome == "missed" for judgement in verdict.judgements):
+        return EXIT_SLO_MISSED
     # Whoever says how many failures are acceptable makes Locust's own rule, none, step back.
-    failures_judged = any(judgement.slo.about_failures for judgement in verdict.judgements)
-    if any(slo.about_failures for slo in missed):
-        return EXIT_SLO_MISSED
-    if verdict.summary["requests"]["failed"] and not failures_judged and not missed:
+    return 0 if _failures_judged(verdict.judgements) and not user_errors else None
+
+
+def why_inconclusive(verdict: Verdict) -> str | None:
+    """The sentence behind exit code 4, None with any other.
+
+    What is missed for certain stands whatever else cannot be told, and so do failures that nobody accepts.
+    Where there are objectives they are what matters, whatever else is badly measured.
+    """
+    summary, judgements = verdict.summary, verdict.judgements
+    if "capacity" in summary:
+        undecided: str | None = summary["capacity"]["undecided"]
+        return undecided
+    if any(judgement.outcome == "missed" for judgement in judgements):
+        return None
+    if summary["requests"]["failed"] and not _failures_judged(judgements):
         return None  # says more than that such a run makes a poor measurement
-    if verdict.summary["client"]["verdict"] == INVALID:
-        return EXIT_NOT_CONCLUSIVE
-    if missed:
-        return EXIT_SLO_MISSED
-    if any(judgement.outcome == "undetermined" for judgement in verdict.judgements):
-        return EXIT_NOT_CONCLUSIVE
-    return 0 if failures_judged and not user_errors else None
+    if judgements:
+        return _and_more([j.sentence for j in judgements if j.outcome == "undetermined"])
+    client = summary["client"]
+    if client["verdict"] == INVALID:
+        return f"the measurement is invalid: {_and_more(client['reasons'])}"
+    return None
 
 
-def _exit_code_of_search(capacity: Mapping[str, Any], user_errors: bool) -> int | None:
-    """A search goes on until something breaks: what failed on the way is no fault of the level it found."""
-    if capacity["undecided"] is not None:
-        return EXIT_NOT_CONCLUSIVE
-    if capacity["level"] is None:
-        return EXIT_SLO_MISSED
-    return None if user_errors else 0
+def _failures_judged(judgements: Sequence[Judgement]) -> bool:
+    return any(judgement.slo.about_failures for judgement in judgements)
+
+
+def _and_more(sentences: Sequence[str]) -> str | None:
+    if not sentences:
+        return None
+    more = len(sentences) - 1
+    return f"{sentences[0]} (and {more} more, see above)" if more else sentences[0]
 
 
 def _text(summary: Mapping[str, Any]) -> str:

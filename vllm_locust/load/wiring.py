@@ -9,7 +9,7 @@ lonely one lead, the workers and the lonely one send.
     stream_finished            sends: every finished request is taken in
     test_stopping              the load ends: nothing more is handed out, what is in flight is waited for
     test_stop                  all requests are done: a worker's last report; leads: summary, files
-    quitting, quit             exit code; the result block is printed last, and where the report is
+    quitting, quit             exit code; the result block is printed last, where the report is, why it is 4
 """
 
 import argparse
@@ -51,13 +51,14 @@ from vllm_locust.load.rows import use_fine_buckets
 from vllm_locust.load.run import Run
 from vllm_locust.load.settings import Settings, read_settings, scenario_of
 from vllm_locust.load.shapes import choose_shape, kind_of
-from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code
+from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code, why_inconclusive
 from vllm_locust.load.web import dress
 from vllm_locust.observe.addresses import DEFAULT_PORT, LOOPBACK
 
 logger = logging.getLogger(__name__)
 
 _SOON_S = 0.01
+_CANNOT_GO_ON = "the run could not go on to its end, the log says why"
 
 
 @events.init_command_line_parser.add_listener
@@ -355,6 +356,14 @@ def _print_result(environment: Environment, **_: Any) -> None:
 def _await_report(environment: Environment, **_: Any) -> None:
     if _is_headless(environment) and (run := _run(environment)) is not None and not run.refused:
         _tell_of_report(environment, run)
+        if (why := _why_inconclusive(run)) is not None:
+            _say(environment, f"Exit code {EXIT_NOT_CONCLUSIVE}: {why}")
+
+
+def _why_inconclusive(run: Run) -> str | None:
+    if run.conductor.failed:
+        return _CANNOT_GO_ON
+    return None if run.verdict is None else why_inconclusive(run.verdict)
 
 
 def _tell_of_report(environment: Environment, run: Run) -> None:

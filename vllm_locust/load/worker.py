@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 1.0
 # So that a report stays below 64 KiB, see tests/load/test_worker.py.
-REQUESTS_PER_REPORT = 200
+REQUESTS_PER_REPORT = 100
 # Lines of requests.jsonl are much alike: the fastest setting makes an eighth of them.
 _COMPRESSION = 1
 # A look of the conductor's, the lead of its orders, and some time on the way.

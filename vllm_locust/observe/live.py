@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.recording import Recording, Window
-from vllm_locust.core.validity import Measured, Stamps, Validity, judge, named_parts
+from vllm_locust.core.validity import Loop, Measured, Stamps, Validity, judge, named_parts
 from vllm_locust.observe.series import Series
 from vllm_locust.observe.tally import LATENCIES, Buckets, Tally
 
@@ -43,8 +43,7 @@ class Identity:
     began_s: float
     """On this machine's clock."""
     goodput_ms: Mapping[str, float] | None = None
-    queued: bool = False
-    """Requests wait on purpose, see `core.validity`."""
+    loop: Loop = "open"
     profiles: Sequence[str] = ()
     """What is to come, as far as that is known: of a counter that begins with a value no growth is seen."""
 
@@ -215,10 +214,10 @@ class LiveRun:
                 self.total().measured(),
                 self.load.cpu_shares,
                 self.load.stamps,
+                loop=self.identity.loop,
                 parts=named_parts(parts),
                 lost=self.load.lost,
                 lost_workers=self.load.lost_workers,
-                queued=self.identity.queued,
             )
         return self._verdict
 

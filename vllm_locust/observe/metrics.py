@@ -112,7 +112,7 @@ def _client(run: LiveRun) -> Iterator[Metric]:
     }
     yield from _client_histograms(profiles)
     yield from _client_counters(profiles, goodput=run.identity.goodput_ms is not None)
-    load = run.load
+    load, validity = run.load, run.verdict()
     yield _gauge("users", "Locust's users", _RUN, {labels: load.users})
     yield _gauge("inflight_requests", "Requests sent and not ended", _RUN, {labels: load.in_flight})
     yield _gauge(
@@ -125,7 +125,17 @@ def _client(run: LiveRun) -> Iterator[Metric]:
         "validity",
         "Whether the client can be trusted: 0 valid, 1 degraded, 2 invalid",
         _RUN,
-        {labels: _VALIDITY[run.verdict().verdict]},
+        {labels: _VALIDITY[validity.verdict]},
+    )
+    verdicts = {name: metric.judged.verdict for name, metric in validity.metrics.items()}
+    yield _gauge(
+        "metric_validity",
+        "The same of one metric, and of whether the load was as planned",
+        (*_RUN, "metric"),
+        {
+            (*labels, name): _VALIDITY[one]
+            for name, one in {**verdicts, "load": validity.load.verdict}.items()
+        },
     )
     yield _gauge(
         "client_cpu_ratio",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import UNKNOWN, Group
 from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.latencies import Family, ends_of, itl_family
 from vllm_locust.core.percentile import ranks
 from vllm_locust.core.summary import count_good
-from vllm_locust.core.validity import Measured
+from vllm_locust.core.validity import Measured, numbers_of
 
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
@@ -37,8 +38,9 @@ BOUNDS_S: Mapping[str, NDArray[np.float64]] = {
 }
 """Upper bounds of the buckets of each family; one more has what is above."""
 
-_FOLDED = ("itl", "ttft_bound", "itl_bound", "lag", "lateness")
-_HISTOGRAMS = ("ttft", "tpot", "e2el", *_FOLDED)
+_FOLDED = ("itl", "itl_low", "itl_high", "itl_bound", "lag", "lateness")
+_COUNTED = ("ttft", "ttft_low", "ttft_bound", "tpot", "tpot_low", "tpot_high", "e2el", "e2el_low")
+_HISTOGRAMS = (*_COUNTED, *_FOLDED)
 _COUNTERS = (
     "planned",
     "ok",
@@ -74,10 +76,17 @@ class Tally:
         """Of the completed requests; None when one of them did not tell."""
         self.prompt_tokens: int | None = 0
         self.ttft = Histogram()
-        self.tpot = Histogram()
-        self.itl = Histogram()
-        self.e2el = Histogram()
+        self.ttft_low = Histogram()
+        """The least that each may truly be, see `core.latencies`; likewise of the others."""
         self.ttft_bound = Histogram()
+        self.tpot = Histogram()
+        self.tpot_low = Histogram()
+        self.tpot_high = Histogram()
+        self.e2el = Histogram()
+        self.e2el_low = Histogram()
+        self.itl = Histogram()
+        self.itl_low = Histogram()
+        self.itl_high = Histogram()
         self.itl_bound = Histogram()
         self.lag = Histogram()
         self.lateness = Histogram()
@@ -101,9 +110,15 @@ class Tally:
         self._add_failures({kind: failure.count for kind, failure in group.failures.items()})
         self.output_tokens = _sum(self.output_tokens, _total(group.output_tokens))
         self.prompt_tokens = _sum(self.prompt_tokens, _total(group.prompt_tokens))
-        self.ttft.record_many(group.ttft_s)
-        self.e2el.record_many(group.e2el_s)
-        self.tpot.record_many(_defined(group.tpot_s()))
+        ends = ends_of(group)
+        self.ttft.record_many(ends["ttft"].measured_s)
+        self.ttft_low.record_many(ends["ttft"].low_s)
+        self.ttft_bound.record_many(group.first_bound_s)
+        self.e2el.record_many(ends["e2el"].measured_s)
+        self.e2el_low.record_many(ends["e2el"].low_s)
+        self.tpot.record_many(_defined(ends["tpot"].measured_s))
+        self.tpot_low.record_many(_defined(ends["tpot"].low_s))
+        self.tpot_high.record_many(_defined(ends["tpot"].high_s))
         for name in _FOLDED:
             theirs: Histogram = getattr(group, name)
             if theirs.count:
@@ -137,12 +152,21 @@ class Tally:
 
     def measured(self) -> Measured:
         """What a verdict is made of."""
+        families = {
+            "ttft": Family(self.ttft, self.ttft_low, self.ttft),
+            "tpot": Family(self.tpot, self.tpot_low, self.tpot_high),
+            "e2el": Family(self.e2el, self.e2el_low, self.e2el),
+            "itl": itl_family(
+                self.itl,
+                self.itl_low,
+                self.itl_high,
+                self.itl_bound,
+                first_bounds_s=self.ttft_bound.sum_s,
+                last_bounds_s=self.e2el.sum_s - self.e2el_low.sum_s,
+            ),
+        }
         return Measured(
-            ttft_mean_s=self.ttft.mean_s,
-            ttft_p99_s=self.ttft.percentile(99),
-            itl_mean_s=self.itl.mean_s,
-            itl_p99_s=self.itl.percentile(99),
-            e2el_mean_s=self.e2el.mean_s,
+            **numbers_of(families),
             ttft_bound_mean_s=self.ttft_bound.mean_s,
             ttft_bound_p99_s=self.ttft_bound.percentile(99),
             itl_bound_mean_s=self.itl_bound.mean_s,

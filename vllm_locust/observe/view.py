@@ -92,6 +92,9 @@ def _verdict(validity: Validity) -> dict[str, Any]:
     return {
         **{key: getattr(validity, key) for key in keys},
         "reasons": list(validity.reasons),
+        "metrics": {name: metric.judged.verdict for name, metric in validity.metrics.items()},
+        "load": validity.load.to_dict(),
+        "remarks": list(validity.remarks),
         "cpu_shares": dict(validity.cpu_shares),
     }
 

@@ -39,6 +39,8 @@ def summarize_run(
     everything = [record for _, records in phases for record in records]
     elapsed_s = sum(measured.elapsed_s for measured, _ in phases)
     summary = {**identity, **summarize(whole), **_totals(everything, elapsed_s), "phases": parts}
+    for numbers in (summary, *parts):
+        del numbers["error_bounds"]  # the times are the engine's own: nothing is known of their error
     if len(classification) == 2:
         one, other = (
             measured.batch.planned for measured, _ in phases if measured.batch.phase in classification

@@ -110,6 +110,11 @@ def _doubts(runs: Sequence[Row]) -> list[str]:
         for row in runs
         for reason in _client(row).get("reasons") or ()
     ]
+    doubts += [
+        f"- {_whose(row, runs)}load not as planned: {escaped(reason)}"
+        for row in runs
+        for reason in (_client(row).get("load") or {}).get("reasons") or ()
+    ]
     more = len(doubts) - _MOST_DOUBTS
     return [*doubts[:_MOST_DOUBTS], *([f"- and {more} more such reasons"] if more > 0 else [])]
 

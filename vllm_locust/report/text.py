@@ -7,6 +7,9 @@ working; ours come as further lines or behind the value. What is not known print
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vllm_locust.core.summary import nothing_measured
+from vllm_locust.core.validity import METRICS
+
 _WIDTH = 50
 _TITLES = {
     "ttft": "Time to First Token",
@@ -105,6 +108,8 @@ def _failures(summary: Mapping[str, Any]) -> Iterator[str]:
         yield _line(f"  {kind}", count, summary["failure_examples"][kind].replace("\n", " ")[:_WIDTH])
     if requests["dropped"]:
         yield _line("Dropped requests (never sent)", requests["dropped"], f"of {requests['planned']} planned")
+    if (nothing := nothing_measured(summary)) is not None:
+        yield f"  - {nothing[0].upper()}{nothing[1:]}"
     if requests["outside_window"]:
         yield _line("Requests outside the window", requests["outside_window"])
     rate = summary["error_rate"]
@@ -225,6 +230,10 @@ def _percent(ratio: float | None) -> float | None:
 
 def _client(client: Mapping[str, Any]) -> Iterator[str]:
     yield _line("Client measurement", client["verdict"])
+    for name, metric in client.get("metrics", {}).items():
+        yield _line(f"  {METRICS[name]}", metric["verdict"], _off_by(metric))
+    load = client.get("load", {"verdict": None, "reasons": ()})
+    yield _line("The load, as planned", load["verdict"])
     yield _line("Arrival times taken by", "kernel" if client["stamps"] == "kernel" else "read()")
     yield _line("Mean TTFT is too large by at most (ms)", client["ttft_bound_mean_ms"])
     yield _line("P99 of the error of a TTFT (ms)", client["ttft_bound_p99_ms"])
@@ -233,8 +242,14 @@ def _client(client: Mapping[str, Any]) -> Iterator[str]:
     yield _line("P99 of the lateness of sending (ms)", client["send_lateness_p99_ms"])
     for name, share in client["cpu_shares"].items():
         yield _line(f"CPU of {name} (% of a core)", share * 100)
-    for reason in client["reasons"]:
-        yield f"  - {reason}"
+    for sentence in (*client["reasons"], *load["reasons"], *client.get("remarks", ())):
+        yield f"  - {sentence}"
+
+
+def _off_by(metric: Mapping[str, Any]) -> str:
+    """How far the metric's numbers may be wrong."""
+    mean, p99 = metric["mean_error_ms"], metric["p99_error_ms"]
+    return "" if mean is None else f"mean {mean:.2f} ms off at most, p99 {p99:.2f} ms"
 
 
 def _as_float(value: int | None) -> float | None:

@@ -137,14 +137,18 @@ function verdict(given) {
   if (given === null)
     return html("div", { class: "verdict" }, html("p", {}, "No verdict yet: nothing is measured."));
   const { sign, words } = VERDICTS[given.verdict] ?? { sign: "?", words: given.verdict };
+  const useless = FAMILIES.filter(({ key }) => given.metrics[key] === "invalid").map(({ name }) => name);
   const badge = html("span", { class: "sign", "aria-hidden": "true" }, sign);
   const reasons = given.reasons.map((reason) => html("li", {}, reason));
+  const notes = [...given.load.reasons, ...given.remarks].map((note) => html("li", {}, note));
   return html(
     "div",
     { class: `verdict ${given.verdict in VERDICTS ? given.verdict : ""}` },
-    html("p", { class: "words" }, badge, html("strong", {}, words)),
+    html("p", { class: "words" }, badge, html("strong", {}, words + (useless.length ? `: do not use ${useless.join(", ")}` : ""))),
     reasons.length ? html("ul", {}, reasons) : null,
     html("p", {}, bounds(given)),
+    given.load.verdict === "valid" ? null : html("p", {}, html("strong", {}, "The load is not as planned")),
+    notes.length ? html("ul", {}, notes) : null,
     html("p", { class: "aside" }, ofTheClient(given)),
   );
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_locust.report.page.html import Html, Part, guarded, join, listing, number, percent, table, tag
 from vllm_locust.report.page.words import at_most, phase_name
+from vllm_locust.report.words import listed
 from vllm_locust.results.folder import Results
 
 FAMILIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2EL"}
@@ -21,7 +22,7 @@ _LONG_NAMES = {
 _VERDICTS = {
     "valid": ("good", "The measurement is valid."),
     "degraded": ("warn", "The measurement is degraded: read the numbers with care."),
-    "invalid": ("bad", "The measurement is invalid: the client could not measure, do not use the numbers."),
+    "invalid": ("bad", "The measurement is invalid: the client could not measure, do not use {}."),
 }
 _OUTCOMES = {"met": "good", "missed": "bad", "undetermined": "warn"}
 
@@ -105,8 +106,14 @@ def _disturbed(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def verdict(summary: Mapping[str, Any]) -> Html:
-    """Whether the client measured well, in words."""
+    """Whether the client measured well, and whether the load was as planned, in words."""
     client = summary.get("client") or {}
+    return join(
+        [_measurement(client), _load(client.get("load") or {}), _remarks(client.get("remarks") or ())]
+    )
+
+
+def _measurement(client: Mapping[str, Any]) -> Html:
     kind, words = _VERDICTS.get(
         client.get("verdict", ""), ("", "Whether the measurement is valid is not known.")
     )
@@ -116,8 +123,29 @@ def verdict(summary: Mapping[str, Any]) -> Html:
             f"The client's own error: a TTFT {at_most(bound)}, an ITL "
             f"{at_most(client['itl_bound_p99_ms'])} (99th percentiles)."
         )
-    parts: list[Part] = [tag("strong", words), tag("p", bounds) if bounds else None]
+    parts: list[Part] = [tag("strong", words.format(_useless(client))), tag("p", bounds) if bounds else None]
     return tag("div", *parts, listing(client.get("reasons") or ()), class_=f"verdict {kind}".strip())
+
+
+def _useless(client: Mapping[str, Any]) -> str:
+    """The metrics that may be wrong by too much; all of them where the fault is one of all."""
+    metrics = client.get("metrics") or {}
+    names = [name for key, name in FAMILIES.items() if (metrics.get(key) or {}).get("verdict") == "invalid"]
+    return listed(names) or "the numbers"
+
+
+def _load(load: Mapping[str, Any]) -> Html | None:
+    if load.get("verdict", "valid") == "valid":
+        return None
+    words = "The load was not as planned: throughputs and latencies from the plan are not those of the plan."
+    kind = "bad" if load["verdict"] == "invalid" else "warn"
+    return tag("div", tag("strong", words), listing(load.get("reasons") or ()), class_=f"verdict {kind}")
+
+
+def _remarks(remarks: Sequence[str]) -> Html | None:
+    return (
+        tag("div", tag("strong", "For the record"), listing(remarks), class_="verdict") if remarks else None
+    )
 
 
 def _failed(summary: Mapping[str, Any]) -> Html | None:

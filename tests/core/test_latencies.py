@@ -1,0 +1,123 @@
+"""Whatever the truth is inside the bounds of the events, each number of it lies between the ends."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.core.made_records import an_ok
+from vllm_locust.core.group import Group
+from vllm_locust.core.latencies import Family, Values, families_of
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.summary import summarize
+
+GOODPUT_MS = {"ttft": 900.0, "tpot": 300.0, "e2el": 3000.0}
+
+
+@st.composite
+def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
+    """A record as stamped, and the same request as it may have been."""
+    sent_s = draw(st.floats(0, 5))
+    gaps = draw(st.lists(st.sampled_from([0.0, 1e-4, 0.02, 0.3, 1.5]), min_size=1, max_size=8))
+    arrivals = [sent_s + 0.01 + sum(gaps[: i + 1]) for i in range(len(gaps))]
+    bounds, truths, before = [], [], sent_s
+    for arrival in arrivals:
+        bounds.append(draw(st.sampled_from([0.0, 1e-4, 0.05, 0.4, 3.0])))
+        earliest = max(arrival - bounds[-1], before)  # an event comes behind the one before
+        before = earliest + draw(st.floats(0, 1)) * (arrival - earliest)
+        truths.append(before)
+    tokens = len(gaps) + draw(st.integers(0, 2))
+    common = {"profile": draw(st.sampled_from("ab")), "intended_s": sent_s - 0.25}
+    ended_s = arrivals[-1] + 0.1
+    claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **common)
+    truth = an_ok(sent_s, ended_s, tokens, truths, **common)
+    assume(not claim.in_one_piece and not truth.in_one_piece)  # of those nobody knows a gap
+    return claim, truth
+
+
+def recorded(records: list[Any]) -> Recording:
+    recording = Recording()
+    for record in records:
+        recording.add(record)
+    return recording
+
+
+def shipped(recording: Recording) -> Recording:
+    return Recording.from_dict(msgpack.loads(msgpack.dumps(recording.to_dict())))
+
+
+def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]) -> None:
+    for key, (low, high) in claimed["error_bounds"].items():
+        if truth[key] is None:
+            assert low is high is None
+            continue
+        # Of gaps the histogram's own error comes on top.
+        slack = 1e-6 + (1.1e-3 * truth[key] if "_itl_" in key else 0.0)
+        assert low - slack <= truth[key] <= high + slack, key
+        assert low - slack <= claimed[key] <= high + slack, key
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(claims_and_truths(), min_size=1, max_size=12), st.integers(0, 12))
+def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[Any], cut: int) -> None:
+    claims, truths = [claim for claim, _ in made], [truth for _, truth in made]
+    merged = Recording()
+    for part in (claims[:cut], claims[cut:]):
+        merged.merge(shipped(recorded(part)))
+    claimed = summarize(merged, GOODPUT_MS, (99.9,))
+    truth = summarize(recorded(truths), GOODPUT_MS, (99.9,))
+    assert_the_truth_lies_between(claimed, truth)
+    for phase, true_phase in zip(claimed["phases"], truth["phases"], strict=True):
+        assert_the_truth_lies_between(phase, true_phase)
+        for part, true_part in zip(phase.get("profiles", ()), true_phase.get("profiles", ()), strict=True):
+            assert_the_truth_lies_between(part, true_part)
+    assert claimed["error_bounds"].keys() == {
+        f"{word}_{family}_ms"
+        for word in ("mean", "std", "max", "p50", "p90", "p95", "p99", "p99.9")
+        for family in ("ttft", "tpot", "itl", "e2el", "ttft_from_plan", "e2el_from_plan", "itl_per_token")
+    } | {"request_goodput"}
+
+
+def test_the_ends_by_hand() -> None:
+    """Sent at 0 and planned 50 ms before, tokens at 100, 200 and 400 ms, up to 10, 0 and 60 ms too late."""
+    recording = recorded([an_ok(arrivals_s=[0.1, 0.2, 0.4], bounds_s=[0.01, 0.0, 0.06], intended_s=-0.05)])
+    bounds = summarize(recording, {"e2el": 350.0})["error_bounds"]
+    expected = {
+        "mean_ttft_ms": [90, 100],
+        "p99_e2el_ms": [340, 400],
+        "max_tpot_ms": [(340 - 100) / 2, (400 - 90) / 2],
+        "p50_ttft_from_plan_ms": [140, 150],
+        "max_e2el_from_plan_ms": [390, 450],
+        "max_itl_ms": [140, 200],  # gaps [100, 110] and [140, 200]
+        "mean_itl_ms": [120, 155],  # (340 - 100) / 2 and (400 - 90) / 2: better known than the gaps
+        "std_ttft_ms": [0, 10],
+        "request_goodput": [0, 1 / 0.4],
+    }
+    assert {key: bounds[key] for key in expected} == {
+        key: pytest.approx(ends, rel=1e-6) for key, ends in expected.items()
+    }
+
+
+def test_a_part_of_a_gap_is_off_by_no_more_than_the_largest_error_of_any_gap() -> None:
+    made = an_ok(arrivals_s=[0.1, 0.2, 0.4], bounds_s=[0.01, 0.0, 0.06], event_tokens=[1, 2, 1], tokens=4)
+    bounds = summarize(recorded([made]))["error_bounds"]
+    assert bounds["max_itl_per_token_ms"] == pytest.approx([140, 260])
+    assert bounds["p50_itl_per_token_ms"] == pytest.approx([0, 110], rel=1e-3)
+
+
+def test_without_a_value_there_are_no_ends() -> None:
+    families = families_of(Group())
+    assert {family.mean for family in families.values()} == {None}
+    assert summarize(Recording())["error_bounds"]["p99_ttft_ms"] == [None, None]
+
+
+def test_a_number_may_be_off_as_far_as_its_farther_end() -> None:
+    def values(*numbers: float) -> Values:
+        return Values.of(np.array(numbers))
+
+    mean = Family(values(2.0, 4.0), values(1.5, 3.9), values(2.0, 4.2)).mean
+    assert mean is not None
+    assert (mean.low_s, mean.high_s, mean.error_s) == pytest.approx((2.7, 3.1, 0.3))
