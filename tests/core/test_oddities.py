@@ -112,7 +112,7 @@ def test_pieces_are_told_with_the_causes_that_are_left() -> None:
             "1 of 2 answers are shorter than asked, although ignore_eos was sent",
         ),
         (
-            replace(EXACT, output_tokens=2, exact_length=False),
+            replace(EXACT, output_tokens=2),
             "In 1 of 3 answers usage contradicts the stream: it counts fewer tokens than there were events "
             "with output. TPOT and tokens per second follow usage",
         ),
@@ -144,7 +144,10 @@ def test_nothing_is_said_of_lengths_that_fit_or_are_not_known(record: RequestRec
 
 
 def test_oddities_are_merged_and_survive_the_way_to_the_master() -> None:
-    one, other = recorded(PIECE, EXACT).total(), recorded(PIECE, replace(EXACT, output_tokens=2)).total()
+    one, other = (
+        recorded(PIECE, EXACT).total(),
+        recorded(PIECE, replace(EXACT, output_tokens=2, visible_events=2)).total(),
+    )
     one.merge(Group.from_dict(other.to_dict()))
     counts = one.oddities
     assert (counts.in_one_piece, counts.asked_for_exact_length, counts.shorter_than_asked) == (2, 2, 1)

@@ -34,7 +34,9 @@ class Oddities:
         tokens, most = record.output_tokens, record.max_tokens
         if tokens is None or record.tokens_counted:
             return
-        self.usage_below_stream += bool(tokens < record.visible_events)
+        if tokens < record.visible_events:
+            self.usage_below_stream += 1
+            return  # how long the answer was is not known
         if most is not None:
             self.usage_above_asked += bool(tokens > most * record.choices)
             self.asked_for_exact_length += record.exact_length

@@ -213,6 +213,12 @@ def test_without_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(error.value.problems) == 1
 
 
+def test_answers_that_are_odd_are_told_below_the_numbers(tmp_path: Path) -> None:
+    summary = summary_of(1) | {"completed": 1, "answers": {"sentences": ["1 of 1 answers arrived oddly"]}}
+    words = page_of(tmp_path, a_folder(tmp_path / "r", a_line(), summary=summary)).words
+    assert "1 of 1 answers arrived oddly" in words
+
+
 def test_the_numbers_that_lead(tmp_path: Path) -> None:
     phases = [
         {"phase": n, "name": "ss", "users": n, "output_throughput": 10.0 * n, "slo": [{"outcome": outcome}]}
