@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.made_records import an_ok, records
-from vllm_locust.core.evidence import HANDFUL, Evidence, Finding, collapsed, conclude, gates, pool, weigh
+from vllm_locust.core.collapse import collapsed
+from vllm_locust.core.evidence import HANDFUL, Evidence, Finding, conclude, gates, pool, weigh
 from vllm_locust.core.group import Group
 from vllm_locust.core.record import CANCELLED, CONNECT, DROPPED, TIMEOUT, RequestRecord
 from vllm_locust.core.recording import Recording
@@ -127,6 +128,9 @@ def test_every_family_counts_as_its_definition_says(made, op, bound_ms):
         < 50e-6 * (max(record.output_tokens, len(record.arrivals_s)) - 1)
         for record in ok
     )
+    waits = [r.ended_s - r.intended_s for r in made if r.outcome == DROPPED and r.phase == 0]
+    values["ttft_from_plan"] += waits
+    values["e2el_from_plan"] += waits
     for family, seconds in values.items():
         unknown = pieces if family == "tpot" else 0
         if any(abs(value * 1000 - bound_ms) < 1e-6 for value in seconds):
@@ -393,6 +397,108 @@ def test_without_failures_a_gate_is_what_its_value_says(made, bound_ms):
     slo = parse_slo(f"p90_e2el_ms<{bound_ms}")
     numbers = summarize(recording)
     assert gates([slo], recording.total(), numbers) == [evaluate(slo, numbers)]
+
+
+def bounded(ttft_ms: float, bound_ms: float, gap_ms: float = 10.0, count: int = 600) -> Recording:
+    """Requests alike, of whose every token it is known within `bound_ms` only when it came."""
+    recording = Recording()
+    for second in range(count):
+        arrivals_s = [second + (ttft_ms + i * gap_ms) / 1000 for i in range(3)]
+        recording.add(an_ok(float(second), arrivals_s=arrivals_s, bounds_s=[bound_ms / 1000] * 3))
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("text", "ttft_ms", "bound_ms", "outcome", "torn"),
+    [
+        ("p99_ttft_ms<500", 178, 19, "met", False),
+        ("p99_ttft_ms<500", 490, 200, "met", False),  # a stamp is late and never early
+        ("p99_ttft_ms<500", 510, 20, "missed", True),
+        ("p99_ttft_ms<500", 600, 20, "missed", False),
+        ("max_e2el_ms<500", 510, 40, "missed", True),
+        ("max_e2el_ms<500", 510, 20, "missed", False),
+        ("p99_tpot_ms<50", 100, 60, "met", False),  # 10 ms, and 60 for the two tokens after the first
+        ("p99_tpot_ms<30", 100, 60, "met", True),
+        ("p99_itl_ms<50", 100, 30, "met", False),
+        ("p99_itl_ms<50", 100, 60, "met", True),
+        ("mean_ttft_ms<500", 510, 20, "missed", True),
+        ("mean_ttft_ms<500", 510, 5, "missed", False),
+    ],
+)
+def test_an_outcome_that_the_clients_own_error_may_turn_is_none(text, ttft_ms, bound_ms, outcome, torn):
+    recording = bounded(ttft_ms, bound_ms)
+    slo = parse_slo(text)
+    numbers = summarize(recording, percentiles=percentiles_of([slo]))
+    evidence = conclude([slo], recording.phase(0), numbers)
+    (finding,) = evidence.findings
+    assert (finding.outcome, finding.torn, finding.close) == (outcome, torn, torn)
+    assert (evidence.blur is not None) == torn
+
+
+def test_a_blur_in_words():
+    recording = bounded(510, 20)
+    for second in range(20):
+        recording.add(an_ok(600.0 + second, arrivals_s=[600.9 + second, 601.0 + second]))
+    slos = [parse_slo("p99_ttft_ms<500")]
+    evidence = conclude(slos, recording.phase(0), summarize(recording))
+    assert evidence.blur is None, "3 % are outside for certain"
+    slos = [parse_slo("p95_ttft_ms<500")]
+    assert conclude(slos, recording.phase(0), summarize(recording)).blur == (
+        "the client's own error leaves it open whether p95_ttft_ms<500 is met: 0 to 96.77 % of requests were "
+        "inside, 95 % needed"
+    )
+
+
+def test_what_is_missed_for_certain_is_not_blurred_by_another_objective():
+    recording = bounded(510, 20)
+    slos = [parse_slo("p99_ttft_ms<500"), parse_slo("p99_e2el_ms<100")]
+    evidence = conclude(slos, recording.phase(0), summarize(recording))
+    assert (evidence.outcome, evidence.blur) == ("missed", None)
+
+
+def test_a_request_that_was_never_sent_may_have_been_inside_from_the_plan_or_not():
+    recording = a_recording([100.0] * 300)
+    for second in range(30):
+        recording.add(
+            RequestRecord(0, "s", profile="p", outcome=DROPPED, intended_s=second, ended_s=second + 0.2)
+        )
+    end = concluded("p95_ttft_from_plan_ms<500", recording)
+    assert (end.trials, end.surely, end.possibly, end.torn) == (330, 300, 330, True)
+    end = concluded("p95_ttft_from_plan_ms<150", recording)
+    assert (end.surely, end.possibly, end.outcome) == (300, 300, "missed")
+
+
+def stalled(stall: bool) -> Recording:
+    """Ten requests a second for 60 s, and one second in which all take a second more."""
+    recording = Recording()
+    for i in range(600):
+        sent_s = i / 10
+        slow = 1.0 if stall and 30 <= sent_s < 31 else 0.0
+        ttft_s = 0.1 + slow + i % 7 / 1000
+        recording.add(an_ok(sent_s, arrivals_s=[sent_s + ttft_s, sent_s + ttft_s + 0.05]))
+    return recording
+
+
+def test_requests_outside_of_one_stretch_of_time_are_a_hiccup():
+    evidence = conclude([parse_slo("p99_ttft_ms<500")], stalled(True).phase(0), {})
+    assert evidence.outcome == "missed"
+    assert evidence.hiccup == (
+        "10 of the 10 requests outside were under way in one stretch of 3.0 s for p99_ttft_ms<500"
+    )
+    assert conclude([parse_slo("p99_ttft_ms<500")], stalled(False).phase(0), {}).hiccup is None
+    assert conclude([parse_slo("p95_ttft_ms<500")], stalled(True).phase(0), {}).outcome == "met"
+
+
+@pytest.mark.parametrize("outside", [12, 60, 600])
+def test_requests_outside_all_over_are_none(outside):
+    evidence = conclude([parse_slo("p99_ttft_ms<500")], a_recording(spread(600, outside)).phase(0), {})
+    assert (evidence.outcome, evidence.hiccup) == ("missed", None)
+
+
+def test_a_hiccup_with_a_failure_is_more_than_one():
+    recording = stalled(True)
+    recording.add(an_error(60.5))
+    assert conclude([parse_slo("p99_ttft_ms<500")], recording.phase(0), {}).hiccup is None
 
 
 def finding(outcome, close=False, value=1.0, key="p99_ttft_ms", needed=0.99) -> Finding:

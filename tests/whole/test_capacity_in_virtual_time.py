@@ -115,3 +115,12 @@ def test_a_server_that_becomes_slower_is_found_to_be_one_of_those_that_it_was():
     """By 5 % while it is searched: what it can hold goes down from 12 users, to 11."""
     answer = found(Driver(2, closed=True, trouble=Trouble(slower_per_s=1e-4)), P95)
     assert 10 <= answer.level <= 13
+
+
+def test_a_client_that_cannot_go_on_ends_the_search_and_says_so():
+    """Beyond 8 requests in flight it knows of each token within 0.2 s only: 50 ms a token cannot be told."""
+    answer = found(Driver(3, closed=True, trouble=Trouble(blind_above=8)), P95)
+    assert (answer.ended, answer.level, answer.missed_at) == ("client", 8, None)
+    assert answer.undecided.startswith(
+        "at 16 the client's own error leaves it open whether p95_tpot_ms<50 is"
+    )

@@ -10,7 +10,8 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from vllm_locust.core.evidence import collapsed, conclude, weigh
+from vllm_locust.core.collapse import collapsed
+from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.group import Group
 from vllm_locust.core.record import OK, RequestRecord
 from vllm_locust.core.recording import Recording

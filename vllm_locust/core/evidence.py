@@ -24,11 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
-from vllm_locust.core.record import CANCELLED
 from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Judgement, Slo, evaluate
 from vllm_locust.core.summary import BETWEEN_TOKENS
@@ -42,7 +39,6 @@ HANDFUL = 5
 
 # The mixture of an objective that allows no exception: its interval is for the reader, not for the decision.
 _MOST_NEEDED = 0.99
-_FEW_ENDED = 10
 _ROUNDING = 1e-9
 # By these a sample is thought longer, to see how many requests would tell.
 _FACTORS = [1.1**k for k in range(1, 73)]
@@ -76,6 +72,8 @@ class Finding:
     """How many were inside whatever the client's own error was; None when that is `inside`."""
     most: float | None = None
     """How many may have been inside, likewise."""
+    astride: bool = False
+    """The client's own error leaves it open on which side a value lies that is judged by itself."""
     hiccup: Hiccup | None = None
     """The one stretch of time without which this would not have missed."""
     in_one_piece: int = 0
@@ -100,12 +98,14 @@ class Finding:
     def torn(self) -> bool:
         """The client's own error leaves both outcomes possible."""
         if self.needed is None or not self.trials:
-            return False
+            return self.astride
         return self.surely < self.trials * (self.needed - _ROUNDING) <= self.possibly
 
     @property
     def blurred(self) -> bool:
         """That error is larger, too, than what the sample leaves open: more requests would not help."""
+        if self.needed is None:
+            return self.astride
         return self.torn and 2 * (self.possibly - self.surely) >= (self.high - self.low) * self.trials
 
     @property
@@ -208,11 +208,11 @@ class Evidence:
         if not blurred or any(f.outcome == "missed" and not f.blurred for f in self.findings):
             return None
         first = blurred[0]
+        text = f"the client's own error leaves it open whether {first.slo} is met"
+        if first.needed is None:
+            return text
         low, high = (_percent(part, first.trials) for part in (first.surely, first.possibly))
-        return (
-            f"the client's own error leaves it open whether {first.slo} is met: {low:g} to {high:g} % of "
-            f"requests were inside, {(first.needed or 0.0) * 100:.6g} % needed"
-        )
+        return f"{text}: {low:g} to {high:g} % of requests were inside, {first.needed * 100:.6g} % needed"
 
     @property
     def hiccup(self) -> str | None:
@@ -311,30 +311,6 @@ def pool(evidences: Sequence[Evidence]) -> Evidence:
     return Evidence(tuple(_pooled(same) for same in zip(*(e.findings for e in evidences), strict=True)))
 
 
-def collapsed(group: Group) -> str | None:
-    """A sentence when the server has broken down rather than become slow; None while it has not.
-
-    That is when it only ever failed, `HANDFUL` times, or when of ten requests or more that ended since the
-    first failure more than half failed. Being cancelled is our doing, not the server's.
-    """
-    failures = {kind: failure for kind, failure in group.failures.items() if kind != CANCELLED}
-    failed = sum(failure.count for failure in failures.values())
-    if failed < HANDFUL:
-        return None
-    # A request that could not even be sent has no time of its end here; it is one of those that failed.
-    unsent = group.planned - group.dropped - len(group.ended_s)
-    since_s = min(failure.at_s for failure in failures.values())
-    ended = int((np.array(group.ended_s) >= since_s).sum()) + unsent - (group.failed - failed)
-    kind = max(failures, key=lambda kind: failures[kind].count)
-    example = " ".join(failures[kind].example.split())
-    what = f"with {kind} ({example})" if example else f"with {kind}"
-    if not group.ok:
-        return f"all {failed} requests failed, most {what}"
-    if ended >= _FEW_ENDED and 2 * failed > ended:
-        return f"{failed} of the last {ended} requests failed, most {what}"
-    return None
-
-
 def _shares(inside: float, trials: int, needed: float) -> list[str]:
     """How many requests were inside, in words."""
     if needed == 1.0:
@@ -360,7 +336,10 @@ def _findings(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any] | No
 
 def _of_a_value(slo: Slo, group: Group, numbers: Mapping[str, Any] | None) -> Finding:
     value = None if numbers is None else evaluate(slo, numbers).value
-    return Finding(slo, "open", value, trials=group.completed + group.failed_in_window)
+    trials = group.completed + group.failed_in_window
+    low, high = (numbers or {}).get("error_bounds", {}).get(slo.key, (value, value))
+    sides = {slo.holds(one) for one in (low, value, high) if one is not None}
+    return Finding(slo, "open", value, trials, astride=len(sides) > 1)
 
 
 def _doubtful(slo: Slo, numbers: Mapping[str, Any]) -> bool:

@@ -65,7 +65,7 @@ class Probe:
     not_the_load: str | None = None
     """Why the load was not that of the level, in words; None when it was."""
     collapsed: str | None = None
-    """The sentence of `evidence.collapsed`, when the server broke down."""
+    """The sentence of `collapse.collapsed`, when the server broke down."""
     requests: int = 0
     seconds: float = 0.0
     numbers: Mapping[str, float | None] = field(default_factory=dict)

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.latencies import ends_of
 from vllm_locust.core.percentile import percentile
 from vllm_locust.core.share import design_effect
 from vllm_locust.core.slo import Slo
+from vllm_locust.core.summary import FROM_PLAN
 
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -103,9 +105,12 @@ def _one_by_one(slo: Slo, q: float, latencies: Latencies, failed: int) -> Trials
 
 def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
     """The gaps of one stream share its fate: a stream is one trial, by the share of all gaps inside."""
-    gaps = group.itl if slo.family == "itl" else group.itl_per_token
+    if slo.family == "itl":
+        gaps, low, high, error_ms = group.itl, group.itl_low, group.itl_high, 0.0
+    else:  # see `latencies.families_of`: a part of a gap is off by no more than the gap that is off most
+        gaps = low = high = group.itl_per_token
+        error_ms = (group.itl_bound.max_s or 0.0) * 1000
     value_s = gaps.max_s if q == 100 else gaps.percentile(q)
-    inside = group.streams * _share_inside(gaps, slo)
     count = group.streams + group.failed_in_window
     # The histogram knows no order of time; the mean gaps of the streams do.
     effect = _effect(tpot.measured, np.ones(len(tpot.measured), np.bool_))
@@ -113,34 +118,38 @@ def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
         None if value_s is None else value_s * 1000,
         count,
         count / effect,
-        inside,
-        inside,
-        inside,
+        group.streams * _share_inside(gaps, slo),
+        group.streams * _share_inside(high, slo, -error_ms),
+        group.streams * _share_inside(low, slo, error_ms),
         q / 100,
         group.failed_in_window,
     )
 
 
 def latencies_ms(group: Group) -> dict[str, Latencies]:
-    """Of the successful requests that have them, by time of end; as `core.summary` defines them."""
-    order = np.argsort(group.ok_ended_s, kind="stable")
-    ttft, e2el, late, tpot, ended_s = (
-        np.array(column)[order]
-        for column in (group.ttft_s, group.e2el_s, group.late_s, group.tpot_s(), group.ok_ended_s)
+    """Of the requests that have them, by time of end; from the plan also of those that were never sent."""
+    answered = _Times(np.asarray(group.ok_ended_s), np.asarray(group.ok_ended_s) - np.asarray(group.e2el_s))
+    unsent_s, waited_s = np.asarray(group.unsent_ended_s), np.asarray(group.unsent_wait_s)
+    all_planned = _Times(
+        np.append(answered.ended_s, unsent_s), np.append(answered.sent_s, unsent_s - waited_s)
     )
-    families = {
-        "ttft": ttft,
-        "e2el": e2el,
-        "ttft_from_plan": ttft + late,
-        "e2el_from_plan": e2el + late,
-        "tpot": tpot,
-    }
     known = {}
-    for name, values in families.items():
-        defined = ~np.isnan(values)
-        ms = values[defined] * 1000
-        known[name] = Latencies(ms, ms, ms, (ended_s - e2el)[defined])
+    for name, ends in ends_of(group).items():
+        times = all_planned if name in FROM_PLAN else answered
+        order = np.argsort(times.ended_s, kind="stable")
+        order = order[~np.isnan(ends.measured_s[order])]
+        high_s = ends.high_s.copy()
+        high_s[len(answered.ended_s) :] = np.inf  # who knows how long it would have taken
+        known[name] = Latencies(
+            ends.measured_s[order] * 1000, ends.low_s[order] * 1000, high_s[order] * 1000, times.sent_s[order]
+        )
     return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    ended_s: Numbers
+    sent_s: Numbers
 
 
 def _holds(slo: Slo, values_ms: Numbers) -> Flags:
@@ -152,11 +161,12 @@ def _effect(values_ms: Numbers, inside: Flags) -> float:
     return design_effect(np.round(values_ms, 3), inside)
 
 
-def _share_inside(histogram: Histogram, slo: Slo) -> float:
+def _share_inside(gaps: Histogram, slo: Slo, further_ms: float = 0.0) -> float:
     """The share of the gaps that hold the bound, each as `histogram.percentile` values it."""
-    ranks = range(histogram.count)
+    ranks = range(gaps.count)
     find = bisect_left if slo.op == "<" else bisect_right
-    return find(ranks, slo.bound, key=lambda rank: histogram.value_at_rank(rank) * 1000) / (len(ranks) or 1)
+    bound_ms = slo.bound + further_ms
+    return find(ranks, bound_ms, key=lambda rank: gaps.value_at_rank(rank) * 1000) / (len(ranks) or 1)
 
 
 def _hiccup(latencies: Latencies, holds: Flags, failed: int, needed: float) -> Hiccup | None:

@@ -8,12 +8,13 @@ import logging
 import math
 from typing import Any
 
-from vllm_locust.core.evidence import collapsed, conclude, weigh
+from vllm_locust.core.collapse import collapsed
+from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.group import Group
 from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import percentiles_of
 from vllm_locust.core.summary import summarize_phase
-from vllm_locust.core.validity import Measured, Validity, judge
+from vllm_locust.core.validity import INVALID, Measured, Validity, judge, worst
 from vllm_locust.load.crew import Crew
 from vllm_locust.load.phases import Phase, step_times
 from vllm_locust.load.settings import Settings
@@ -26,10 +27,6 @@ _LOOK_EVERY_S = 1.0
 _LEAST_SHARE = 0.25
 # A Poisson process of so many on average has none once in 22 000 times.
 _LEAST_REQUESTS = 10
-# Of a rate: more than this and it was another one.
-_MOST_DROPPED = 0.01
-_LATE_S = 0.1
-_LATE_SHARE = 0.1
 # Where neither -u nor --request-rate says how far to go.
 _MOST = 4096.0
 
@@ -117,26 +114,17 @@ class SearchCourse:
         return Probe(
             level=phase.level,
             evidence=conclude(slos, group, numbers),
-            client=client.verdict,
-            client_reasons=client.reasons,
-            not_the_load=self._not_the_load(phase, group),
+            client=worst(client.verdict, client.load.verdict),
+            client_reasons=(*client.reasons, *client.load.reasons),
+            # Users are the same load however late they go on.
+            not_the_load=client.load.reasons[0]
+            if phase.open_loop and client.load.verdict == INVALID
+            else None,
             collapsed=collapsed(group),
             requests=group.planned,
             seconds=elapsed_s,
             numbers={key: numbers[key] for key in ("request_throughput", "output_throughput")},
         )
-
-    def _not_the_load(self, phase: Phase, group: Group) -> str | None:
-        """Why a rate was not offered; users are the same load however late they go on."""
-        if not phase.open_loop or self._settings.max_concurrency is not None:
-            return None
-        if group.dropped > _MOST_DROPPED * group.planned:
-            return f"the client could not send {group.dropped} of {group.planned} requests"
-        late_s, e2el_s = group.lateness.percentile(99), group.e2el_s
-        tolerable_s = max(_LATE_S, _LATE_SHARE * (sum(e2el_s) / len(e2el_s) if e2el_s else 0.0))
-        if late_s is None or late_s <= tolerable_s:
-            return None
-        return f"the client sent requests {late_s * 1000:.0f} ms late (p99), so that the rate was another one"
 
     def _validity(self, group: Group) -> Validity:
         """Of this probe alone: a client that was busy before is none of its business."""
