@@ -100,6 +100,14 @@ def test_a_reason_never_says_that_a_number_is_beyond_itself():
     assert reason == "the mean TTFT may be 1.00001 ms off, beyond the 1 ms of a valid measurement"
 
 
+def test_stamps_that_contradicted_are_counted_and_shown():
+    validity = judge(
+        of([an_ok(contradictions=2), an_ok(), an_ok(outcome=TIMEOUT, contradictions=1)]), {}, "kernel"
+    )
+    assert validity.to_dict()["contradictions"] == 3
+    assert [remark[:21] for remark in validity.remarks] == ["3 reads had a stamp t"]
+
+
 @pytest.mark.parametrize(("lag_ms", "remarks"), [(9.9, 0), (10.1, 1), (101, 1)])
 def test_lag_is_a_remark(lag_ms, remarks):
     validity = judge(measured(lags_s=[lag_ms / 1000]), {}, "kernel")

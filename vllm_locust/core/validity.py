@@ -78,6 +78,7 @@ class Measured:
     lateness_p99_s: float | None
     planned: int
     dropped: int
+    contradictions: int
 
     @classmethod
     def of(cls, group: Group) -> Self:
@@ -93,6 +94,7 @@ class Measured:
             lateness_p99_s=group.lateness.percentile(99),
             planned=group.planned,
             dropped=group.dropped,
+            contradictions=group.contradictions,
         )
 
 
@@ -181,6 +183,8 @@ class Validity:
     cpu_shares: Mapping[str, float]
     """By process, 1.0 is all of one core."""
     dropped: int
+    contradictions: int
+    """Reads whose stamp contradicted what was known: the moment of the read was taken, with a wider bound."""
     lost: int
     """Requests that were begun and are not accounted for."""
 
@@ -207,6 +211,7 @@ class Validity:
             "send_lateness_p99_ms": self.send_lateness_p99_ms,
             "cpu_shares": dict(self.cpu_shares),
             "dropped": self.dropped,
+            "contradictions": self.contradictions,
             "lost": self.lost,
         }
 
@@ -253,7 +258,10 @@ def judge(
         metrics,
         general,
         load=Judged.by([*planned, *_judge_cpu(cpu_shares)]),
-        remarks=Judged.by([*(() if loop == "open" else late), *lags]).reasons,
+        remarks=(
+            *Judged.by([*(() if loop == "open" else late), *lags]).reasons,
+            *_contradicted(measured.contradictions),
+        ),
         stamps=stamps,
         ttft_bound_mean_ms=_ms(measured.ttft_bound_mean_s),
         ttft_bound_p99_ms=_ms(measured.ttft_bound_p99_s),
@@ -263,6 +271,7 @@ def judge(
         send_lateness_p99_ms=_ms(measured.lateness_p99_s),
         cpu_shares=cpu_shares,
         dropped=measured.dropped,
+        contradictions=measured.contradictions,
         lost=lost,
     )
 
@@ -294,6 +303,14 @@ def _lags(parts: Mapping[str, Measured]) -> Iterator[_Finding]:
     for part, measured in parts.items():
         what = f"{_lead(part)}the p99 of the lag between arrival and reading"
         yield from _delay(what, measured.lag_p99_s, measured, "which moves no stamp")
+
+
+def _contradicted(count: int) -> Iterator[str]:
+    if count:
+        yield (
+            f"{count} reads had a stamp that contradicts what was known: the moment of the read counts, and "
+            "the possible errors are as much larger"
+        )
 
 
 def _delay(what: str, delay_s: float | None, measured: Measured, so: str) -> Iterator[_Finding]:

@@ -51,6 +51,7 @@ _COUNTERS = (
     "streams",
     "good",
     "received_tokens",
+    "contradictions",
 )
 
 
@@ -71,6 +72,7 @@ class Tally:
         """Requests within all limits."""
         self.received_tokens = 0
         """Output tokens of all requests, in the window or not, whatever became of them."""
+        self.contradictions = 0
         self.failures: dict[str, int] = {}
         self.output_tokens: int | None = 0
         """Of the completed requests; None when one of them did not tell."""
@@ -105,6 +107,7 @@ class Tally:
         self.failed_in_window += group.failed_in_window
         self.completed += group.completed
         self.streams += group.streams
+        self.contradictions += group.contradictions
         self.good += count_good(group, limits_ms) if limits_ms else 0
         self.received_tokens += sum(group.tokens_by_second.values())
         self._add_failures({kind: failure.count for kind, failure in group.failures.items()})
@@ -175,6 +178,7 @@ class Tally:
             lateness_p99_s=self.lateness.percentile(99),
             planned=self.planned,
             dropped=self.dropped,
+            contradictions=self.contradictions,
         )
 
 
