@@ -176,7 +176,11 @@ def test_the_verdict_on_the_client_is_in_words():
     recording.add(an_ok(bounds_s=[0.0, 0.0]))
     client = judge(Measured.of(recording.total()), {"client": 0.97}, "kernel").to_dict()
     text = render(summarize(recording) | {"client": client})
-    assert value_of("Client measurement", text) == "invalid"
+    assert value_of("Client measurement", text) == "valid"
+    assert value_of("The load, as planned", text) == "invalid"
+    assert (
+        "  TTFT:                                  valid      mean 0.00 ms off at most, p99 0.00 ms\n" in text
+    )
     assert value_of("CPU of client (% of a core)", text) == "97.00"
     assert value_of("P99 of the lag of reading (ms)", text) == "n/a"
     assert "  - the process 'client' used 97 % of a core\n" in text

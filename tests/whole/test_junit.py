@@ -143,7 +143,7 @@ def test_a_run_in_which_nothing_was_sent_has_nothing_to_tell(server: Simulator, 
     assert code == 4
     assert read(file)["p50_ttft_ms<100"] == (
         "error",
-        "p50_ttft_ms<100 is undetermined: p50_ttft_ms has no value",
+        "p50_ttft_ms<100 is undetermined: no request was answered in the measured window",
     )
 
 
