@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.core.made_records import an_ok, records
 from vllm_locust.core.collapse import collapsed
-from vllm_locust.core.evidence import HANDFUL, Evidence, Finding, conclude, gates, pool, weigh
+from vllm_locust.core.evidence import HANDFUL, Evidence, Finding, conclude, pool, weigh
 from vllm_locust.core.group import Group
 from vllm_locust.core.record import CANCELLED, CONNECT, DROPPED, TIMEOUT, RequestRecord
 from vllm_locust.core.recording import Recording
@@ -335,68 +335,6 @@ def test_anything_can_be_weighed_and_nothing_is_open_at_the_end(made, texts):
         assert json.dumps(after.to_dict(), allow_nan=False)
         assert after.excess >= 0 or after.outcome == "met" or after.slo.bound < 0
     assert [finding.excess for finding in end.missed] == sorted((f.excess for f in end.missed), reverse=True)
-
-
-def gated(text: str, recording: Recording):
-    slo = parse_slo(text)
-    numbers = summarize(recording, percentiles=percentiles_of([slo]))
-    (judgement,) = gates([slo], recording.phase(0), numbers)
-    return judgement
-
-
-@pytest.mark.parametrize(
-    ("text", "answered", "failed", "outcome", "why"),
-    [
-        (
-            "p99_ttft_ms<500",
-            261,
-            39,
-            "missed",
-            "13.0 % of the requests failed, so 87.0 % at most were inside",
-        ),
-        ("p95_ttft_ms<500", 990, 10, "met", "the 10 that failed count as outside"),
-        ("median_e2el_ms<500", 300, 290, "met", "the 290 that failed count as outside"),
-        (
-            "median_e2el_ms<500",
-            300,
-            310,
-            "missed",
-            "50.8 % of the requests failed, so 49.2 % at most were inside",
-        ),
-        ("max_ttft_ms<500", 299, 1, "missed", "1 of 300 requests failed"),
-        ("p99_itl_ms<500", 261, 39, "missed", "13.0 % of the requests failed, so 87.0 % at most were inside"),
-        ("p99_ttft_ms<1.05", 600, 6, "missed", "the 6 that failed count as outside"),
-        ("mean_ttft_ms<500", 261, 39, "met", "the 39 that failed are not in it"),
-        ("p99_ttft_ms<500", 0, 39, "missed", "100.0 % of the requests failed, so 0.0 % at most were inside"),
-        ("p99_ttft_ms<500", 20, 1, "undetermined", "the 1 that failed count as outside"),
-    ],
-)
-def test_one_objective_means_the_same_in_a_gate_and_in_a_search(text, answered, failed, outcome, why):
-    recording = a_recording(spread(answered), failed)
-    judgement = gated(text, recording)
-    assert (judgement.outcome, judgement.sentence.endswith(why)) == (outcome, True), judgement.sentence
-    if outcome != "undetermined":
-        assert concluded(text, recording).outcome == outcome
-
-
-def test_failures_and_slow_answers_are_outside_together():
-    """Of 1000 requests 6 failed and 8 were slow: each is less than 1 %, both together are not."""
-    recording = a_recording(spread(994, 8), failed=6)
-    assert gated("p99_ttft_ms<500", recording).sentence == (
-        "p99_ttft_ms<500 is missed: 1.09766 of those answered, but 6 of 1000 requests failed: "
-        "98.6 % of requests inside, 99 % needed"
-    )
-
-
-@given(st.lists(records(), max_size=40), st.sampled_from([300, 900, 3000]))
-def test_without_failures_a_gate_is_what_its_value_says(made, bound_ms):
-    recording = Recording()
-    for record in made:
-        if record.outcome in ("ok", DROPPED):
-            recording.add(record)
-    slo = parse_slo(f"p90_e2el_ms<{bound_ms}")
-    numbers = summarize(recording)
-    assert gates([slo], recording.total(), numbers) == [evaluate(slo, numbers)]
 
 
 def bounded(ttft_ms: float, bound_ms: float, gap_ms: float = 10.0, count: int = 600) -> Recording:

@@ -7,8 +7,7 @@ it lies below, else `open`. One may look after every request: the interval holds
 counts requests that shared the server's state for what they are worth (see `core.share`). With no request
 outside, p90 is met after the worth of 40 independent requests, p95 of 81, p99 of 410; 36, 72 and 368 if one
 looked only once. The gaps between the tokens of one stream share its fate: a stream is one trial, by the
-share of all gaps that are inside. A gate means the same by the same string: `gates` takes the outcome of
-`core.slo`, which looks at answered requests, and counts the failed ones as outside.
+share of all gaps that are inside. A gate means the same by the same string, see `core.gates`.
 
 Let the server settle before the window of a probe begins, and close the window before cancelling what is in
 flight: a request cancelled inside counts as failed.
@@ -25,12 +24,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vllm_locust.core.group import Group
-from vllm_locust.core.percentile import Interval
 from vllm_locust.core.share import share_interval, tells
-from vllm_locust.core.slo import Judgement, Slo, evaluate
+from vllm_locust.core.slo import Slo, evaluate
 from vllm_locust.core.summary import BETWEEN_TOKENS
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
-from vllm_locust.core.validity import Validity
 
 Outcome = Literal["met", "missed", "open"]
 
@@ -150,7 +147,7 @@ class Finding:
         unit = " ms" if self.slo.key.endswith("_ms") else ""
         parts = ["no value" if self.value is None else f"{self.value:.6g}{unit}"]
         if self.inside is not None and self.needed is not None:
-            parts += _shares(self.inside, self.trials, self.needed)
+            parts += shares(self.inside, self.trials, self.needed)
             parts += [f"{self.failed} failed"] if self.failed else []
             parts += [f"{self.in_one_piece} arrived in one piece"] if self.in_one_piece else []
         return f"{self.slo}: {', '.join(parts)}"
@@ -211,7 +208,7 @@ class Evidence:
         text = f"the client's own error leaves it open whether {first.slo} is met"
         if first.needed is None:
             return text
-        low, high = (_percent(part, first.trials) for part in (first.surely, first.possibly))
+        low, high = (percent(part, first.trials) for part in (first.surely, first.possibly))
         return f"{text}: {low:g} to {high:g} % of requests were inside, {first.needed * 100:.6g} % needed"
 
     @property
@@ -256,52 +253,6 @@ def conclude(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> E
     return Evidence(tuple(_closed(f, f.needed is None and _doubtful(f.slo, numbers)) for f in findings))
 
 
-def gates(
-    slos: Sequence[Slo],
-    group: Group,
-    numbers: Mapping[str, Any],
-    in_order: Mapping[str, Interval] | None = None,
-    client: Validity | None = None,
-) -> list[Judgement]:
-    """What becomes of the objectives of a run, or of a phase of it: failed requests meet no percentile.
-
-    `numbers` is the summary of the group; `in_order` and `client` as for `slo.evaluate`.
-    """
-    judgements = [evaluate(slo, numbers, in_order, client) for slo in slos]
-    findings = [_of_latencies(slo, group, latencies_ms(group)) for slo in slos]
-    return list(map(_with_failed, judgements, findings, [group.failed_in_window] * len(slos)))
-
-
-def _with_failed(judgement: Judgement, finding: Finding | None, failed: int) -> Judgement:
-    """A judgement on answered requests, and what those that failed change about it."""
-    slo, value = judgement.slo, judgement.value
-    if not failed or slo.family is None:
-        return judgement
-    if finding is None:
-        return replace(judgement, sentence=f"{judgement.sentence}; the {failed} that failed are not in it")
-    weighed = _weighed(finding)
-    # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
-    decided = weighed if judgement.outcome == "undetermined" else _closed(weighed, doubtful=False)
-    if judgement.outcome == "missed" or decided.outcome != "missed":
-        return replace(judgement, sentence=f"{judgement.sentence}; the {failed} that failed count as outside")
-    answered = "" if value is None else f"{value:.6g} of those answered, but "
-    return replace(
-        judgement, outcome="missed", sentence=f"{slo} is missed: {answered}{_failures_outside(finding)}"
-    )
-
-
-def _failures_outside(finding: Finding) -> str:
-    """Why requests that failed make an objective missed."""
-    trials, failed, needed = finding.trials, finding.failed, finding.needed or 1.0
-    if needed == 1.0:
-        return f"{failed} of {trials} requests failed"
-    if failed > (1 - needed) * trials:
-        part = failed / trials * 100
-        return f"{part:.1f} % of the requests failed, so {100 - part:.1f} % at most were inside"
-    shares = ", ".join(_shares(finding.inside or 0.0, trials, needed))
-    return f"{failed} of {trials} requests failed: {shares}"
-
-
 def pool(evidences: Sequence[Evidence]) -> Evidence:
     """Several concluded probes of the same load as one: their trials are counted together.
 
@@ -311,14 +262,14 @@ def pool(evidences: Sequence[Evidence]) -> Evidence:
     return Evidence(tuple(_pooled(same) for same in zip(*(e.findings for e in evidences), strict=True)))
 
 
-def _shares(inside: float, trials: int, needed: float) -> list[str]:
+def shares(inside: float, trials: int, needed: float) -> list[str]:
     """How many requests were inside, in words."""
     if needed == 1.0:
         return [f"{math.ceil(trials - inside)} of {trials} requests outside"]
-    return [f"{_percent(inside, trials):g} % of requests inside", f"{needed * 100:.6g} % needed"]
+    return [f"{percent(inside, trials):g} % of requests inside", f"{needed * 100:.6g} % needed"]
 
 
-def _percent(part: float, trials: float) -> float:
+def percent(part: float, trials: float) -> float:
     """Cut after two decimals, so that only all of them are 100 %."""
     return math.floor(part / trials * 1e4 + 1e-6) / 100 if trials else 0.0
 
@@ -327,9 +278,10 @@ def _findings(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any] | No
     """What can be said by now; what cannot is open."""
     latencies = latencies_ms(group)
     for slo in slos:
-        finding = _of_latencies(slo, group, latencies) or _of_failures(slo, group)
-        if finding:
-            yield _weighed(_with_pieces(finding, group.oddities.in_one_piece))
+        if finding := weigh_latencies(slo, group, latencies):
+            yield finding
+        elif finding := _of_failures(slo, group):
+            yield _weighed(finding)
         else:
             yield _of_a_value(slo, group, numbers)
 
@@ -416,12 +368,15 @@ def _pooled_value(findings: Sequence[Finding]) -> float | None:
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
 
 
-def _of_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Finding | None:
-    """Requests inside and outside the bound of a percentile or a maximum; None for any other objective."""
+def weigh_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Finding | None:
+    """Requests inside and outside the bound of a percentile or a maximum; None for any other objective.
+
+    `latencies` are the group's `trials.latencies_ms`.
+    """
     trials = trials_of(slo, group, latencies)
     if trials is None:
         return None
-    return Finding(
+    finding = Finding(
         slo,
         "open",
         trials.value_ms,
@@ -434,6 +389,7 @@ def _of_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) ->
         most=trials.most,
         hiccup=trials.hiccup,
     )
+    return _weighed(_with_pieces(finding, group.oddities.in_one_piece))
 
 
 def _with_pieces(finding: Finding, pieces: int) -> Finding:

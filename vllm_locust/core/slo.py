@@ -20,7 +20,7 @@ to have both ends (see `core.percentile`). Then it is decided only if the end th
 nine requests never pass a p99, but may fail it. A maximum is that of the requests there were: one beyond the
 limit misses it. Where it was the client's fault that the load was not as planned (see `core.validity`),
 throughputs might have been higher and latencies from the plan lower, whatever they are. All
-this is about answered requests; `core.evidence.gates` counts those that failed as outside.
+this is about answered requests; `core.gates` counts the others as outside.
 
 A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
 for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it
@@ -32,7 +32,8 @@ undetermined most of the time.
 
 Dropped requests are no failures, and `failed==0` says so where there are any. In a latency from the plan they
 count as the time that they had waited, a lower bound: such an objective is missed when even that is too much,
-and met only when it would be met however long they had taken.
+and met only when it would be met however long they had taken. So are answers that came in one piece: an
+objective on TPOT or ITL is met only when it would be met whatever theirs were.
 """
 
 import difflib
@@ -40,7 +41,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scipy.special import betaincinv  # type: ignore[import-untyped]
@@ -193,6 +194,28 @@ def evaluate(
     `in_order` has the intervals of `core.batch_means` by key, where they are known; `client` is the verdict
     on who measured.
     """
+    known = evaluate_known(slo, summary, in_order, client)
+    if known.value is None:
+        return known
+    if unsent := unsent_of(slo, summary):
+        if slo.about_failures:
+            more = f"though {unsent} more were dropped, never sent (to gate them: dropped==0)"
+            return replace(known, sentence=f"{known.sentence}, {more}")
+        if slo.holds(known.value) != slo.holds(math.inf):
+            return undetermined(known, f"at least {known.value:.6g}, since {unsent} requests were never sent")
+    if (pieces := in_one_piece(slo, summary)) and known.outcome == "met":
+        without = f"{known.value:.6g} without {pieces} answers that arrived in one piece"
+        return undetermined(known, f"{without}, of which it is not known")
+    return known
+
+
+def evaluate_known(
+    slo: Slo,
+    summary: Mapping[str, Any],
+    in_order: Mapping[str, Interval] | None = None,
+    client: Validity | None = None,
+) -> Judgement:
+    """The same, as if the requests of which a value is known were all there are."""
     value = _value(slo.key, summary)
     key = slo.key.replace("median_", "p50_", 1)
     doubt = _nothing(slo, value, summary) or _doubt(slo, key, value, summary, client)
@@ -208,34 +231,26 @@ def evaluate(
             interval = Interval(*ends)
     elif slo.key == "error_rate":
         interval = _share(summary["failed"], summary["failed"] + summary["completed"])
-    why = _why(slo, outcome, value, interval, independent)
-    if unsent := _unsent(slo, summary):
-        outcome, why = _with_unsent(slo, outcome, value, why, unsent)
-    if (pieces := _in_one_piece(slo, summary)) and outcome == "met":
-        outcome = "undetermined"
-        why = f"{value:.6g} without {pieces} answers that arrived in one piece, of which it is not known"
+    at_least = "at least " if slo.family in FROM_PLAN and unsent_of(slo, summary) else ""
+    why = at_least + _why(slo, outcome, value, interval, independent)
     return Judgement(slo, outcome, value, f"{slo} is {outcome}: {why}", interval)
 
 
-def _in_one_piece(slo: Slo, summary: Mapping[str, Any]) -> int:
+def undetermined(judgement: Judgement, why: str) -> Judgement:
+    """The same objective, of which it cannot be told, and why."""
+    return replace(judgement, outcome="undetermined", sentence=f"{judgement.slo} is undetermined: {why}")
+
+
+def in_one_piece(slo: Slo, summary: Mapping[str, Any]) -> int:
     """The answers of which nobody knows whether they hold this objective."""
     return int(summary["answers"]["in_one_piece"]) if slo.family in BETWEEN_TOKENS else 0
 
 
-def _unsent(slo: Slo, summary: Mapping[str, Any]) -> int:
+def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
     """The dropped requests that a reader of this objective must know of."""
     if slo.about_failures:
         return int(summary["requests"]["dropped"])
     return int(summary["unsent_in_from_plan"]) if slo.family in FROM_PLAN else 0
-
-
-def _with_unsent(slo: Slo, outcome: Outcome, value: float, why: str, unsent: int) -> tuple[Outcome, str]:
-    """The outcome where requests were never sent, and why."""
-    if slo.about_failures:
-        return outcome, f"{why}, though {unsent} more were dropped, never sent (to gate them: dropped==0)"
-    if slo.holds(value) == slo.holds(math.inf):
-        return outcome, f"at least {why}"
-    return "undetermined", f"at least {value:.6g}, since {unsent} requests were never sent"
 
 
 def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
@@ -246,7 +261,7 @@ def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str |
         return nothing
     if value is not None:
         return None
-    pieces = _in_one_piece(slo, summary)
+    pieces = in_one_piece(slo, summary)
     return f"{slo.key} has no value" + (f", since {pieces} answers arrived in one piece" if pieces else "")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_locust.core.batch_means import intervals_in_order
-from vllm_locust.core.evidence import gates
+from vllm_locust.core.gates import gates
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
 from vllm_locust.core.reconciliation import reconcile
