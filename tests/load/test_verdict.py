@@ -17,7 +17,12 @@ LATENCY, FAILURES = "p99_ttft_ms<500", "failed==0"
 
 def verdict_of(client: str, failed: int, **outcomes: Any) -> Verdict:
     judgements = [Judgement(parse_slo(text), outcome, 1.0, "") for text, outcome in outcomes["slos"].items()]
-    summary = {"client": {"verdict": client, "reasons": ["a fault"]}, "requests": {"failed": failed}}
+    summary = {
+        "client": {"verdict": client, "reasons": ["a fault"]},
+        "completed": 10,
+        "requests": {"failed": failed},
+        "workers": [],
+    }
     return Verdict(summary, judgements, "")
 
 
@@ -157,6 +162,19 @@ def test_with_code_4_there_is_a_sentence_that_says_why() -> None:
     assert (exit_code(other, user_errors=False), why_inconclusive(other)) == (0, None)
 
 
+def test_a_load_that_nobody_was_left_to_make_is_not_green() -> None:
+    verdict = concluded(recorded(0.2, requests=400), "p50_ttft_ms<500")
+    assert exit_code(verdict, user_errors=False) is None
+    one, other = {"lost_after_s": 2.0}, {"lost_after_s": 3.5}
+    abandoned = replace(verdict, summary={**verdict.summary, "workers": [one, other]})
+    assert exit_code(abandoned, user_errors=False) == 4
+    assert why_inconclusive(abandoned) == (
+        "all 2 load-generating processes were lost, the last one after 3.5 s"
+    )
+    left = replace(verdict, summary={**verdict.summary, "workers": [one, {"lost_after_s": None}]})
+    assert exit_code(left, user_errors=False) is None
+
+
 def test_too_few_requests_say_how_many_would_do() -> None:
     few = concluded(recorded(0.2, requests=9), "p99_ttft_ms<500")
     assert exit_code(few, user_errors=False) == 4
@@ -170,7 +188,8 @@ def test_a_run_that_measured_nothing_says_so_and_passes_no_gate() -> None:
     recording.close_phase(0, 110.0)
     nothing = "no request was answered in the measured window: 1 ended outside it"
     assert "  - N" + nothing[1:] in concluded(recording).text.splitlines()
-    assert exit_code(concluded(recording), user_errors=False) is None
+    assert exit_code(concluded(recording), user_errors=False) == 4
+    assert why_inconclusive(concluded(recording)) == nothing
     for slo in ("p99_ttft_ms<500", "failed==0"):
         gated = concluded(recording, slo)
         assert exit_code(gated, user_errors=False) == 4

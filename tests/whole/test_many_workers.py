@@ -121,7 +121,7 @@ def test_four_processes_measure_what_one_does(tmp_path: Path) -> None:
 def test_512_streams_in_flight_at_the_end_of_the_run_time(tmp_path: Path, stop_timeout: str) -> None:
     with simulator(tmp_path, "--max-num-seqs", "512") as server:
         outcome = run_locust(
-            *many(4, 512), "--host", server.url, "--scenario", "ss", "--max-tokens", "100", "-t", "2s",
+            *many(4, 512), "--host", server.url, "--scenario", "ss", "--max-tokens", "100", "-t", "6s",
             "--stop-timeout", stop_timeout, folder=tmp_path / "results",
         )  # fmt: skip
         wait_until(lambda: server.in_flight() == 0, "the server's relief")

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vllm_locust.core.validity import INVALID
-from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_SLO_MISSED, Verdict, exit_code
+from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_SLO_MISSED, Verdict, exit_code, why_worthless
 from vllm_locust.report.junit import Case, junit_xml
 
 logger = logging.getLogger(__name__)
@@ -34,12 +33,14 @@ def write_refusal(file: Path, problems: Sequence[str]) -> None:
 
 
 def _cases(verdict: Verdict) -> Iterator[Case]:
-    """Each objective, the validity, and the failures where no objective says how many are acceptable."""
-    summary, judgements = verdict.summary, verdict.judgements
+    """Each objective, the validity, and the failures where no objective says how many are acceptable.
+
+    Objectives decide by themselves: then a bad measurement of something else is told, and is no error.
+    """
+    summary, judgements, client = verdict.summary, verdict.judgements, verdict.summary["client"]
     for judgement in judgements:
         yield Case(str(judgement.slo), _OF_JUDGEMENT[judgement.outcome], judgement.sentence)
-    client = summary["client"]
-    outcome: _Outcome = "error" if client["verdict"] == INVALID else "passed"
+    outcome: _Outcome = "passed" if why_worthless(verdict) is None else "error"
     yield Case("the measurement is valid", outcome, ". ".join([client["verdict"], *client["reasons"]]))
     if "capacity" in summary:
         yield _capacity(verdict, summary["capacity"])

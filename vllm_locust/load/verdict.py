@@ -15,7 +15,7 @@ from vllm_locust.core.percentile import Interval
 from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, Slo, percentiles_of
-from vllm_locust.core.summary import summarize
+from vllm_locust.core.summary import nothing_measured, summarize
 from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, Validity, judge, named_parts
 from vllm_locust.load.observation import ServerSide
 from vllm_locust.load.settings import Settings
@@ -154,7 +154,8 @@ def why_inconclusive(verdict: Verdict) -> str | None:
     """The sentence behind exit code 4, None with any other.
 
     What is missed for certain stands whatever else cannot be told, and so do failures that nobody accepts.
-    Where there are objectives they are what matters, whatever else is badly measured.
+    Where there are objectives they are what matters, whatever else is badly measured, as long as somebody
+    made the load to its end.
     """
     summary, judgements = verdict.summary, verdict.judgements
     if "capacity" in summary:
@@ -164,12 +165,29 @@ def why_inconclusive(verdict: Verdict) -> str | None:
         return None
     if summary["requests"]["failed"] and not _failures_judged(judgements):
         return None  # says more than that such a run makes a poor measurement
-    if judgements:
-        return _and_more([j.sentence for j in judgements if j.outcome == "undetermined"])
-    client = summary["client"]
+    undetermined = [judgement.sentence for judgement in judgements if judgement.outcome == "undetermined"]
+    return why_worthless(verdict) or _and_more(undetermined)
+
+
+def why_worthless(verdict: Verdict) -> str | None:
+    """Why a run as a whole says nothing, None where it does; objectives say themselves what they lack."""
+    summary, client = verdict.summary, verdict.summary["client"]
+    if (abandoned := _abandoned(summary["workers"])) is not None:
+        return abandoned
+    if verdict.judgements:
+        return None
     if client["verdict"] == INVALID:
         return f"the measurement is invalid: {_and_more(client['reasons'])}"
-    return None
+    return nothing_measured(summary)
+
+
+def _abandoned(workers: Sequence[Mapping[str, Any]]) -> str | None:
+    """That nobody was left to make the load, and since when; None where somebody was."""
+    lost_after_s = [worker["lost_after_s"] for worker in workers]
+    if not workers or None in lost_after_s:
+        return None
+    all_of_them = f"all {len(workers)} load-generating processes were lost"
+    return f"{all_of_them}, the last one after {max(lost_after_s):.1f} s"
 
 
 def _failures_judged(judgements: Sequence[Judgement]) -> bool:
