@@ -51,10 +51,10 @@ def _in_numbers() -> list[Panel]:
     return [
         number(
             "Can it be trusted?",
-            "Whether the client could measure in the runs shown, by its lag, lateness and CPU. Where it "
-            "could not, the reasons stand in the summary and in the web UI.",
+            "The worst verdict on TTFT, TPOT, ITL and E2EL, by how far each may be off, and on the load, by "
+            "whether it was made as planned. The reasons stand in the summary and in the web UI.",
             "none",
-            Query(f"max ({last('validity', RUN)})"),
+            Query(f"max ({last('metric_validity', RUN)})"),
             words={0: ("valid", "green"), 1: ("degraded", "yellow"), 2: ("invalid", "red")},
             absent="no run",
             filled=True,
