@@ -258,3 +258,12 @@ def test_what_ends_at_the_borders_of_the_window_is_no_difference(finished):
 def test_counters_that_began_anew(restarts, word):
     sentence = only(server(restarts=restarts), client())
     assert sentence.startswith(f"The server's counters began anew {word}: it was restarted, or another one")
+
+
+def test_counts_that_began_late_are_said_to_and_blamed_on_nobody():
+    (sentence,) = reconcile(server(finished=150, first_look_late_s=0.3), client(), client_valid=True)[
+        "sentences"
+    ]
+    assert sentence == (
+        "The server was first looked at 0.30 s after the load began: its counts lack what it did before."
+    )

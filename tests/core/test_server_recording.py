@@ -104,6 +104,17 @@ def test_one_that_appears_in_the_middle_of_a_gap_belongs_there():
     assert tokens(recording, 2) == 9
 
 
+def test_a_first_look_that_comes_after_the_begin_says_how_late_it_was():
+    recording = ServerRecording()
+    recording.begin_phase(1, 2.0)
+    recording.add(counted(2.5, 40))
+    recording.add(counted(3.5, 60))
+    recording.begin_phase(2, 4.0)
+    recording.add(counted(4.5, 70))
+    assert (recording.phase(1).first_look_late_s, tokens(recording, 1)) == (0.5, 20)
+    assert (recording.phase(2).first_look_late_s, recording.total().first_look_late_s) == (0.0, 0.5)
+
+
 def test_a_restart():
     recording = of(counted(0, 100), counted(1, 150), counted(2, 20), counted(3, 25))
     assert tokens(recording) == 50 + 20 + 5
@@ -376,6 +387,7 @@ def test_the_block_of_the_summary():
         ],
         "several_servers": False,
         "restarts": 0,
+        "first_look_late_s": 0.0,
         "kv_cache_usage_peak": 0.5,
         "kv_cache_usage_mean": pytest.approx((0.5 * 2 + 0.25) / 3),
         "requests_running_peak": 3,

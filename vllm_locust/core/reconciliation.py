@@ -103,6 +103,11 @@ def _sentences(
             f"The server's counters began anew {_times(server.restarts)}: it was restarted, or another one "
             "answers now behind the address of its metrics."
         )
+    if server.first_look_late_s:
+        yield (
+            f"The server was first looked at {server.first_look_late_s:.2f} s after the load began: its "
+            "counts lack what it did before."
+        )
     others = _requests_of_others(result["requests"], client)
     if _enough(result, client) and not others:
         yield from _on_gaps(result, client, client_valid)
@@ -228,6 +233,8 @@ def _on_missing_requests(
     counted = f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}"
     duration_s = client.get("duration") or 0.0
     tokens = result["tokens"]["generation"]
+    if server.first_look_late_s:
+        return  # it is said that they are too small
     if server.restarts:
         yield f"{counted}: what it did between the last look at it and its end is not known."
     elif server.covered_s < _COVERED_SHARE * duration_s:

@@ -6,7 +6,8 @@ load. The window of the run is all of them together; what was before the first p
 
 Counters and histograms are known only when somebody looks, so the growth between two looks at an engine
 belongs, as a whole, to the phase whose window holds the middle of that time.
-  - The first look at a source is where its engines begin to be counted. An engine that appears later, or a
+  - The first look at a source is where its engines begin to be counted; a window that had begun by then says
+    how late it was. An engine that appears later, or a
     counter (vLLM makes some when they are first needed), has grown from 0.
   - One that is smaller than before began anew with a restart: its value is the growth. A histogram did so
     when its count, a bucket or its sum is smaller, or its bounds are others.
@@ -143,6 +144,8 @@ class ServerRecording:
             source.is_another(sample.engines)
             for engine in sample.engines:
                 source.counted[engine.engine, engine.model_name] = _baseline(engine, sample.at_s)
+            if (late := self._at(sample.at_s)) is not None:
+                late.sums.first_look_late_s = max(late.sums.first_look_late_s, sample.at_s - late.start_s)
         else:
             if restarted := source.is_another(sample.engines):
                 source.counted.clear()

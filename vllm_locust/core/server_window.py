@@ -104,6 +104,8 @@ class ServerWindow:
     """Of the engines that were seen with requests waiting."""
     several_servers: bool = False
     """Several took turns at one address: nothing of what they told is anyone's, and nothing of it is here."""
+    first_look_late_s: float = 0.0
+    """How long after the window began its last source was first looked at: nothing before was counted."""
 
     def of_several_servers(self) -> Self:
         """The same, with what is worth nothing left out."""
@@ -157,6 +159,7 @@ class ServerWindow:
             ],
             "several_servers": self.several_servers,
             "restarts": self.restarts,
+            "first_look_late_s": self.first_look_late_s,
             **_levels("kv_cache_usage", self.gauges.get("kv_cache_usage")),
             **_levels("requests_running", self.gauges.get("running"), whole=True),
             **_levels("requests_waiting", self.gauges.get("waiting"), whole=True),
@@ -257,6 +260,7 @@ class WindowSums:
     samples: int = 0
     covered_s: float = 0.0
     restarts: int = 0
+    first_look_late_s: float = 0.0
     engines: dict[Engine, Levels] = field(default_factory=dict)
     queues: dict[Engine, Queue] = field(default_factory=dict)
     gauges: Levels = field(default_factory=dict)
@@ -277,6 +281,7 @@ class WindowSums:
         self.samples += other.samples
         self.covered_s += other.covered_s
         self.restarts += other.restarts
+        self.first_look_late_s = max(self.first_look_late_s, other.first_look_late_s)
         _merge_levels(self.gauges, other.gauges)
         for engine, levels in other.engines.items():
             _merge_levels(self.engines.setdefault(engine, {}), levels)
@@ -304,6 +309,7 @@ class WindowSums:
             dict(self.histograms),
             {name: self._gpu(name, _finished(levels)) for name, levels in sorted(self.gpus.items())},
             dict(self.queues),
+            first_look_late_s=self.first_look_late_s,
         )
 
     def _gpu(self, name: str, levels: Mapping[str, Level]) -> GpuWindow:
