@@ -115,7 +115,7 @@ def test_a_peer_that_never_answers_the_handshake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         pulse = Pulse(get_hub().loop)
         target = Target.parse(f"https://127.0.0.1:{listener.getsockname()[1]}")
-        with pytest.raises(ConnectError, match=r"no connection within 0\.1 s"):
+        with pytest.raises(ConnectError, match=r"no connection within 0\.\d+ s"):
             open_connection(target, pulse, timeout_s=0.1)
         pulse.close()
 

@@ -71,7 +71,7 @@ def warmed(server: Engines, primers: int) -> str | None:
         settings=SimpleNamespace(prefix_cache="warm", headers={}, endpoint_type="completions", seed=0),
         targets=[Target.parse(f"http://127.0.0.1:{server.server_port}")],
         scenario=SimpleNamespace(phases=[SimpleNamespace(primers=lambda seed: planned)]),
-        request_options=SimpleNamespace(model="m", body={}),
+        request_options=SimpleNamespace(model="m", body={}, endpoints={}),
     )
     return PrefixCache(cast(Any, prepared), "run").prepare(Phase(0, 0, "prefix")).prefix_cache
 
