@@ -52,6 +52,7 @@ def an_experiment(*configurations: Configuration, **fields: Any) -> Experiment:
         "repeats": 1,
         "order": "fixed",
         "seed": 0,
+        "seed_is_drawn": False,
         "conclusions": None,
     }
     return Experiment(**known | fields)

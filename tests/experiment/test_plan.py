@@ -84,6 +84,28 @@ def test_seeds_are_shared_by_configurations_and_by_nothing_else(seed: int) -> No
     assert len(set.union(*seeds.values())) == len(seeds)
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_server_that_goes_on_is_asked_nothing_twice_unless_the_user_chose_the_seed(drawn: bool) -> None:
+    """The prefix cache has what the configuration before was asked."""
+    experiment = an_experiment(
+        *(a_configuration(name, start=[], url="http://127.0.0.1:8000") for name in "ab"),
+        *(a_configuration(name) for name in "cd"),
+        repeats=3,
+        seed=5,
+        seed_is_drawn=drawn,
+        warmup={"num-prompts": 1},
+    )
+    asked: dict[str, list[int]] = {}
+    for session in plan(experiment):
+        assert session.warmup is not None
+        seeds = asked.setdefault(session.configuration.name, [])
+        seeds += [seed_of(tuple(options)) for options in (session.runs[0].options, session.warmup[1])]
+    assert [len(set(seeds)) for seeds in asked.values()] == [6, 6, 6, 6]
+    assert asked["c"] == asked["d"]  # started anew for each: nothing is in its cache
+    assert bool(set(asked["a"]) & set(asked["b"])) is not drawn
+    assert (asked["a"] == asked["b"] == asked["c"]) is not drawn
+
+
 def test_more_of_everything_changes_no_run_that_was_there() -> None:
     before = {run.key: (run.asks, run.server) for run in runs_of(plan(an_experiment_of(1, 1, 1)))}
     after = {

@@ -16,7 +16,7 @@ from vllm_locust.experiment.reading import read_experiment_file
 def read(folder: Path, text: str, **options: Any) -> Experiment:
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    return read_experiment_file(path, **options)
+    return read_experiment_file(path, **{"drawn_seed": 12, **options})
 
 
 def problems(folder: Path, text: str, **options: Any) -> list[str]:
@@ -35,8 +35,9 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
         "mine",
         "interleaved",
         1,
-        0,
+        12,
     )
+    assert experiment.seed_is_drawn
     assert [one.name for one in experiment.configurations] == ["server"]
     assert [(one.name, one.options) for one in experiment.workloads] == [("ss", {"scenario": "ss"})]
     assert [(one.name, one.options) for one in experiment.loads] == [("load", {})]
@@ -91,7 +92,7 @@ conclusions: ab
     assert experiment.locustfile.name == "ladder.py"
     assert experiment.warmup is None
     assert (experiment.question, experiment.repeats, experiment.order) == ("Why?", 3, "random")
-    assert (experiment.seed, experiment.conclusions) == (7, "ab")
+    assert (experiment.seed, experiment.seed_is_drawn, experiment.conclusions) == (7, False, "ab")
 
 
 def test_a_matrix_is_every_combination_that_is_not_excluded(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_mistakes_are_said_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", shipped.names())
 def test_what_is_shipped_is_right_and_asks_something(name: str) -> None:
-    experiment = read_experiment_file(shipped.path_of(name))
+    experiment = read_experiment_file(shipped.path_of(name), drawn_seed=0)
     assert experiment.question.endswith("?")
     assert experiment.conclusions
     assert plan(experiment)
@@ -205,7 +206,9 @@ def test_what_is_shipped_is_right_and_asks_something(name: str) -> None:
 def test_what_is_shipped_goes_for_a_server_of_ones_own(tmp_path: Path) -> None:
     vllm = tmp_path / "vllm"
     vllm.touch(0o755)
-    experiment = read_experiment_file(shipped.path_of("chunked_prefill"), start=f"{vllm} serve M")
+    experiment = read_experiment_file(
+        shipped.path_of("chunked_prefill"), drawn_seed=0, start=f"{vllm} serve M"
+    )
     assert len(experiment.configurations) == 12
     assert server_command(experiment.configurations[0], 1)[:3] == [str(vllm), "serve", "M"]
     assert experiment.timing.pause_s == 5.0

@@ -10,7 +10,7 @@ from tests.experiment.made_experiments import a_configuration, an_experiment, jo
 from vllm_locust.errors import UsageError
 from vllm_locust.experiment.definition import Experiment, Load
 from vllm_locust.experiment.plan import plan, runs_of
-from vllm_locust.experiment.store import Store
+from vllm_locust.experiment.store import Store, drawn_seed
 from vllm_locust.results.experiment import read_experiment
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)
@@ -109,6 +109,22 @@ def test_what_was_measured_stays_as_it_was_asked(tmp_path: Path, changed: dict, 
     assert reason in str(caught.value)
     assert "choose a new folder" in str(caught.value)
     assert (tmp_path / "experiment.json").read_bytes() == before
+
+
+def test_a_seed_that_nobody_chose_is_new_in_each_folder_and_stays_with_it(tmp_path: Path) -> None:
+    assert len({drawn_seed(tmp_path / "new") for _ in range(20)}) > 1
+    opened(tmp_path / "begun", an_experiment(seed=77, seed_is_drawn=True)).close()
+    assert drawn_seed(tmp_path / "begun") == 77
+
+
+def test_what_an_earlier_version_began_goes_on_with_the_seed_that_it_had(tmp_path: Path) -> None:
+    experiment = an_experiment(repeats=2)
+    finish(tmp_path, experiment)
+    file = tmp_path / "experiment.json"
+    begun = json.loads(file.read_text())
+    del begun["seed"]
+    file.write_text(json.dumps(begun))
+    opened(tmp_path, an_experiment(repeats=2, seed=drawn_seed(tmp_path), seed_is_drawn=True)).close()
 
 
 def test_nothing_measured_yet_may_change_in_any_way(tmp_path: Path) -> None:

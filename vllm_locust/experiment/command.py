@@ -104,10 +104,15 @@ def _run(args: argparse.Namespace) -> int:
     from vllm_locust.experiment.plan import plan
     from vllm_locust.experiment.reading import read_experiment_file
     from vllm_locust.experiment.rehearsal import rehearse
+    from vllm_locust.experiment.store import drawn_seed
 
     if args.repeats is not None and args.repeats < 1:
         raise UsageError(f"--repeats {args.repeats} is not a whole number of at least 1")
-    experiment = read_experiment_file(shipped.find(args.experiment), start=args.server, repeats=args.repeats)
+    file = shipped.find(args.experiment)
+    folder = args.output or Path("results") / file.stem
+    experiment = read_experiment_file(
+        file, drawn_seed=drawn_seed(folder), start=args.server, repeats=args.repeats
+    )
     sessions = plan(experiment)
     chosen = _only(args.only, sessions)
     rehearse(sessions)
@@ -116,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
 
         print(describe(experiment, chosen), end="")
         return 0
-    return _measure(experiment, sessions, chosen, args.output or Path("results") / experiment.name)
+    return _measure(experiment, sessions, chosen, folder)
 
 
 def _only(names: Sequence[str] | None, sessions: "Sequence[Session]") -> "Sequence[Session]":

@@ -75,4 +75,7 @@ class Experiment:
     repeats: int
     order: str
     seed: int
+    """Of the orders and of what is sent."""
+    seed_is_drawn: bool
+    """Whether nobody chose it: then no server that goes on is asked the same by two configurations."""
     conclusions: str | None

@@ -23,7 +23,8 @@ from vllm_locust.experiment.names import DEFAULT_LOCUSTFILE, locustfile_folder
 
 T = TypeVar("T")
 
-_SEEDS = 1_000_000
+SEEDS = 1_000_000
+"""How many there are."""
 _TEMPLATE = re.compile(r"\{([A-Za-z][\w-]*)\}")
 # Options of several words behind one name.
 _WORDS_TOGETHER = frozenset({"goodput"})
@@ -144,7 +145,9 @@ def _run(
         load=load.name,
         repeat=repeat,
         locustfile=load.locustfile or workload.locustfile or experiment.locustfile,
-        options=_command_line(options, configuration, _seed(experiment, pair, repeat), where, problems),
+        options=_command_line(
+            options, configuration, _seed(experiment, configuration, pair, repeat), where, problems
+        ),
     )
 
 
@@ -157,7 +160,7 @@ def _warmup(
     workload = experiment.workloads[0]
     asked = {**experiment.options, **workload.options}
     options = {name: value for name, value in asked.items() if name not in _NOT_TO_WARM_UP}
-    seed = _seed(experiment, "warm-up", repeat)
+    seed = _seed(experiment, configuration, "warm-up", repeat)
     locustfile = workload.locustfile or experiment.locustfile
     if locustfile.name in _SHAPED:
         locustfile = locustfile_folder() / DEFAULT_LOCUSTFILE
@@ -166,9 +169,15 @@ def _warmup(
     )
 
 
-def _seed(experiment: Experiment, what: str, repeat: int) -> int:
-    """The same for all configurations, so that they are asked the same; another one for anything else."""
-    return crc32(f"{experiment.seed}/{what}/{repeat}".encode()) % _SEEDS
+def _seed(experiment: Experiment, configuration: Configuration, what: str, repeat: int) -> int:
+    """The same for all configurations, so that they are asked the same; another one for anything else.
+
+    A server that goes on from one configuration to the next may have prompts of the last one in its prefix
+    cache: there each configuration has a seed of its own, unless the user chose one.
+    """
+    if experiment.seed_is_drawn and configuration.url is not None:
+        what = f"{configuration.name}/{what}"
+    return crc32(f"{experiment.seed}/{what}/{repeat}".encode()) % SEEDS
 
 
 def _command_line(

@@ -48,10 +48,13 @@ _OURS = frozenset(
 T = TypeVar("T")
 
 
-def read_experiment_file(path: Path, *, start: str | None = None, repeats: int | None = None) -> Experiment:
+def read_experiment_file(
+    path: Path, *, drawn_seed: int, start: str | None = None, repeats: int | None = None
+) -> Experiment:
     """The experiment in a file; UsageError with every mistake in it.
 
-    `start` takes the place of the file's `server.start`, `repeats` that of its `repeats`.
+    `start` takes the place of the file's `server.start`, `repeats` that of its `repeats`, and `drawn_seed`
+    that of a seed which the file does not have.
     """
     document = read(path)
     content = document.known(document.content, (), KEYS)
@@ -78,7 +81,8 @@ def read_experiment_file(path: Path, *, start: str | None = None, repeats: int |
         ),
         repeats=repeats or _take(document, content, ("repeats",), _whole(1), 1),
         order=_take(document, content, ("order",), _order, ORDERS[0]),
-        seed=_take(document, content, ("seed",), _whole(0), 0),
+        seed=_take(document, content, ("seed",), _whole(0), drawn_seed),
+        seed_is_drawn=content.get("seed") is None,
         conclusions=_take(document, content, ("conclusions",), _conclusions, None),
     )
     if document.problems:

@@ -6,6 +6,7 @@ so that the same command goes on where the last one was ended, however that was.
 
 import fcntl
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import FileIO
@@ -17,7 +18,7 @@ import orjson
 
 from vllm_locust.errors import UsageError
 from vllm_locust.experiment.definition import Experiment
-from vllm_locust.experiment.plan import Run, Session, runs_of
+from vllm_locust.experiment.plan import SEEDS, Run, Session, runs_of
 from vllm_locust.results.experiment import EXPERIMENT, JOURNAL, holds_experiment, read_journal, read_plan
 
 SERVERS = "servers"
@@ -25,6 +26,16 @@ UNFINISHED = "unfinished"
 """Beside `runs`, where nobody takes what is there for a run."""
 _LOCK = ".lock"
 _HINTS = 3
+_EARLIER_SEED = 0
+"""Of experiments begun by versions that did not draw one."""
+
+
+def drawn_seed(folder: Path) -> int:
+    """The seed for an experiment whose file has none: a new one, or that with which the folder was begun."""
+    if not holds_experiment(folder):
+        return secrets.randbelow(SEEDS)
+    seed: int = read_plan(folder).get("seed", _EARLIER_SEED)
+    return seed
 
 
 class Store:
@@ -106,6 +117,7 @@ def _plan(experiment: Experiment, sessions: Sequence[Session]) -> dict[str, Any]
         "question": experiment.question,
         "conclusions": experiment.conclusions,
         "order": experiment.order,
+        "seed": experiment.seed,
         "configurations": [
             {"name": one.name, "factors": dict(one.factors)} for one in experiment.configurations
         ],
