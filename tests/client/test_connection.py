@@ -227,6 +227,14 @@ def test_what_a_full_read_leaves_behind_has_waited_as_long(desk: Desk) -> None:
     assert desk.connection.contradictions == 0
 
 
+def test_the_stamp_of_a_full_read_is_not_that_of_its_last_byte(desk: Desk) -> None:
+    """The kernel joins packets: the stamp is that of the last one joined, of which the read took a part."""
+    full = b"x" * 65536
+    assert desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0, data=full) == (8.2, 0.3, 0.2, 0.2)
+    # What it left behind is read to its end, which has the stamp again.
+    assert desk.read(at_s=8.7, stamp_s=8.3, earliest_s=8.6) == (8.3, 0.4, 1e-6, 0.3)
+
+
 @pytest.mark.parametrize(
     ("stamp_s", "end_since_s"),
     [

@@ -131,9 +131,11 @@ class Connection:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
             if len(data) == _READ_SIZE or self._left_since_s is not None:
-                earliest_s = self._left_behind(earliest_s, len(data) == _READ_SIZE)
+                # The kernel joins small packets: of one that is read in part the stamp is that of its end.
+                exact = len(data) < _READ_SIZE
+                earliest_s = self._left_behind(earliest_s, not exact)
             if data and self._tls is not None:
-                exact = self._records.end_once(data)
+                exact = self._records.end_once(data) and exact
                 data = self._decrypt(data)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
