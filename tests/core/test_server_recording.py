@@ -168,16 +168,16 @@ def test_what_was_so_while_requests_waited():
         look(0, 0, 0, 9, 0.9, 0),
         look(1, 5, 0, 4, 0.5, 10),
         look(2, 5, 3, 3, 0.7, 20),
-        look(3, 2, 0, 4, 0.6, 20),  # no token since
-        look(4, 3, 3, 1, 0.1, 30),  # all of them passed over
+        look(3, 2, 0, 4, 0.6, 20),
+        look(4, 3, 3, 1, 0.1, 30),  # all of them passed over: until they run, nobody knows for what they wait
+        look(5, 0, 0, 9, 0.9, 40),
     ).total()
     (queue,) = window.queues.values()
     assert queue.to_dict() == {
-        "looks": 3,
-        "idle_looks": 1,
-        "running_least": 3,
+        "looks": 4,
+        "running_least": 1,
         "running_most": 4,
-        "kv_cache_usage_least": 0.5,
+        "kv_cache_usage_least": 0.1,
         "kv_cache_usage_most": 0.7,
     }
     block = window.to_dict()
@@ -377,7 +377,6 @@ def test_the_block_of_the_summary():
                 "requests_running_peak": 3,
                 "when_waiting": {
                     "looks": 2,
-                    "idle_looks": 0,
                     "running_least": 3,
                     "running_most": 3,
                     "kv_cache_usage_least": 0.0,

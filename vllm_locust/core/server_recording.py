@@ -198,7 +198,7 @@ class ServerRecording:
         phase = self._at((last.seen_s + at_s) / 2)
         sums = WindowSums() if phase is None else phase.sums
         restarted = False
-        self._queue(source, engine, last, at_s)
+        self._queue(source, engine, at_s)
         for name, value in engine.counters.items():
             before = last.counters.get(name, 0.0)
             restarted |= value < before
@@ -213,14 +213,11 @@ class ServerRecording:
         last.histograms.update(engine.histograms)
         return restarted
 
-    def _queue(self, source: _Source, engine: EngineState, last: _Counted, at_s: float) -> None:
-        """Fold what was so while requests waited that the engine did not pass over."""
-        waiting = engine.gauges.get("waiting", 0.0) - engine.gauges.get("waiting_deferred", 0.0)
-        if waiting > 0 and (phase := self._at(at_s)) is not None:
-            tokens = engine.counters.get("generation_tokens")
-            idle = tokens is not None and tokens == last.counters.get("generation_tokens")
+    def _queue(self, source: _Source, engine: EngineState, at_s: float) -> None:
+        """Fold what was so while requests waited."""
+        if engine.gauges.get("waiting", 0.0) > 0 and (phase := self._at(at_s)) is not None:
             key = (source.name, engine.engine, engine.model_name)
-            phase.sums.queues.setdefault(key, Queue()).add(engine.gauges, idle)
+            phase.sums.queues.setdefault(key, Queue()).add(engine.gauges)
 
     # -- gauges -------------------------------------------------------------------------------------------
 

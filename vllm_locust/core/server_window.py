@@ -28,20 +28,17 @@ class Level:
 
 @dataclass(slots=True)
 class Queue:
-    """The looks at an engine at which requests waited that it did not pass over: what else was so then."""
+    """The looks at an engine at which requests waited: what else was so then."""
 
     looks: int = 0
-    idle_looks: int = 0
-    """Those at which it had made no token since the look before."""
     running_least: float = math.inf
     running_most: float = -math.inf
     kv_cache_usage_least: float = math.inf
     kv_cache_usage_most: float = -math.inf
 
-    def add(self, gauges: Mapping[str, float], idle: bool) -> None:
+    def add(self, gauges: Mapping[str, float]) -> None:
         """A look at which this was so; what the engine does not tell is not known of any look."""
         self.looks += 1
-        self.idle_looks += idle
         running, usage = gauges.get("running", math.nan), gauges.get("kv_cache_usage", math.nan)
         self.running_least = _least(self.running_least, running)
         self.running_most = _most(self.running_most, running)
@@ -50,7 +47,6 @@ class Queue:
 
     def merge(self, other: "Queue") -> None:
         self.looks += other.looks
-        self.idle_looks += other.idle_looks
         self.running_least = _least(self.running_least, other.running_least)
         self.running_most = _most(self.running_most, other.running_most)
         self.kv_cache_usage_least = _least(self.kv_cache_usage_least, other.kv_cache_usage_least)

@@ -1,9 +1,9 @@
-"""The KV cache of a run: what the server has, what of it was in use at the peak, and who was the limit.
+"""The KV cache of a run: what the server has, what of it was in use at the peak, and what waited.
 
 Rule: capacity is what each engine says (`vllm:cache_config_info`): its tokens, and where it does not tell
 those blocks x block size. What was in use is the peak of its own usage of that, at least: it was asked once
 a second. What would have fit is computed of the requests themselves: each holds its prompt and, in the mean,
-half of its answer, in whole blocks. Who was the limit is `report.kv_limit`'s.
+half of its answer, in whole blocks. What was seen of waiting is `report.waiting`'s.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vllm_locust.core.record import OK
-from vllm_locust.report.kv_limit import limit
+from vllm_locust.report.waiting import describe_waiting
 from vllm_locust.results.folder import Results
 from vllm_locust.results.requests import UNKNOWN, Requests
 
@@ -51,7 +51,7 @@ class KvUse:
     running_peak: int | None
     waiting_peak: int | None
     sentence: str
-    """Whether memory was the limit."""
+    """What was seen of requests that waited."""
 
 
 def describe_kv(results: Results) -> KvUse | None:
@@ -67,7 +67,7 @@ def describe_kv(results: Results) -> KvUse | None:
         fit,
         server.get("requests_running_peak"),
         server.get("requests_waiting_peak"),
-        limit(server, results.requests),
+        describe_waiting(server),
     )
 
 

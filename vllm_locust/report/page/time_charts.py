@@ -120,7 +120,7 @@ def _of_both(client: ClientTimeline | None, server: ServerTimeline | None) -> It
         look_for = "Flat while requests in flight grow: no more comes. Prompt tokens: click the legend."
         yield "Tokens per second", look_for, tokens, {"title": "tokens/s", "rangemode": "tozero"}, {}
         look_for = (
-            "Waiting above zero: for a place in the batch, for memory, or for what else? See KV cache. "
+            "Waiting above zero: for memory, a place in the batch, or what else? Not told; see KV cache. "
             "In flight above running + waiting: on the way."
         )
         yield "Requests in flight", look_for, in_flight, {"title": "requests", "rangemode": "tozero"}, {}
