@@ -626,6 +626,7 @@ def test_how_an_answer_is_written_down():
         "few": False,
         "hiccup": None,
         "requests": 1000,
+        "dropped": 0,
         "seconds": 30.0,
         "client": "degraded",
         "client_reasons": ["busy"],

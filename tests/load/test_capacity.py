@@ -1,10 +1,15 @@
 """Where a search begins, and what it leaves of the options."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from tests.core.made_records import an_ok
 from vllm_locust.core.rate import parse_rate
+from vllm_locust.core.record import DROPPED, RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.search import Probe
 from vllm_locust.core.slo import parse_slo
 from vllm_locust.load.capacity import SearchCourse
 from vllm_locust.load.crew import Crew
@@ -30,3 +35,42 @@ def test_a_search_of_rates_begins_where_a_probe_has_some_ten_requests(
 
 def test_no_more_is_tried_than_was_allowed() -> None:
     assert first_phase(levels="rate", step_time_s=3.0, request_rate=parse_rate("2")).rate == "2"
+
+
+def probed(dropped: int, *, ttft_s: float = 0.1, cap: int | None = 2) -> Probe:
+    """The first probe of a search of rates: 37 answers, and requests that waited for half a second."""
+    recording = Recording()
+    for second in range(37):
+        recording.add(an_ok(float(second), arrivals_s=[second + ttft_s, second + ttft_s + 0.1]))
+    for second in range(dropped):
+        never = RequestRecord(0, "s", profile="p", outcome=DROPPED, intended_s=second, ended_s=second + 0.5)
+        recording.add(never)
+    crew = SimpleNamespace(recording=recording, settle=lambda: None, cpu_shares={}, stamps="kernel")
+    settings = Settings(
+        slos=[parse_slo("p50_ttft_ms<500")], capacity=True, levels="rate", max_concurrency=cap
+    )
+    course = SearchCourse(settings, "ss", cast(Crew, crew), patience_s=60)
+    phase = course.next_phase(0.0)
+    assert phase is not None
+    course.finished(phase, 40.0)
+    (probe,) = course._search.answer.probes
+    return probe
+
+
+def test_a_rate_that_a_cap_did_not_let_through_was_not_the_load() -> None:
+    probe = probed(dropped=76)
+    assert (probe.outcome, probe.requests, probe.dropped) == ("invalid", 113, 76)
+    assert probe.cannot_tell == ("76 of 113 planned requests could not be sent with 2 at a time")
+
+
+def test_what_even_a_part_of_the_rate_missed_all_of_it_would_miss() -> None:
+    probe = probed(dropped=76, ttft_s=0.6)
+    assert (probe.outcome, probe.dropped) == ("missed", 76)
+
+
+def test_what_was_all_sent_was_the_load() -> None:
+    assert probed(dropped=0).outcome == "met"
+
+
+def test_without_a_cap_it_is_the_client_that_could_not_send() -> None:
+    assert probed(dropped=76, cap=None).cannot_tell == "76 of 113 planned requests could not be sent"

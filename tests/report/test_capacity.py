@@ -193,6 +193,21 @@ def test_the_client_could_not_go_on():
     )
 
 
+def test_what_was_never_sent_has_a_column_and_a_word():
+    capped = probe(2, FINE, not_the_load="76 of 1000 planned requests could not be sent", dropped=76)
+    text = render_answer(taken(probe(1, FINE), capped, capped), "requests/s")
+    head, first, second, *_ = text.splitlines()
+    assert head.split() == [
+        *("probe", "requests/s", "requests", "failed", "dropped", "seconds"),
+        *("req/s", "outcome", "p99_ttft_ms<500"),
+    ]
+    assert (first.split()[4], second.split()[4]) == ("0", "76")
+    assert render_probe(capped, "requests/s") == (
+        "2 requests/s: says nothing about the server: 76 of 1000 planned requests could not be sent (1000 "
+        "requests in 31.0 s, 76 never sent)"
+    )
+
+
 def test_the_search_was_broken_off():
     assert in_words(taken(probe(4, FINE), start=4)) == (
         "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "

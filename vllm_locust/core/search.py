@@ -67,6 +67,8 @@ class Probe:
     collapsed: str | None = None
     """The sentence of `collapse.collapsed`, when the server broke down."""
     requests: int = 0
+    dropped: int = 0
+    """Those of the requests that were planned and never sent."""
     seconds: float = 0.0
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     """Of the summary, to be shown beside the objectives: `request_throughput`, `output_throughput`, ..."""
@@ -92,6 +94,7 @@ class Probe:
             "few": self.evidence.few,
             "hiccup": self.evidence.hiccup,
             "requests": self.requests,
+            "dropped": self.dropped,
             "seconds": self.seconds,
             "client": self.client,
             "client_reasons": list(self.client_reasons),

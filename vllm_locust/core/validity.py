@@ -369,6 +369,11 @@ def _judge_dropped(measured: Measured) -> Iterator[_Finding]:
     yield verdict, f"{dropped} of {planned} planned requests could not be sent"
 
 
+def all_sent(measured: Measured) -> Judged:
+    """Whether what was planned was sent, whoever decides when."""
+    return Judged.by(_judge_dropped(measured))
+
+
 def _judge_stamps(stamps: Stamps) -> Iterator[_Finding]:
     if stamps == "read":
         yield DEGRADED, "arrival times are the moments of reading: this platform gave no kernel time stamps"

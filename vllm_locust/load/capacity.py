@@ -9,12 +9,12 @@ import math
 from typing import Any
 
 from vllm_locust.core.collapse import collapsed
-from vllm_locust.core.evidence import conclude, weigh
+from vllm_locust.core.evidence import Evidence, conclude, weigh
 from vllm_locust.core.group import Group
 from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import percentiles_of
 from vllm_locust.core.summary import summarize_phase
-from vllm_locust.core.validity import INVALID, Measured, Validity, judge, worst
+from vllm_locust.core.validity import INVALID, Measured, Validity, all_sent, judge, worst
 from vllm_locust.load.crew import Crew
 from vllm_locust.load.phases import Phase, step_times
 from vllm_locust.load.settings import Settings
@@ -110,21 +110,32 @@ class SearchCourse:
             recording, phase.number, self._settings.goodput_ms or None, percentiles_of(slos)
         )
         client = self._validity(group)
+        evidence = conclude(slos, group, numbers)
         assert phase.level is not None
         return Probe(
             level=phase.level,
-            evidence=conclude(slos, group, numbers),
+            evidence=evidence,
             client=worst(client.verdict, client.load.verdict),
             client_reasons=(*client.reasons, *client.load.reasons),
-            # Users are the same load however late they go on.
-            not_the_load=client.load.reasons[0]
-            if phase.open_loop and client.load.verdict == INVALID
-            else None,
+            not_the_load=self._not_the_load(phase, group, client, evidence),
             collapsed=collapsed(group),
             requests=group.planned,
+            dropped=group.dropped,
             seconds=elapsed_s,
             numbers={key: numbers[key] for key in ("request_throughput", "output_throughput")},
         )
+
+    def _not_the_load(self, phase: Phase, group: Group, client: Validity, evidence: Evidence) -> str | None:
+        """Why the server did not have the load of the level; users are the same however late they go on."""
+        if not phase.open_loop:
+            return None
+        if client.load.verdict == INVALID:
+            return client.load.reasons[0]
+        sent = all_sent(Measured.of(group))
+        # A cap lets a part of the rate through: what that misses all of it would miss, too.
+        if sent.verdict == INVALID and evidence.outcome == "met":
+            return f"{sent.reasons[0]} with {self._settings.max_concurrency} at a time"
+        return None
 
     def _validity(self, group: Group) -> Validity:
         """Of this probe alone: a client that was busy before is none of its business."""

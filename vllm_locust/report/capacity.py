@@ -23,7 +23,8 @@ _FULL_ENDS = ("narrowed", "limit", "none")
 def render_probe(probe: Probe | Mapping[str, Any], unit: str) -> str:
     """One line about a probe that is done; `unit` is "users" or "requests/s"."""
     data = probe.to_dict() if isinstance(probe, Probe) else probe
-    effort = f"{data['requests']} requests in {data['seconds']:.1f} s"
+    unsent = f", {data['dropped']} never sent" if data.get("dropped") else ""
+    effort = f"{data['requests']} requests in {data['seconds']:.1f} s{unsent}"
     level = _amount(data["level"], unit)
     if data["outcome"] == "invalid":
         return f"{level}: says nothing about the server: {data['cannot_tell']} ({effort})"
@@ -53,8 +54,9 @@ def render_answer(answer: Answer | Mapping[str, Any], unit: str) -> str:
 
 
 def _table(probes: Sequence[Mapping[str, Any]], unit: str) -> Iterator[str]:
-    heads = ["probe", unit, "requests", "failed", "seconds", "req/s", "outcome"]
-    rows = [[str(number), *_cells(probe)] for number, probe in enumerate(probes, 1)]
+    unsent = ["dropped"] if any(probe.get("dropped") for probe in probes) else []
+    heads = ["probe", unit, "requests", "failed", *unsent, "seconds", "req/s", "outcome"]
+    rows = [[str(number), *_cells(probe, unsent)] for number, probe in enumerate(probes, 1)]
     columns, notes = _objectives(probes, room=WIDTH - sum(_widths([heads, *rows])))
     for slo, name in columns.items():
         heads.append(name)
@@ -75,7 +77,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     ]
 
 
-def _cells(probe: Mapping[str, Any]) -> list[str]:
+def _cells(probe: Mapping[str, Any], unsent: Sequence[str]) -> list[str]:
     numbers = probe["numbers"]
     rate = numbers.get("request_throughput")
     outcome = _OUTCOMES.get(probe["outcome"], probe["outcome"])
@@ -84,6 +86,7 @@ def _cells(probe: Mapping[str, Any]) -> list[str]:
         _level(probe["level"]),
         str(probe["requests"]),
         str(max((finding["failed"] for finding in probe["findings"]), default=0)),
+        *(str(probe.get(key, 0)) for key in unsent),
         f"{probe['seconds']:.1f}",
         _NOT_KNOWN if rate is None else f"{rate:.2f}",
         f"{outcome} {mark}".rstrip(),
