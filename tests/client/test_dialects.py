@@ -147,6 +147,28 @@ FAILURES = {
         [A, chunk({"content": "b"}, index=1), STOP], "truncated", "all choices"
     ),
     "one of two choices never begun": Case([A, STOP], "truncated", "all choices", choices=2),
+    "one of two choices never came, and the last word did": Case(
+        [A, STOP, usage(7, 1), DONE],
+        "truncated",
+        "1 of the choices that were asked for never came",
+        choices=2,
+    ),
+    "a cut behind the JSON of an error that is no event": Case(
+        [A, b'{"error": {"message": "engine died"}}'], "server_error_event", "engine died"
+    ),
+    "a cut behind a text": Case(
+        [A, b"upstream connect error or disconnect/reset before headers"],
+        "truncated",
+        "without a finish reason or [DONE]; among its events was 'upstream connect error",
+    ),
+    "the last word behind a text": Case(
+        [A, b"<html>502 Bad Gateway</html>\n\n", DONE], "truncated", "was '<html>502 Bad Gateway</html>'"
+    ),
+    "the last word behind an event that nobody knows": Case(
+        [A, event({"verdict": "gone"}), DONE],
+        "truncated",
+        """without a finish reason; among its events was '{"verdict": "gone"}'""",
+    ),
     "one of two choices aborted": Case(
         [A, chunk({"content": "b"}, "abort", 1), STOP, DONE], "server_error_event", '"abort"', choices=2
     ),
@@ -177,6 +199,134 @@ FAILURES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_failures_are_failures(name: str) -> None:
     three_ways(FAILURES[name])
+
+
+ERRORS: dict[str, Any] = {
+    "FastAPI": {"detail": "engine died"},
+    "API gateways of AWS": {"message": "engine died"},
+    "in large letters": {"Message": "engine died"},
+    "Bedrock": {"internalServerException": {"message": "engine died"}},
+    "Bedrock, with a status": {
+        "modelStreamErrorException": {"message": "engine died", "originalStatusCode": 1}
+    },
+    "MiniMax": {"id": "x", "base_resp": {"status_code": 1008, "status_msg": "engine died"}},
+    "a status in words": {"status": "error", "message": "engine died"},
+    "no success": {"success": False, "msg": "engine died"},
+    "Apigee": {"fault": {"faultstring": "engine died", "detail": {"errorcode": "x"}}},
+    "a status in a number": {"statusCode": 500, "message": "engine died"},
+    "a code and a reason": {"code": 500, "reason": "engine died"},
+    "a code in a string": {"code": "InternalError", "message": "engine died"},
+    "only the kind": {"error_type": "engine died"},
+    "err": {"err": "engine died"},
+    "an exception": {"exception": "engine died"},
+    "an exception by its type": {"type": "exception", "message": "engine died"},
+    "a failed response": {"type": "response.failed", "reason": "engine died"},
+    "vLLM before 0.9": {"object": "error", "message": "engine died", "type": "BadRequestError", "code": 400},
+    "Anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "engine died"}},
+    "Cloudflare": {"errors": [{"message": "engine died", "code": 3040}], "success": False, "result": {}},
+    "a problem of RFC 9457": {"type": "about:blank", "title": "engine died", "status": 503},
+}
+
+
+@pytest.mark.parametrize("end", [[STOP, DONE], [DONE], []], ids=["stop", "done", "cut"])
+@pytest.mark.parametrize("who", ERRORS)
+def test_an_error_is_one_in_whatever_fields(who: str, end: list[bytes]) -> None:
+    three_ways(Case([A, event(ERRORS[who]), *end], "server_error_event", "engine died"))
+    line = json.dumps(ERRORS[who]).encode() + b"\n\n"
+    three_ways(Case([A, line, *end], "server_error_event", "engine died"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["exception", "server_error", "Error", "response.failed", "abort", "timeout", "internalServerException"],
+)
+def test_an_error_is_one_by_the_name_of_its_event(name: str) -> None:
+    told = f"event: {name}\ndata: engine died\n\n".encode()
+    three_ways(Case([A, told, STOP, DONE], "server_error_event", "engine died"))
+
+
+@pytest.mark.parametrize("field", ["error", "Error", "ERROR", "exception", "server-error"])
+def test_an_error_is_one_in_a_field_of_the_stream(field: str) -> None:
+    three_ways(
+        Case([A, f"{field}: engine died\n\n".encode(), STOP, DONE], "server_error_event", "engine died")
+    )
+
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "a message": {"error_message": "engine died", "error_code": 500},
+    "an object": {"object": "error", "message": "engine died"},
+    "MiniMax": {"base_resp": {"status_code": 1000, "status_msg": "engine died"}},
+    "a code": {"code": 10013, "message": "engine died"},
+    "a status": {"status": "failed", "message": "engine died"},
+}
+
+
+@pytest.mark.parametrize("who", BESIDE)
+def test_an_error_beside_an_answer_is_one(who: str) -> None:
+    three_ways(Case([A, chunk({}, "stop", **BESIDE[who]), DONE], "server_error_event", "engine died"))
+
+
+@pytest.mark.parametrize("told", [{"error": {"message": "engine died"}}, {"errorMessage": "engine died"}])
+@pytest.mark.parametrize("place", ["choice", "delta"])
+def test_an_error_inside_an_answer_is_one(place: str, told: dict[str, Any]) -> None:
+    choice = {"delta": {}, **told} if place == "choice" else {"delta": told}
+    three_ways(Case([A, event({"choices": [choice]}), STOP, DONE], "server_error_event", "engine died"))
+
+
+NO_ERRORS: dict[str, dict[str, Any]] = {
+    "empty": {"error": {}, "errors": [], "error_message": ""},
+    "null": {"error": None, "errors": [None], "exception": None},
+    "with nothing in it": {"error": {"code": None, "message": None}},
+    "zero": {"error": {"code": 0, "message": ""}},
+    "false": {"error": False, "success": True},
+    "a code of success": {"code": 200, "message": "OK"},
+    "a code in a string": {"code": "0", "message": "Success"},
+    "fields of nothing": {"error_code": 0, "error_msg": ""},
+    "MiniMax": {"base_resp": {"status_code": 0, "status_msg": ""}},
+    "a status": {"status": "in_progress"},
+    "an Azure filter that was not applied": {
+        "content_filter_results": {"error": {"code": "content_filter_error", "message": "not filtered"}}
+    },
+}
+
+
+@pytest.mark.parametrize("who", NO_ERRORS)
+def test_what_says_that_all_is_well_is_no_error(who: str) -> None:
+    more = NO_ERRORS[who]
+    alone = event({"choices": [], **more})
+    three_ways(Case([chunk({"content": "a"}, **more), alone, STOP, alone, DONE], arrivals=[0]))
+    three_ways(Case([A, chunk({}, "stop", **more), event(more), DONE], arrivals=[0]))
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        event(b"null"),
+        event(b"{}"),
+        event({"type": "ping"}),
+        event({"choices": [], "cost": "0.001"}),
+        b"event: ping\ndata: still here\n\n",
+        b"event: heartbeat\n\n",
+    ],
+)
+def test_signs_of_life_leave_an_answer_as_it_is(sign: bytes) -> None:
+    three_ways(Case([sign, A, sign, B, sign, DONE], arrivals=[1, 3], text="ab"))
+
+
+@pytest.mark.parametrize("name", ["message", "chunk", "completion", "chat.completion.chunk", "token"])
+def test_answers_may_come_in_events_of_any_name(name: str) -> None:
+    named = [f"event: {name}\n".encode() + data for data in (A, B, STOP)]
+    three_ways(Case([*named, b"event: done\n" + DONE], arrivals=[0, 1], text="ab"))
+
+
+def test_an_unknown_event_that_output_follows_does_no_harm() -> None:
+    three_ways(Case([event({"conversation": "x"}), A, event({"step": 2}), B, DONE], arrivals=[1, 3]))
+    three_ways(Case([A, STOP, event({"conversation": "x"}), DONE], arrivals=[0]))
+
+
+def test_words_of_an_answer_are_no_error() -> None:
+    text = chunk({"content": '"error": {"message": "exception", "status": 500}'})
+    three_ways(Case([text, text, STOP, DONE], arrivals=[0, 1]))
 
 
 ANSWERS = {
@@ -235,7 +385,6 @@ ANSWERS = {
         arrivals=[0, 1],
         choices=2,
     ),
-    "two choices, of which the server gave one": Case([A, STOP, DONE], arrivals=[0], choices=2),
     "usage behind the end, with a choice": Case(
         [A, STOP, chunk({"role": "assistant", "content": ""}, usage=used(7, 1)), DONE],
         arrivals=[0],

@@ -9,10 +9,11 @@ import sseclient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_locust.core import stream
+from vllm_locust.core import sse
 from vllm_locust.core.chunk import error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
-from vllm_locust.core.stream import Answer, EventTooLargeError, SseDecoder
+from vllm_locust.core.sse import EventTooLargeError, SseDecoder
+from vllm_locust.core.stream import Answer
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -61,7 +62,7 @@ def test_byte_by_byte_gives_the_same_as_at_once() -> None:
 
 
 def test_an_event_without_end_is_given_up_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "MAX_EVENT_BYTES", 100)
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     decoder = SseDecoder()
     decoder.feed(b"data: " + b"x" * 90)
     with pytest.raises(EventTooLargeError):

@@ -12,7 +12,7 @@ import orjson
 from gevent.event import Event
 
 from vllm_locust.client.connection import Connection
-from vllm_locust.core.chunk import beginning, error_message
+from vllm_locust.core.chunk import beginning, error_in, error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
 from vllm_locust.core.stream import Answer
 
@@ -204,9 +204,13 @@ class Exchange:
         answer = self.answer
         if not answer.arrivals_s and answer.stray is not None:
             return PROTOCOL, f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
+        if answer.missing_choices and answer.done:
+            return TRUNCATED, f"{answer.missing_choices} of the choices that were asked for never came"
         if answer.finish_reason is not None:
             return TRUNCATED, "the stream ended before all choices had a finish reason"
-        return TRUNCATED, "the stream ended without a finish reason or [DONE]"
+        missing = "a finish reason" if answer.done else "a finish reason or [DONE]"
+        met = "" if answer.odd_line is None else f"; among its events was {beginning(answer.odd_line)}"
+        return TRUNCATED, f"the stream ended without {missing}{met}"
 
     def _not_a_stream(self) -> tuple[str, str]:
         if self._compressed:
@@ -216,8 +220,8 @@ class Exchange:
             body = orjson.loads(content)
         except orjson.JSONDecodeError:
             body = None
-        if isinstance(body, dict) and body.get("error"):
-            return SERVER_ERROR_EVENT, error_message(body)
+        if isinstance(body, dict) and (message := error_in(body)) is not None:
+            return SERVER_ERROR_EVENT, message
         met = f"{self.content_type or 'no content type'}: {beginning(content)}"
         return PROTOCOL, f"expected an event stream, got {met}"
 

@@ -5,7 +5,9 @@ All functions take JSON that is parsed already; where that is not what it must b
 """
 
 import json
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -34,8 +36,22 @@ A list of good ones: an answer that ended for a reason nobody has heard of ("abo
 _NOT_YET = ("", "null")
 # Of a delta: who speaks, what things are called, and nothing that was generated.
 _LABELS = frozenset({"role", "id", "type", "name", "object"})
-_ERROR_FIELDS = ("error", "errors", "error_message", "error_msg", "error_code")
-_MESSAGE_FIELDS = ("message", "detail", "error_message", "error_msg", "msg")
+# Of a chunk that nobody need look at twice, since no server tells of trouble there.
+_USUAL_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
+# Words in the names of fields and events, "internalServerException" or "error_msg", that tell of trouble.
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_ERROR_WORDS = ("error", "exception")
+_TROUBLE = frozenset({"err", "fault"})
+_BAD_ENDS = frozenset({"abort", "aborted", "cancelled", "canceled", "fail", "failed", "failure", "timeout"})
+# How servers say that nothing is wrong, where others would say what is.
+_FINE = frozenset({"", "0", "200", "false", "none", "null", "ok", "success"})
+_MESSAGE_FIELDS = ("message", "detail", "error_message", "error_msg", "msg", "status_msg", "faultstring")
+_CAUSE_FIELDS = ("reason", "title")
+_STATUS_FIELDS = ("status", "status_code", "statuscode")
+_KEEP_ALIVES = frozenset({"ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"})
+_FIRST_FAILED_STATUS = 400
 _NOTHING = (None, None, None, None)
 _MAX_ERROR_CHARS = 500
 _SHOWN_CHARS = 80
@@ -80,32 +96,52 @@ def carried(choice: Mapping[str, Any], text_parts: list[str]) -> int:
     return EMPTY if not delta.get("role") and tried != _NOTHING else 0
 
 
-def error_in(chunk: Mapping[str, Any]) -> str | None:
-    """The error that a chunk tells of, in whatever field; None for none. A null or empty one is none."""
-    if chunk.get("error"):
-        return error_message(chunk)
-    for choice in chunk.get("choices") or ():
-        if choice.get("error"):
-            return error_message(choice)
-    if chunk.get("choices") or chunk.get("usage"):
+def error_in(chunk: Mapping[str, Any], data: bytes = b"error") -> str | None:
+    """The error that a chunk tells of, in whatever field; None for none. `data` is the chunk in bytes.
+
+    Beside an answer it takes a field that is named after an error, or a status that is none of success; a
+    message, which only a chunk without an answer can be, is an error by itself. One that is null, empty or
+    says that all is well is none.
+    """
+    choices = chunk.get("choices") or ()
+    if choices and chunk.keys() <= _USUAL_FIELDS and b"err" not in data and b"xception" not in data:
         return None
-    named = any(chunk.get(field) for field in _ERROR_FIELDS)
-    typed = "error" in (chunk.get("object"), chunk.get("type"))
-    coded = bool(chunk.get("code")) and any(chunk.get(field) for field in _MESSAGE_FIELDS)
-    return error_message(chunk) if named or typed or coded else None
+    parts = [chunk, *choices, *(choice.get("delta") or {} for choice in choices)]
+    for part in parts:
+        if any(names_error(field) and _is_trouble(value) for field, value in part.items()):
+            return error_message(part)
+    fields = {field.lower(): value for field, value in chunk.items()}
+    is_lone = not choices and not chunk.get("usage")
+    return error_message(chunk) if _is_failure(fields) or (is_lone and _is_message(fields)) else None
+
+
+def is_unknown(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk is neither a part of an answer nor a sign of life: who can tell what it says?"""
+    known = "choices" in chunk or "usage" in chunk
+    return not known and not any(is_keep_alive(value) for value in (chunk.get("type"), chunk.get("event")))
+
+
+def is_keep_alive(name: Any) -> bool:
+    """Whether events of this name or type only say that the server is there."""
+    return isinstance(name, str) and name.lower() in _KEEP_ALIVES
+
+
+@lru_cache(256)
+def names_error(name: str) -> bool:
+    """Whether a name has the word "error" in it, or one that means the same."""
+    words = map(str.lower, _WORD.findall(name))
+    return any(word.startswith(_ERROR_WORDS) or word in _TROUBLE for word in words)
+
+
+@lru_cache(256)
+def names_bad_end(name: str) -> bool:
+    """Whether what has this name, an event or a status, is an error or another end than the right one."""
+    return names_error(name) or not _BAD_ENDS.isdisjoint(map(str.lower, _WORD.findall(name)))
 
 
 def error_message(body: Any) -> str:
     """The human part of an error body as vLLM and its kin send it, else the body itself, shortened."""
-    inner = body.get("error") or body if isinstance(body, dict) else body
-    for part in (inner, body):
-        if isinstance(part, str):
-            return part[:_MAX_ERROR_CHARS]
-        if isinstance(part, dict):
-            for field in _MESSAGE_FIELDS:
-                if isinstance(message := part.get(field), str):
-                    return message[:_MAX_ERROR_CHARS]
-    return orjson.dumps(body).decode()[:_MAX_ERROR_CHARS]
+    return (_message_in(body) or orjson.dumps(body).decode())[:_MAX_ERROR_CHARS]
 
 
 def told_error(data: bytes) -> str:
@@ -120,6 +156,55 @@ def beginning(data: bytes) -> str:
     """The first characters of what was met, in quotes, on one line."""
     text = data[: 4 * _SHOWN_CHARS].decode("utf-8", "replace")
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+
+
+def _is_failure(fields: Mapping[str, Any]) -> bool:
+    """Whether a status says so: one in words, a number, or a code that has a message with it."""
+    kinds = (fields.get("object"), fields.get("type"), fields.get("status"))
+    if any(isinstance(kind, str) and names_bad_end(kind) for kind in kinds) or fields.get("success") is False:
+        return True
+    inner = [value for value in fields.values() if isinstance(value, dict)]
+    if any(_is_failed_status(part.get(field)) for part in (fields, *inner) for field in _STATUS_FIELDS):
+        return True
+    said = any(_is_trouble(fields.get(field)) for field in (*_MESSAGE_FIELDS, *_CAUSE_FIELDS))
+    return said and _is_trouble(fields.get("code"))
+
+
+def _is_message(fields: Mapping[str, Any]) -> bool:
+    """Whether it is words for a human, and nothing says that they are good ones."""
+    said = any(isinstance(fields.get(field), str) and _is_trouble(fields[field]) for field in _MESSAGE_FIELDS)
+    states = [fields[field] for field in ("type", "code", "success", *_STATUS_FIELDS) if field in fields]
+    return said and not states
+
+
+def _is_failed_status(status: Any) -> bool:
+    if isinstance(status, str) and status.isdecimal():
+        status = int(status)
+    return isinstance(status, int) and status >= _FIRST_FAILED_STATUS
+
+
+def _is_trouble(value: Any) -> bool:
+    """Whether there is more in it than nothing, zeros and success."""
+    if isinstance(value, dict):
+        return any(map(_is_trouble, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_trouble, value))
+    return str(value).strip().lower() not in _FINE
+
+
+def _message_in(body: Any) -> str | None:
+    """The words for a human in an error: in what is named after it, else beside that, else further inside."""
+    if isinstance(body, str):
+        return body or None
+    if isinstance(body, list):
+        return next(filter(None, map(_message_in, body)), None)
+    if not isinstance(body, dict):
+        return None
+    fields = {field.lower(): value for field, value in body.items()}
+    inner = [value for field, value in body.items() if names_error(field) or isinstance(value, dict)]
+    texts = (fields.get(field) for field in (*_MESSAGE_FIELDS, *_CAUSE_FIELDS))
+    told = [_message_in(fields.get("error")), *(text for text in texts if isinstance(text, str))]
+    return next(filter(None, told), None) or next(filter(None, map(_message_in, inner)), None)
 
 
 def _text_of_parts(parts: Any) -> str:

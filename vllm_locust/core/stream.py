@@ -1,8 +1,8 @@
 """Stamped bytes in, one streamed answer out.
 
-Rule: this file knows server-sent events and how an answer grows out of them; what one chunk says is in
-`chunk`. It does not know where the bytes come from, what time it is, or what HTTP is; an arrival time is
-handed in with every piece of the body.
+Rule: this file knows how an answer grows out of events; how bytes become events is in `sse`, what one chunk
+says in `chunk`. It does not know where the bytes come from, what time it is, or what HTTP is; an arrival time
+is handed in with every piece of the body.
 """
 
 import re
@@ -18,13 +18,12 @@ from vllm_locust.core.chunk import (
     carried,
     error_in,
     finish_reason,
+    is_unknown,
     parse_leniently,
     told_error,
 )
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
-
-MAX_EVENT_BYTES = 8 << 20
-"""A single event larger than this is not a stream of tokens; reading on would only eat memory."""
+from vllm_locust.core.sse import SseDecoder
 
 _MAX_ERROR_CHARS = 500
 # A server whose chunks differ in more than their text is not worth more attempts to learn their form.
@@ -32,128 +31,6 @@ _MAX_LESSONS = 3
 # Where the chunks of an answer have what they differ in.
 _TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 _STRING = re.compile(rb'(?:[^"\\]|\\.)*')
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_PASSED_OVER = (b"id", b"retry")
-
-
-class EventTooLargeError(ValueError):
-    """The peer sent more than MAX_EVENT_BYTES without ending an event."""
-
-
-class SseDecoder:
-    """Splits a stream of server-sent events, cut anywhere, into the `data` of each event.
-
-    Implements the event stream format of the HTML standard as far as `data` is concerned: a byte order mark
-    may lead, lines end in LF, CRLF or CR, several `data` lines of one event are joined by LF, comments and
-    other fields are passed over. Two things go beyond it, since servers tell errors so: an event of the name
-    "error" is an `error` and no data, and so is a field of that name.
-    """
-
-    __slots__ = (
-        "_begun",
-        "_comment",
-        "_data",
-        "_is_error",
-        "_size",
-        "_skip_lf",
-        "_tail",
-        "at_end_of_event",
-        "between_events",
-        "error",
-        "stray",
-    )
-
-    def __init__(self) -> None:
-        self.between_events = True
-        """Nothing is pending: what comes next begins an event."""
-        self.at_end_of_event = False
-        """An event was the last thing that came; no comment or other field came behind it."""
-        self.error: bytes | None = None
-        """What the first error said; empty when it said nothing."""
-        self.stray: bytes | None = None
-        """The first line that is no field of an event stream, if there was one."""
-        self._begun = False
-        self._tail = b""
-        self._data: list[bytes] = []
-        self._size = 0
-        self._skip_lf = False
-        self._is_error = False
-        self._comment = b""
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The data of every event that `piece` completes."""
-        # Nearly always a piece is one whole event on one line: see that with four C calls.
-        if (
-            piece.endswith(b"\n\n")
-            and piece.startswith(b"data: ")
-            and piece.find(b"\n") == len(piece) - 2
-            and self.between_events
-            and b"\r" not in piece
-        ):
-            self.at_end_of_event = True
-            return [piece[6:-2]]
-        return self._feed_lines(piece)
-
-    def close(self) -> list[bytes]:
-        """The data of an event that the end of the stream left without its blank line."""
-        return [] if self.between_events else self._feed_lines(b"\n\n")
-
-    def _feed_lines(self, piece: bytes) -> list[bytes]:
-        if self._skip_lf and piece:
-            piece = piece.removeprefix(b"\n")
-            self._skip_lf = False
-        lines = (self._tail + piece).splitlines(keepends=True)
-        self._tail = b""
-        if lines:
-            last = lines[-1]
-            if not last.endswith((b"\n", b"\r")):
-                self._tail = lines.pop()
-            elif not last.endswith(b"\n"):
-                self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
-        if lines and not self._begun:
-            self._begun = True
-            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
-        events: list[bytes] = []
-        self.at_end_of_event = False
-        for line in lines:
-            self.at_end_of_event = self._take_line(line.rstrip(b"\r\n"), events)
-        self.at_end_of_event &= not self._tail
-        self.between_events = not self._tail and not self._data and not self._is_error
-        if len(self._tail) + self._size > MAX_EVENT_BYTES:
-            raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
-        return events
-
-    def _take_line(self, line: bytes, events: list[bytes]) -> bool:
-        """True when the line completes an event."""
-        if not line:
-            return self._end_event(events)
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"data":
-            self._data.append(value)
-            self._size += len(value)
-        elif not field:
-            self._comment = value
-        elif field == b"event":
-            self._is_error = value.strip().lower() == b"error"
-        elif field == b"error":
-            self._tell_error(value)
-        elif field not in _PASSED_OVER and self.stray is None:
-            self.stray = line
-        return False
-
-    def _end_event(self, events: list[bytes]) -> bool:
-        data, is_error, comment = self._data, self._is_error, self._comment
-        self._data, self._size, self._is_error, self._comment = [], 0, False, b""
-        if is_error:
-            self._tell_error(b"\n".join(data) or comment)  # NVIDIA Dynamo tells it in the comment
-        elif data:
-            events.append(b"\n".join(data))
-        return bool(data) and not is_error
-
-    def _tell_error(self, what: bytes) -> None:
-        if self.error is None:
-            self.error = what
 
 
 class Answer:
@@ -177,6 +54,7 @@ class Answer:
         "_prefix",
         "_sse",
         "_suffix",
+        "_unknown",
         "_usage_runs",
         "arrivals_s",
         "cached_tokens",
@@ -206,6 +84,8 @@ class Answer:
         self._prefix = self._suffix = b""
         self._is_text = True
         self._lessons = _MAX_LESSONS
+        # The last event that nobody knows, and how many had carried output before it.
+        self._unknown: tuple[bytes, int] | None = None
         # Places in `arrivals_s` of events that show nothing.
         self._empty: list[int] = []
         self.arrivals_s: list[float] = []
@@ -234,16 +114,30 @@ class Answer:
     def finished(self) -> bool:
         """True once the server said that the answer is complete: all of its choices, where there are several.
 
-        Its last word, [DONE], will do where no choice was given a reason.
+        Its last word, [DONE], will do where no choice was given a reason and nothing odd came before it.
         """
         if self._open and self._ended:
             return False
-        return self.done or len(self._ended) >= self._choices
+        if len(self._ended) >= self._choices:
+            return True
+        return self.done and not self.missing_choices and (bool(self._ended) or self.odd_line is None)
+
+    @property
+    def missing_choices(self) -> int:
+        """How many of the several choices that were asked for never came."""
+        return 0 if self._choices == 1 else max(self._choices - len(self._open | self._ended), 0)
 
     @property
     def stray(self) -> bytes | None:
         """The first line of the body that is no field of an event stream, if there was one."""
         return self._sse.stray
+
+    @property
+    def odd_line(self) -> bytes | None:
+        """What may have told of an error: an unknown event behind all output, else a stray line."""
+        if self._unknown is not None and self._unknown[1] == len(self.arrivals_s):
+            return self._unknown[0]
+        return self.stray
 
     @property
     def visible_events(self) -> int:
@@ -324,6 +218,8 @@ class Answer:
             if bare != data or not bare:  # white space around what is known
                 return bool(bare) and self._take_event(bare, arrival_s)
             chunk = parse_leniently(data)
+        if not chunk:
+            return False  # a sign of life
         try:
             return self._take_chunk(chunk, data, arrival_s)
         except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
@@ -331,8 +227,10 @@ class Answer:
 
     def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> bool:
         choices, usage = chunk.get("choices") or (), chunk.get("usage")
-        if (not choices or b"error" in data) and (message := error_in(chunk)) is not None:
+        if (message := error_in(chunk, data)) is not None:
             self.fail(SERVER_ERROR_EVENT, message)
+        elif not choices and is_unknown(chunk):
+            self._unknown = data, len(self.arrivals_s)
         said = 0
         for choice in choices:
             said |= carried(choice, self.text_parts)
