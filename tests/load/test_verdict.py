@@ -1,5 +1,6 @@
 """Which exit code a run ends with, case by case."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -10,7 +11,7 @@ from tests.core.made_records import an_ok
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, parse_slo
 from vllm_locust.load.settings import Settings
-from vllm_locust.load.verdict import Generators, Verdict, conclude, exit_code, why_inconclusive
+from vllm_locust.load.verdict import Generators, Verdict, conclude, exit_code, unaccepted, why_inconclusive
 
 LATENCY, FAILURES = "p99_ttft_ms<500", "failed==0"
 
@@ -20,7 +21,7 @@ def verdict_of(client: str, failed: int, **outcomes: Any) -> Verdict:
     summary = {
         "client": {"verdict": client, "reasons": ["a fault"]},
         "completed": 10,
-        "requests": {"failed": failed},
+        "requests": {"planned": 20, "failed": failed, "dropped": outcomes.get("dropped", 0)},
         "workers": [],
     }
     return Verdict(summary, judgements, "")
@@ -50,6 +51,42 @@ def verdict_of(client: str, failed: int, **outcomes: Any) -> Verdict:
 )
 def test_exit_codes(client: str, failed: int, slos: dict[str, str], code: int | None) -> None:
     assert exit_code(verdict_of(client, failed, slos=slos), user_errors=False) == code
+
+
+@pytest.mark.parametrize(
+    ("slos", "failed", "code", "why"),
+    [
+        ({}, 0, None, "of 20 requests 7 were dropped, never sent"),  # which Locust makes 1
+        ({FAILURES: "met"}, 0, None, "of 20 requests 7 were dropped, never sent"),
+        ({LATENCY: "met"}, 3, None, "of 20 requests 3 failed and 7 were dropped, never sent"),
+        ({"dropped<9": "met"}, 0, 0, None),
+        ({"dropped<9": "met"}, 3, None, "of 20 requests 3 failed"),
+        ({"requests.dropped==0": "missed"}, 0, 3, None),
+        ({"dropped<9": "met", "failed<5": "met"}, 3, 0, None),
+    ],
+)
+def test_dropped_requests_are_not_green_unless_an_objective_says_so(
+    slos: dict[str, str], failed: int, code: int | None, why: str | None
+) -> None:
+    verdict = verdict_of("valid", failed, slos=slos, dropped=7)
+    assert (exit_code(verdict, user_errors=False), unaccepted(verdict)) == (code, why)
+
+
+def test_what_lost_workers_had_in_flight_may_have_failed() -> None:
+    lost = {
+        "worker": 0,
+        "name": "a",
+        "lost_after_s": 2.0,
+        "was_missing": False,
+        "unaccounted": 4,
+        "requests": 9,
+    }
+    left = {**lost, "worker": 1, "lost_after_s": None, "unaccounted": 0}
+    verdict = concluded(recorded(0.2), "failed==0", "completed>100", workers=[lost, left])
+    assert [judgement.outcome for judgement in verdict.judgements] == ["undetermined", "met"]
+    assert why_inconclusive(verdict) == (
+        "failed==0 is undetermined: 0, but what became of up to 4 requests of lost workers is not known"
+    )
 
 
 def test_tasks_that_raise_are_not_excused_by_an_error_budget() -> None:
@@ -85,10 +122,11 @@ def recorded(*levels_s: float, requests: int = 400) -> Recording:
     return recording
 
 
-def concluded(recording: Recording, *slos: str) -> Verdict:
+def concluded(recording: Recording, *slos: str, workers: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     settings = Settings(slos=[parse_slo(slo) for slo in slos])
     identity = {"scenario": "s", "request_rate": None}
-    return conclude(recording, settings, identity, Generators({"client": 0.1}, "kernel", lost=0), {})
+    generators = Generators({"client": 0.1}, "kernel", lost=0, workers=workers)
+    return conclude(recording, settings, identity, generators, {})
 
 
 def test_the_gates_are_the_last_lines_with_their_intervals() -> None:

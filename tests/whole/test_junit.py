@@ -36,7 +36,7 @@ def verdict_of(
     summary = {
         "client": {"verdict": client, "reasons": ["the CPU was busy"] if client != "valid" else []},
         "completed": 10,
-        "requests": {"failed": sum(kinds.values())},
+        "requests": {"failed": sum(kinds.values()), "dropped": 0},
         "workers": [],
         "failures": kinds,
         **more,

@@ -75,6 +75,7 @@ _LATENCY = re.compile(
     rf"(?:p(?P<q>\d+(?:\.\d+)?)|{'|'.join(STATISTICS)})_(?P<family>{'|'.join(FAMILIES)})_ms"
 )
 _FAILURES = ("failed", "error_rate", "requests.failed")
+_DROPS = ("dropped", "requests.dropped")
 _RATES = (
     "request_throughput",
     "request_goodput",
@@ -103,6 +104,11 @@ class Slo:
     def about_failures(self) -> bool:
         """Whether this says how many failures are acceptable."""
         return self.key in _FAILURES
+
+    @property
+    def about_drops(self) -> bool:
+        """Whether this says how many requests may go unsent."""
+        return self.key in _DROPS
 
     def holds(self, value: float) -> bool:
         """Whether `value` is within the bound."""

@@ -252,7 +252,7 @@ def judge(
         [*_judge_lost(lost), *((DEGRADED, sentence) for sentence in lost_workers), *_judge_stamps(stamps)]
     )
     late, lags = list(_lateness(by_part, loop)), _lags(by_part)
-    planned = [*(late if loop == "open" else ()), *(() if loop == "capped" else _judge_dropped(measured))]
+    planned = [*(late if loop == "open" else ()), *_judge_dropped(measured, loop)]
     return Validity(
         worst(general.verdict, *(metric.judged.verdict for metric in metrics.values())),
         metrics,
@@ -363,10 +363,13 @@ def _judge_cpu(shares: Mapping[str, float]) -> Iterator[_Finding]:
         yield _graded(share, *_CPU_LIMITS), f"the process {name!r} used {share * 100:.0f} % of a core"
 
 
-def _judge_dropped(measured: Measured) -> Iterator[_Finding]:
+def _judge_dropped(measured: Measured, loop: Loop) -> Iterator[_Finding]:
     dropped, planned = measured.dropped, measured.planned
-    verdict = _graded(dropped, 0, _DROPPED_LIMIT * planned)
-    yield verdict, f"{dropped} of {planned} planned requests could not be sent"
+    if loop == "capped" and dropped:  # as the user wanted it, and by no fault of the client
+        yield DEGRADED, f"{dropped} of {planned} planned requests found no place, and were never sent"
+    else:
+        verdict = _graded(dropped, 0, _DROPPED_LIMIT * planned)
+        yield verdict, f"{dropped} of {planned} planned requests could not be sent"
 
 
 def all_sent(measured: Measured) -> Judged:

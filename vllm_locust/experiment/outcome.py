@@ -50,6 +50,8 @@ def _reasons(outcome: str, summary: Mapping[str, Any]) -> Iterator[str]:
     if outcome == "failed_requests":
         requests = summary.get("requests") or {}
         failed = [f"{requests.get('failed')} of {requests.get('planned')} requests failed"]
+        if requests.get("dropped"):
+            failed.append(f"{requests['dropped']} were never sent")
         examples = summary.get("failure_examples") or {}
         for kind, count in sorted((summary.get("failures") or {}).items(), key=lambda pair: -pair[1]):
             example = f" ({examples[kind]})" if examples.get(kind) else ""

@@ -44,9 +44,12 @@ def _cases(verdict: Verdict) -> Iterator[Case]:
     yield Case("the measurement is valid", outcome, ". ".join([client["verdict"], *client["reasons"]]))
     if "capacity" in summary:
         yield _capacity(verdict, summary["capacity"])
-    elif not any(judgement.slo.about_failures for judgement in judgements):
+        return
+    if not any(judgement.slo.about_failures for judgement in judgements):
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary["failures"].items())
         yield Case("no request failed", "failed" if kinds else "passed", kinds)
+    if (dropped := summary["requests"]["dropped"]) and not any(one.slo.about_drops for one in judgements):
+        yield Case("no request was dropped", "failed", f"{dropped} were never sent")
 
 
 def _capacity(verdict: Verdict, capacity: Mapping[str, Any]) -> Case:

@@ -14,7 +14,7 @@ from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
 from vllm_locust.core.reconciliation import reconcile
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.slo import Judgement, Slo, percentiles_of
+from vllm_locust.core.slo import Judgement, Slo, percentiles_of, undetermined
 from vllm_locust.core.summary import nothing_measured, summarize
 from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, Validity, judge, named_parts
 from vllm_locust.load.observation import ServerSide
@@ -77,6 +77,7 @@ def conclude(
     )
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
     judgements = _judge_all(settings.slos, recording, numbers, client) if capacity is None else []
+    judgements = _with_unaccounted(judgements, sum(worker["unaccounted"] for worker in generators.workers))
     summary = {
         **identity,
         **numbers,
@@ -108,6 +109,19 @@ def _judge_all(
         known = _intervals(slos, group, phase)
         phase["slo"] = [judgement.to_dict() for judgement in gates(slos, group, phase, known, client)]
     return gates(slos, total, numbers, client=client)
+
+
+def _with_unaccounted(judgements: Sequence[Judgement], unaccounted: int) -> Sequence[Judgement]:
+    """Whatever lost workers had in flight may have failed."""
+    if not unaccounted:
+        return judgements
+    why = f"but what became of up to {unaccounted} requests of lost workers is not known"
+    return [
+        undetermined(one, f"{one.value:.6g}, {why}")
+        if one.slo.about_failures and one.outcome == "met"
+        else one
+        for one in judgements
+    ]
 
 
 def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) -> Mapping[str, Interval]:
@@ -146,8 +160,22 @@ def exit_code(verdict: Verdict, user_errors: bool) -> int | None:
         return EXIT_SLO_MISSED if verdict.summary["capacity"]["level"] is None else None if user_errors else 0
     if any(judgement.outcome == "missed" for judgement in verdict.judgements):
         return EXIT_SLO_MISSED
-    # Whoever says how many failures are acceptable makes Locust's own rule, none, step back.
-    return 0 if _failures_judged(verdict.judgements) and not user_errors else None
+    if unaccepted(verdict) is not None:
+        return None
+    # Whoever says how many are acceptable makes Locust's own rule, none, step back.
+    judged = _failures_judged(verdict.judgements) or _drops_judged(verdict.judgements)
+    return 0 if judged and not user_errors else None
+
+
+def unaccepted(verdict: Verdict) -> str | None:
+    """The failed or dropped requests that no objective is about, in words; None without any."""
+    requests, judgements = verdict.summary["requests"], verdict.judgements
+    counts = {
+        "failed": 0 if _failures_judged(judgements) else requests["failed"],
+        "were dropped, never sent": 0 if _drops_judged(judgements) else requests["dropped"],
+    }
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"of {requests['planned']} requests {told}" if told else None
 
 
 def why_inconclusive(verdict: Verdict) -> str | None:
@@ -192,6 +220,10 @@ def _abandoned(workers: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _failures_judged(judgements: Sequence[Judgement]) -> bool:
     return any(judgement.slo.about_failures for judgement in judgements)
+
+
+def _drops_judged(judgements: Sequence[Judgement]) -> bool:
+    return any(judgement.slo.about_drops for judgement in judgements)
 
 
 def _and_more(sentences: Sequence[str]) -> str | None:

@@ -51,7 +51,7 @@ from vllm_locust.load.rows import use_fine_buckets
 from vllm_locust.load.run import Run
 from vllm_locust.load.settings import Settings, read_settings, scenario_of
 from vllm_locust.load.shapes import choose_shape, kind_of
-from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code, why_inconclusive
+from vllm_locust.load.verdict import EXIT_NOT_CONCLUSIVE, EXIT_USAGE, exit_code, unaccepted, why_inconclusive
 from vllm_locust.load.web import dress
 from vllm_locust.observe.addresses import DEFAULT_PORT, LOOPBACK
 
@@ -325,7 +325,7 @@ def _end_run(environment: Environment) -> None:
         run.finish()
     assert run.verdict is not None
     code = exit_code(run.verdict, user_errors=bool(runner.exceptions))
-    if code is None and run.verdict.summary["requests"]["failed"] and environment.parsed_options is not None:
+    if code is None and unaccepted(run.verdict) is not None and environment.parsed_options is not None:
         # Locust's own rule, which on a master goes by what workers had told of failures some seconds ago.
         code = environment.parsed_options.exit_code_on_error
     if run.conductor.failed:
@@ -354,16 +354,20 @@ def _print_result(environment: Environment, **_: Any) -> None:
 
 
 def _await_report(environment: Environment, **_: Any) -> None:
-    if _is_headless(environment) and (run := _run(environment)) is not None and not run.refused:
+    if (run := _run(environment)) is None or run.refused:
+        return
+    if _is_headless(environment):
         _tell_of_report(environment, run)
-        if (why := _why_inconclusive(run)) is not None:
-            _say(environment, f"Exit code {EXIT_NOT_CONCLUSIVE}: {why}")
-
-
-def _why_inconclusive(run: Run) -> str | None:
-    if run.conductor.failed:
-        return _CANNOT_GO_ON
-    return None if run.verdict is None else why_inconclusive(run.verdict)
+    code, options = environment.process_exit_code, environment.parsed_options
+    if run.verdict is None or options is None or not code:
+        return
+    why = None
+    if code == EXIT_NOT_CONCLUSIVE:
+        why = _CANNOT_GO_ON if run.conductor.failed else why_inconclusive(run.verdict)
+    elif code == options.exit_code_on_error:
+        why = unaccepted(run.verdict)
+    if why is not None:
+        _say(environment, f"Exit code {code}: {why}")
 
 
 def _tell_of_report(environment: Environment, run: Run) -> None:

@@ -28,6 +28,8 @@ class Column:
     value: Callable[[Row], float | None]
     is_count: bool = False
     """A whole number, unless it is the mean of repeats."""
+    only_if_any: bool = False
+    """Left out where no row has any."""
 
 
 def _key(name: str, scale: float = 1.0) -> Callable[[Row], float | None]:
@@ -46,6 +48,7 @@ def _kv_percent(row: Row) -> float | None:
 COLUMNS = (
     Column("ok", 0, _key("completed"), is_count=True),
     Column("failed", 0, _key("failed"), is_count=True),
+    Column("dropped", 0, _key("dropped"), is_count=True, only_if_any=True),
     Column("dur s", 1, _key("duration")),
     Column("req/s", 2, _key("request_throughput")),
     Column("out tok/s", 0, _key("output_throughput")),
@@ -80,14 +83,16 @@ def _groups(results: ExperimentResults) -> Mapping[str, Mapping[str, Sequence[Ro
 
 def _table(groups: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
     """With a heading above each group, unless there is only one, or only one configuration in all of them."""
+    every = [row for group in groups.values() for rows in group.values() for row in rows]
+    columns = [one for one in COLUMNS if not one.only_if_any or any(one.value(row) for row in every)]
     alone = len(groups) > 1 and len({name for group in groups.values() for name in group}) == 1
     lines = [
-        [what if alone else name, *(_number(column, rows) for column in COLUMNS)]
+        [what if alone else name, *(_number(column, rows) for column in columns)]
         for what, group in groups.items()
         for name, rows in group.items()
     ]
     first = "workload, load" if alone else "configuration"
-    heading, *aligned = _aligned([[first, *(column.heading for column in COLUMNS)], *lines])
+    heading, *aligned = _aligned([[first, *(column.heading for column in columns)], *lines])
     if alone or len(groups) == 1:
         return "".join([heading, *aligned])
     shown = [heading]
