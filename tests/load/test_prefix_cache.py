@@ -20,20 +20,27 @@ PROMPT_TOKENS = 100
 class Engines(ThreadingHTTPServer):
     """As many engines behind one address, of which the header names one, else they take turns."""
 
-    def __init__(self, count: int, knows_header: bool, tells: bool) -> None:
+    def __init__(self, count: int, knows_header: bool, tells: bool, behind_a_balancer: bool) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests = [0] * count
         self.knows_header = knows_header
         self.tells = tells
+        self.behind_a_balancer = behind_a_balancer
+        """Then each is a server of its own, and the looks take turns as well."""
+        self.looks = 0
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Engines
 
     def do_GET(self) -> None:
+        counts = self.server.requests
+        if self.server.behind_a_balancer:
+            counts = counts[self.server.looks % len(counts) :][:1]
+            self.server.looks += 1
         page = "".join(
             f'vllm:prompt_tokens_total{{engine="{engine}",model_name="m"}} {count * PROMPT_TOKENS}\n'
-            for engine, count in enumerate(self.server.requests)
+            for engine, count in enumerate(counts)
         )
         self._answer(200 if self.server.tells else 404, page)
 
@@ -42,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         requests = self.server.requests
         rank = self.headers["X-data-parallel-rank"] if self.server.knows_header else None
         requests[sum(requests) % len(requests) if rank is None else int(rank)] += 1
-        self._answer(200, "{}")
+        self._answer(200, f'{{"usage": {{"prompt_tokens": {PROMPT_TOKENS}}}}}')
 
     def _answer(self, status: int, body: str) -> None:
         self.send_response(status)
@@ -55,8 +62,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(count: int, *, knows_header: bool = True, tells: bool = True) -> Iterator[Engines]:
-    server = Engines(count, knows_header, tells)
+def serving(
+    count: int, *, knows_header: bool = True, tells: bool = True, behind_a_balancer: bool = False
+) -> Iterator[Engines]:
+    server = Engines(count, knows_header, tells, behind_a_balancer)
     thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
@@ -87,10 +96,24 @@ def test_engines_that_cannot_be_chosen_are_not_said_to_be_warm(caplog: pytest.Lo
     """An older vLLM lets 3 engines take turns: 15 requests are 5 for each, but not the same 5."""
     with serving(3, knows_header=False) as server:
         assert warmed(server, 5) == "partly warmed"
-    assert "has 3 engines, and requests for one of them (X-data-parallel-rank) went to another" in caplog.text
+    assert "did not count at its engine 0 just the 500 prompt tokens that were asked of it" in caplog.text
+    assert "they went to another in spite of X-data-parallel-rank, several servers are" in caplog.text
 
 
-def test_of_a_server_that_does_not_tell_its_engines_everything_is_asked_once() -> None:
-    with serving(1, tells=False) as server:
-        assert warmed(server, 5) == "warmed"
-        assert server.requests == [5]
+def test_a_server_that_does_not_tell_its_engines_may_have_several(caplog: pytest.LogCaptureFixture) -> None:
+    """Data parallelism with --disable-log-stats: half of what was asked is in each cache."""
+    with serving(2, tells=False) as server:
+        assert warmed(server, 4) == "partly warmed"
+        assert server.requests == [2, 2]
+    assert "/metrics does not tell how many engines there are: each has its own." in caplog.text
+
+
+@pytest.mark.parametrize("primers", [4, 5])
+def test_servers_behind_a_balancer_are_not_said_to_be_warm(
+    primers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each connection goes to the next of two, and so does each look."""
+    with serving(2, knows_header=False, behind_a_balancer=True) as server:
+        assert warmed(server, primers) == "partly warmed"
+    assert f"just the {primers * PROMPT_TOKENS} prompt tokens that were asked of it" in caplog.text
+    assert "they went to another, several servers are behind that address, or others use it." in caplog.text

@@ -125,11 +125,12 @@ def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool | Non
     return body.get("success") if isinstance(body, dict) else None
 
 
-def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[str, Any]) -> None:
-    """Have a request answered that nobody measures. UsageError when it is not."""
+def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[str, Any]) -> Any:
+    """The answer to a request that nobody measures. UsageError when there is none."""
     status, answer = _ask(target, headers, "POST", path, body, timeout_s=_ANSWER_TIMEOUT_S)
     if status != 200:
         raise UsageError(f"{target.url}{path} answered {status}: {error_message(answer)}")
+    return answer
 
 
 def prompt_tokens_of_engines(target: Target, headers: Mapping[str, str]) -> Mapping[str, float] | None:

@@ -3,13 +3,14 @@
 cold    the server is asked to forget (/reset_prefix_cache); where it does not, the requests of the phase
         carry a `cache_salt` of their own, with which vLLM shares nothing that it holds
 warm    what the scenario's requests share is asked for once, outside of any measurement, of each engine of a
-        data-parallel server: they have a cache each
+        data-parallel server: they have a cache each. It is warm where each counted just what it was asked
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import gevent
 
@@ -76,7 +77,7 @@ class PrefixCache:
         return False
 
     def _warm(self, phase: Phase) -> bool:
-        """Whether all engines of all servers were asked for everything, as far as they tell."""
+        """Whether all engines of all servers were asked for everything, by what they counted."""
         prepared = self._prepared
         primers = list(primers_of(prepared.scenario.phases[phase.member], prepared.settings.seed))
         logger.info("Warming the prefix cache with %d requests ...", len(primers) * len(prepared.targets))
@@ -84,47 +85,56 @@ class PrefixCache:
         return all(warmed)
 
     def _warm_one(self, target: Target, primers: Sequence[PlannedRequest]) -> bool:
-        headers = self._prepared.settings.headers
         try:
-            engines = list(prompt_tokens_of_engines(target, headers) or ())
-            if len(engines) > 1:
-                return self._warm_engines(target, engines, primers)
-            self._ask_for(target, headers, primers)
+            doubt = self._doubt_after(target, primers)
         except UsageError as error:
-            logger.warning("The prefix cache is not as warm as it was to be: %s", error)
-            return False
-        return True
+            doubt = str(error)
+        if doubt:
+            logger.warning(
+                "The prefix cache is not as warm as it was to be, for all that is known: %s", doubt
+            )
+        return not doubt
 
-    def _warm_engines(
-        self, target: Target, engines: Sequence[str], primers: Sequence[PlannedRequest]
-    ) -> bool:
-        """Whether what was meant for one engine went to that one."""
+    def _doubt_after(self, target: Target, primers: Sequence[PlannedRequest]) -> str | None:
+        """Ask each engine for everything: why not all of that may have come where it was to."""
         headers = self._prepared.settings.headers
+        engines = list(prompt_tokens_of_engines(target, headers) or ())
+        if not engines:
+            self._ask_for(target, headers, primers)
+            return f"{target.url}/metrics does not tell how many engines there are: each has its own."
         for rank, engine in enumerate(engines):
+            chosen = {_RANK: str(rank)} if len(engines) > 1 else {}
             before = _at_rest(target, headers)
-            self._ask_for(target, {**headers, _RANK: str(rank)}, primers)
+            asked = self._ask_for(target, {**headers, **chosen}, primers)
             after = _at_rest(target, headers)
-            if any(after.get(other) != before.get(other) for other in engines if other != engine):
-                logger.warning(
-                    "The prefix cache is not as warm as it was to be: %s has %d engines, and requests for "
-                    "one of them (%s) went to another, or others use the server.",
-                    target.url,
-                    len(engines),
-                    _RANK,
+            if after != {**before, engine: before.get(engine, 0.0) + asked}:
+                in_spite = f" in spite of {_RANK}" if chosen else ""
+                return (
+                    f"{target.url} did not count at its engine {engine} just the {asked} prompt tokens "
+                    f"that were asked of it: they went to another{in_spite}, "
+                    "several servers are behind that address, or others use it."
                 )
-                return False
-        return True
+        return None
 
-    def _ask_for(self, target: Target, headers: Mapping[str, str], primers: Sequence[PlannedRequest]) -> None:
+    def _ask_for(self, target: Target, headers: Mapping[str, str], primers: Sequence[PlannedRequest]) -> int:
+        """The prompt tokens that this was, as the server tells with its answers."""
         settings, options = self._prepared.settings, self._prepared.request_options
-        told_s = perf_counter()
+        told_s, tokens = perf_counter(), 0
         for number, primer in enumerate(primers):
             path, body = request_body(primer, settings.endpoint_type)
             path = options.endpoints.get(path, path)
-            send(target, headers, path, {"model": options.model, **options.body, **body})
+            answer = send(target, headers, path, {"model": options.model, **options.body, **body})
+            tokens += _prompt_tokens(answer)
             if perf_counter() - told_s > _TELL_EVERY_S:
                 told_s = perf_counter()
                 logger.info("... %d of %d", number + 1, len(primers))
+        return tokens
+
+
+def _prompt_tokens(answer: Any) -> int:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, float]:
