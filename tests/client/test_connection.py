@@ -28,6 +28,7 @@ from vllm_locust.client.chat import ChatClient, RequestOptions, Transport
 from vllm_locust.client.connection import ConnectError, Connection, _Records, open_connection
 from vllm_locust.client.stamps import SO_TIMESTAMPNS, Pulse
 from vllm_locust.client.target import Target
+from vllm_locust.client.tcp_info import TcpInfo, tcp_info
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
 
@@ -233,6 +234,50 @@ def test_the_stamp_of_a_full_read_is_not_that_of_its_last_byte(desk: Desk) -> No
     assert desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0, data=full) == (8.2, 0.3, 0.2, 0.2)
     # What it left behind is read to its end, which has the stamp again.
     assert desk.read(at_s=8.7, stamp_s=8.3, earliest_s=8.6) == (8.3, 0.4, 1e-6, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "at_once"),
+    [
+        # (bytes and packets received, of which out of order) behind reads of 10 bytes each
+        ([(10, 1, 0), (20, 2, 0)], [True, True]),
+        ([(10, 2, 0), (20, 3, 0)], [False, True]),
+        # The next packet came before its turn to be counted: neither read is known to be one packet.
+        ([(14, 2, 0), (20, 3, 0), (30, 4, 0)], [False, False, True]),
+        # The second of two was counted before the first came, and could only be read behind it.
+        ([(10, 2, 1), (20, 3, 1)], [False, False]),
+        ([None, (20, 2, 0), (30, 3, 0)], [False, False, True]),
+    ],
+)
+def test_a_read_that_is_known_to_be_one_packet_is_shown(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, counts: list[tuple[int, ...] | None], at_once: list[bool]
+) -> None:
+    shown: list[bytes] = []
+    desk.connection.on_packet = shown.append
+    told = []
+    for number, count in enumerate(counts):
+        info = None if count is None else TcpInfo(*count)
+        monkeypatch.setattr(connection, "tcp_info", lambda _, info=info: info)
+        desk.read(at_s=8.5 + number, stamp_s=8.2 + number, earliest_s=8.0 + number, data=b"%010d" % number)
+        told.append(b"%010d" % number in shown)
+    assert told == at_once
+
+
+def test_the_kernel_counts_packets() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as ours,
+        listener.accept()[0] as theirs,
+    ):
+        assert tcp_info(ours) == TcpInfo(0, 0, 0)
+        for number in (1, 2):
+            theirs.send(b"abc")
+            assert ours.recv(3, socket.MSG_WAITALL) == b"abc"
+            assert tcp_info(ours) == TcpInfo(3 * number, number, 0)
+    one, other = socket.socketpair()
+    assert tcp_info(one) is None
+    one.close()
+    other.close()
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ byte 0.25 s.
 import pytest
 
 from tests.scripted_server import DONE, LAST_CHUNK, ROLE, STREAM_HEAD, chunk, token, usage
-from vllm_locust.client.exchange import Exchange
+from vllm_locust.client.exchange import Chunks, Exchange
 
 END_S, ANY_S = 0.001, 0.25
 A = token("a")
 EVENT = A[4:-2]
 
 
-def bounds_of(*reads: bytes, head: bytes = STREAM_HEAD) -> list[float]:
-    exchange = Exchange()
+def bounds_of(*reads: bytes, head: bytes = STREAM_HEAD, chunks: Chunks | None = None) -> list[float]:
+    exchange = Exchange(1, chunks or Chunks(are_whole=True))
     for number, data in enumerate((head, *reads)):
         exchange.on_bytes(data, 10.0 + number, 0.0, END_S, ANY_S)
     return exchange.bounds_s
@@ -43,6 +43,29 @@ def bounds_of(*reads: bytes, head: bytes = STREAM_HEAD) -> list[float]:
 )
 def test_only_what_ends_a_read_has_its_stamp(reads: list[bytes], expected: list[float]) -> None:
     assert bounds_of(*reads) == expected
+
+
+def test_a_line_break_is_not_believed_to_come_with_its_chunk_until_that_was_seen() -> None:
+    chunks = Chunks()
+    assert bounds_of(A, chunks=chunks) == [ANY_S]
+    chunks.on_packet(A[5:])  # a chunk's end in one packet is no chunk in one packet
+    assert bounds_of(A, chunks=chunks) == [ANY_S]
+    chunks.on_packet(A)
+    assert bounds_of(A, chunks=chunks) == [END_S]
+
+
+def test_a_server_that_was_seen_to_cut_chunks_is_not_believed_in_later_answers() -> None:
+    chunks = Chunks(are_whole=True)
+    assert bounds_of(A, A[:-2], A[-2:] + A, chunks=chunks) == [END_S, END_S, ANY_S]
+    chunks.on_packet(A)
+    assert bounds_of(A, A, chunks=chunks) == [ANY_S, ANY_S]
+
+
+def test_where_a_full_read_ends_says_nothing_about_chunks() -> None:
+    chunks = Chunks(are_whole=True)
+    exchange = Exchange(1, chunks)
+    exchange.on_bytes(STREAM_HEAD + A + A[:-9], 10.0, 0.0, ANY_S, ANY_S)
+    assert chunks.end_with_event
 
 
 def test_events_that_end_in_crlf() -> None:

@@ -17,7 +17,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from vllm_locust.client.connection import ConnectError, Connection, open_connection
-from vllm_locust.client.exchange import Exchange, run_exchange
+from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
 from vllm_locust.core.record import CANCELLED, CONNECT, OK, PROTOCOL, TIMEOUT, RequestRecord
@@ -118,6 +118,7 @@ class Transport:
         # Workers with few users each would otherwise all begin with the first host.
         self._dealt = worker
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
+        self.chunks = [Chunks() for _ in self.targets]
         self._heads = [_head(target, options) for target in self.targets]
         stream_options: dict[str, Any] = {"include_usage": True}
         if options.running_usage:
@@ -250,7 +251,7 @@ class ChatClient:
         record.concurrency = transport.in_flight
         record.choices = transport.asked("n", body) or 1
         record.exact_length = bool(transport.asked("ignore_eos", body))
-        exchange = Exchange(record.choices)
+        exchange = Exchange(record.choices, transport.chunks[host])
         try:
             prompt = prompt or render_prompt(body)
             record.prompt_hash = prompt.hash
@@ -258,7 +259,7 @@ class ChatClient:
             record.sent_s = perf_counter()
             reused = self._attempt(record, exchange, host, request)
             if reused and _crossed(exchange, record.sent_s):
-                exchange = Exchange(record.choices)
+                exchange = Exchange(record.choices, transport.chunks[host])
                 record.outcome = CANCELLED
                 self._attempt(record, exchange, host, request)
         except Exception as error:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from gevent.monkey import get_original
 
 from vllm_locust.client.stamps import STAMP_SPACE, Pulse, enable_kernel_stamps, unpack_stamp
 from vllm_locust.client.target import Target
+from vllm_locust.client.tcp_info import tcp_info
 
 # gevent's own socket would schedule a greenlet per read; ours stays with the original and its descriptor.
 _Socket = get_original("socket", "socket")
@@ -54,6 +56,11 @@ class Connection:
         self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None, server_name: str
     ) -> None:
         self.receiver: Receiver | None = None
+        self.on_packet: Callable[[bytes], None] | None = None
+        """Is shown each read that is known to have come at once, before the receiver takes it.
+
+        To know costs a question to the kernel at every read, so it is for those who have something to learn.
+        """
         self.closed = False
         self.contradictions = 0
         """Reads whose stamp cannot be true; the moment of the read was taken instead."""
@@ -64,6 +71,9 @@ class Connection:
         # Since when what the last read left behind may have been waiting; None when it left nothing.
         self._left_since_s: float | None = None
         self._latest_s = perf_counter()
+        self._bytes_read = 0
+        # How many packets had come when all had been read; None when that is not known of the last read.
+        self._packets: int | None = 0
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
@@ -130,13 +140,13 @@ class Connection:
         try:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
+            self._bytes_read += len(data)
             if len(data) == _READ_SIZE or self._left_since_s is not None:
                 # The kernel joins small packets: of one that is read in part the stamp is that of its end.
                 exact = len(data) < _READ_SIZE
                 earliest_s = self._left_behind(earliest_s, not exact)
-            if data and self._tls is not None:
-                exact = self._records.end_once(data) and exact
-                data = self._decrypt(data)
+            if data and (self._tls is not None or self.on_packet is not None):
+                data, exact = self._look_into(data, exact)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
         except OSError as error:  # SSLError is one
@@ -175,6 +185,25 @@ class Connection:
             earliest_s = self._left_since_s
         self._left_since_s = earliest_s if full else None
         return earliest_s
+
+    def _look_into(self, data: bytes, exact: bool) -> tuple[bytes, bool]:
+        """The plain text of `data`, and whether it is so `exact`; shows `on_packet` what came at once."""
+        if self._tls is not None:
+            exact = at_once = self._records.end_once(data) and exact
+            data = self._decrypt(data)
+        else:
+            at_once = self._is_one_packet()
+        if at_once and self.on_packet is not None:
+            self.on_packet(data)
+        return data, exact
+
+    def _is_one_packet(self) -> bool:
+        """Whether what was just read is known to be one packet."""
+        before, info = self._packets, tcp_info(self._sock)
+        # One that came out of order was counted before it could be read.
+        drained = info is not None and info.bytes_received == self._bytes_read and not info.out_of_order
+        self._packets = info.packets if info is not None and drained else None
+        return before is not None and self._packets == before + 1
 
     def _decrypt(self, data: bytes) -> bytes:
         """All plain text there is now, empty when the peer closed TLS; SSLWantReadError for none yet."""

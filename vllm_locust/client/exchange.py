@@ -4,6 +4,7 @@ Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an ev
 `Answer` piece by piece; any other body is kept, in bounds, for its error message.
 """
 
+import re
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,36 @@ _MAX_BODY_BYTES = 64 << 10
 # How a read ends that ends with an event: with the line break that closes its chunk, or without.
 _CLOSED = (b"\n\n\r\n", b"\r\n\r\n\r\n")
 _BARE = (b"\n\n", b"\r\n\r\n")
+_BEGINS_WITH_CHUNK = re.compile(rb"[0-9A-Fa-f]+\r\n").match
+
+
+class Chunks:
+    """Whether a server sends a chunk with the line break that closes it, as far as was seen.
+
+    One does if a packet was seen that was a chunk from its length to that line break, and none that ended
+    elsewhere. All exchanges with the server share what was seen.
+    """
+
+    __slots__ = ("are_cut", "are_whole")
+
+    def __init__(self, *, are_whole: bool = False) -> None:
+        self.are_whole = are_whole
+        self.are_cut = False
+
+    @property
+    def unknown(self) -> bool:
+        """Nothing was seen yet that tells."""
+        return not (self.are_whole or self.are_cut)
+
+    @property
+    def end_with_event(self) -> bool:
+        """The line break that closes a chunk comes together with the event in it."""
+        return self.are_whole and not self.are_cut
+
+    def on_packet(self, data: bytes) -> None:
+        """`data` came at once."""
+        if data.endswith(_CLOSED) and _BEGINS_WITH_CHUNK(data):
+            self.are_whole = True
 
 
 class Exchange:
@@ -32,11 +63,11 @@ class Exchange:
         "_began_s",
         "_body",
         "_body_size",
-        "_chunks_are_cut",
         "_parser",
         "answer",
         "arrival_s",
         "bounds_s",
+        "chunks",
         "complete",
         "content_encoding",
         "content_type",
@@ -51,8 +82,9 @@ class Exchange:
         "streaming",
     )
 
-    def __init__(self, choices: int = 1) -> None:
-        """`choices` is how many answers the request asks for."""
+    def __init__(self, choices: int = 1, chunks: Chunks | None = None) -> None:
+        """`choices` is how many answers the request asks for, `chunks` what is known of the server's."""
+        self.chunks = chunks or Chunks()
         self.answer = Answer(choices)
         self.over = Event()
         self.status = 0
@@ -68,7 +100,6 @@ class Exchange:
         self.bounds_s: list[float] = []
         self.contradictions = 0
         self._began_s = 0.0
-        self._chunks_are_cut = False
         self._body: list[bytes] = []
         self._body_size = 0
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -104,23 +135,21 @@ class Exchange:
             if not self.complete:
                 answer.fail(PROTOCOL, f"not an HTTP response: {type(error).__name__} {error}")
         new = len(answer.arrivals_s) - before
-        if new == 1 and answer.ends_with_token and self._ends_with_event(data):
+        if new == 1 and self._ends_with_event(data, end_bound_s < bound_s):
             self.bounds_s.append(end_bound_s)
         elif new:
             self._add_bounds(new, data, end_bound_s, bound_s)
         if self.complete or answer.failure is not None:
             self._end(arrival_s)
 
-    def _ends_with_event(self, data: bytes) -> bool:
-        """Whether the last byte read is the last one of an event, or was sent with it.
-
-        A chunk ends in a line break behind the event. Servers send that along; one that was seen not to is
-        not believed to.
-        """
+    def _ends_with_event(self, data: bytes, exact: bool) -> bool:
+        """Whether the last byte read, whose time is known if `exact`, came with the last one of an event."""
+        if not exact or self.complete or not self.answer.ends_with_token:
+            return False
         if data.endswith(_CLOSED):
-            return not self._chunks_are_cut and not self.complete
-        self._chunks_are_cut = True
-        return data.endswith(_BARE) and not self.complete
+            return self.chunks.end_with_event
+        self.chunks.are_cut = True
+        return data.endswith(_BARE)
 
     def _add_bounds(self, new: int, data: bytes, end_bound_s: float, bound_s: float) -> None:
         """Bound the arrivals that one read brought, the last of which may have come with its last byte."""
@@ -128,7 +157,7 @@ class Exchange:
         latest_s = self.answer.arrivals_s[-1]
         if latest_s < self.arrival_s:  # usage told of it afterwards
             self.bounds_s[-1] = latest_s - self._began_s
-        elif self.answer.ends_with_token and self._ends_with_event(data):
+        elif self._ends_with_event(data, end_bound_s < bound_s):
             self.bounds_s[-1] = end_bound_s
 
     def on_close(self, error: str | None, now_s: float) -> None:
@@ -254,6 +283,8 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     keeps it open for the next request; so does whatever interrupts the wait.
     """
     connection.receiver = exchange
+    if exchange.chunks.unknown:
+        connection.on_packet = exchange.chunks.on_packet
     before = connection.contradictions
     try:
         try:
@@ -266,7 +297,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     finally:
         exchange.release()
         exchange.contradictions = connection.contradictions - before
-        connection.receiver = None
+        connection.receiver = connection.on_packet = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
         if not reusable or connection.sending:
             connection.close()
