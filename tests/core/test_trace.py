@@ -118,6 +118,12 @@ BAILIAN = '{"chat_id": 1, "parent_chat_id": -1, "timestamp": %s, "input_length":
         (["timestamp,Request tokens,Response tokens", *(f"{40 * n},1,1" for n in range(50))], "s", 1960),
         (["2024-05-10", "2024-05-11"], "date-times", 86400),
         (["0", "40"], "s", 40),
+        ([str(1_700_000_000_000 + 200 * n) for n in range(40)], "ms", 7.8),
+        ([str(1_700_000_000_000_000 + 200_000 * n) for n in range(40)], "us", 7.8),
+        ([str(1_700_000_000_000_000_000 + 200_000_000 * n) for n in range(40)], "ns", 7.8),
+        ([str(2 * n) for n in range(9)], "s", 16),
+        ([str(n) for n in range(40)], "s", 39),
+        ([str(2.5 * n) for n in range(40)], "s", 97.5),
     ],
 )
 def test_the_format_tells_the_unit(tmp_path, lines, unit, last_s):
@@ -135,10 +141,45 @@ def test_numbers_that_are_hardly_seconds_are_asked_about(tmp_path):
         read_trace(path)
     assert caught.value.problems == [
         f"--arrivals '{path}' does not tell the unit of its times: in s they are 0.00339 requests/s on "
-        f"average, in ms 3.39; say which with --arrivals {path}:s or {path}:ms."
+        f"average, in ms 3.39; say which with --arrivals {path}:s or --arrivals {path}:ms."
     ]
     assert read_trace(path, "ms").times_s[-1] == pytest.approx(3539.705)
     assert read_trace(path, "s").times_s[-1] == 295 * 11_999
+
+
+AZURE_IN_NUMBERS = ["TIMESTAMP,ContextTokens,GeneratedTokens", *(f"{10 * n},40,4" for n in range(40))]
+
+
+@pytest.mark.parametrize(
+    ("lines", "unit", "rate", "other", "other_rate"),
+    [
+        ([str(200_000 * n) for n in range(40)], "s", "5e-06", "us", "5"),
+        ([str(200_000_000 * n) for n in range(40)], "s", "5e-09", "ns", "5"),
+        ([str(250 * n) for n in range(9)], "s", "0.004", "ms", "4"),
+        ([str(10 * n) for n in range(40)], "s", "0.1", "ms", "100"),
+        (AZURE_IN_NUMBERS, "s", "0.1", "ms", "100"),
+        ([str(25.5 * n) for n in range(40)], "s", "0.03922", "ms", "39.22"),
+        ([MOONCAKE.replace("%d", f"{n / 5}") for n in range(9)], "ms", "5000", "s", "5"),
+        ([MOONCAKE % (9 * n) for n in range(40)], "ms", "111.1", "s", "0.1111"),
+        # Dates of 2001, were they not so far apart.
+        ([str(10**12 + 2 * 10**8 * n) for n in range(40)], "ms", "5e-06", "ns", "5"),
+    ],
+)
+def test_numbers_that_another_unit_fits_as_well_are_asked_about(
+    tmp_path, lines, unit, rate, other, other_rate
+):
+    path = tmp_path / "trace"
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError) as caught:
+        read_trace(path)
+    assert caught.value.problems == [
+        f"--arrivals '{path}' does not tell the unit of its times: in {unit} they are {rate} requests/s on "
+        f"average, in {other} {other_rate}; say which with --arrivals {path}:{unit} or "
+        f"--arrivals {path}:{other}."
+    ]
+    for known, per_second in ((unit, rate), (other, other_rate)):
+        times_s = read_trace(path, known).times_s
+        assert (len(times_s) - 1) / times_s[-1] == pytest.approx(float(per_second), rel=1e-3)
 
 
 @given(st.lists(st.floats(0, 1e5), min_size=2, max_size=50).map(sorted), st.floats(0.01, 1e4))

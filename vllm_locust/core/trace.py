@@ -3,9 +3,9 @@
 A trace is a text file with one time per line, or CSV with a header, or JSON lines, with a column or key of a
 name in COLUMNS, in any case. Times are numbers or ISO date-times (those without a zone are UTC), and ascend.
 
-Numbers are seconds or milliseconds. The format tells which (see FORMATS); of no format they
-are seconds, unless they are so large that they must be milliseconds since 1970. What is inferred so is held
-against the mean rate that it comes to: where the other unit is likelier, the user is asked.
+Numbers are in one of UNITS. The format tells which (see FORMATS); of no format they are seconds, unless they
+are dates of this century in a finer unit since 1970. What is inferred so is held against the mean rate that
+it comes to: where another unit is as likely, the user is asked.
 """
 
 import csv
@@ -23,32 +23,37 @@ from vllm_locust.errors import UsageError
 COLUMNS = ("timestamp", "arrival_time", "arrived_at", "time")
 """What the times of a trace may be called."""
 
-UNITS = {"s": 1.0, "ms": 0.001}
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds of each unit that numbers may be in."""
 
 
 class Format(NamedTuple):
-    """A published format of traces: what its times are in, and whether it is never written otherwise."""
+    """A published format of traces."""
 
     name: str
     columns: Collection[str]
     """What tells it apart, in lower case."""
     unit: str
-    sure: bool = False
+    """What its times are in."""
+    least_rate: float | None = None
+    """Requests/s on average of its calmest parts, where they are calmer than others."""
 
 
 FORMATS = (
     Format("Bailian", ("chat_id", "input_length", "output_length"), "s"),
     Format("Mooncake", ("input_length", "output_length"), "ms"),
-    Format("BurstGPT", ("request tokens", "response tokens"), "s", sure=True),
+    Format("BurstGPT", ("request tokens", "response tokens"), "s", least_rate=0.01),
 )
 PLAIN = Format("plain", (), "s")
 
-# Requests/s on average: few traces have more, or less; of fewer requests nothing can be said.
-_MOST_RATE, _LEAST_RATE = 100.0, 0.05
-_FEWEST = 10
-# In seconds, the year 5138; in milliseconds, 1973.
-_EPOCH_MS = 1e11
+# Requests/s on average: few traces have fewer or more, and hardly any more than the last.
+_LEAST_RATE, _MOST_RATE, _HIGHEST_RATE = 0.05, 100.0, 1000.0
+# Of whole seconds: with fewer, they look as whole milliseconds at up to the highest rate do.
+_LEAST_RATE_WHOLE = 1.0
+# So far beyond is doubtful of few requests, too, and of dates.
+_FEWEST, _SLACK = 10, 10.0
+# 2000 and 2100, in seconds since 1970.
+_CENTURY_S = (946_684_800.0, 4_102_444_800.0)
 
 
 def format_of(names: Collection[str]) -> Format:
@@ -56,21 +61,43 @@ def format_of(names: Collection[str]) -> Format:
     return next((known for known in FORMATS if set(known.columns) <= set(names)), PLAIN)
 
 
-def unit_of(known: Format, first: float, last: float, count: int) -> str:
-    """The unit of `count` numbers from `first` to `last`. ValueError, a sentence's end, where in doubt."""
-    if first >= _EPOCH_MS:
-        return "ms"
-    unit = known.unit
-    rate = (count - 1) / ((last - first) * UNITS[unit]) if last > first else 0.0
-    doubtful = rate > _MOST_RATE if unit == "ms" else 0 < rate < _LEAST_RATE
-    if known.sure or count < _FEWEST or not doubtful:
+def unit_of(known: Format, numbers: Sequence[float], flag: str) -> str:
+    """The unit of numbers that ascend; ValueError, the end of a sentence, where it is in doubt.
+
+    `flag` and a unit are what the user writes to say it.
+    """
+    first, last = numbers[0], numbers[-1]
+    dated = _unit_of_dates(first, last)
+    unit = dated or known.unit
+    if last == first:
         return unit
-    other = "s" if unit == "ms" else "ms"
-    other_rate = rate * UNITS[unit] / UNITS[other]
+    rates = {unit: (len(numbers) - 1) / ((last - first) * size_s) for unit, size_s in UNITS.items()}
+    others = [other for other in UNITS if other != unit and _LEAST_RATE <= rates[other] <= _HIGHEST_RATE]
+    if not others or not _is_doubtful(known, rates[unit], numbers, dated=dated is not None):
+        return unit
     raise ValueError(
-        f"does not tell the unit of its times: in {unit} they are {rate:.4g} requests/s on average, "
-        f"in {other} {other_rate:.4g}"
+        f"does not tell the unit of its times: in {unit} they are {rates[unit]:.4g} requests/s on average, "
+        + ", ".join(f"in {other} {rates[other]:.4g}" for other in others)
+        + f"; say which with {' or '.join(flag + each for each in (unit, *others))}"
     )
+
+
+def _unit_of_dates(first: float, last: float) -> str | None:
+    """The unit finer than seconds in which both numbers are dates of this century."""
+    since_s, until_s = _CENTURY_S
+    finer = (unit for unit in UNITS if unit != "s")
+    return next((u for u in finer if since_s <= first * UNITS[u] and last * UNITS[u] < until_s), None)
+
+
+def _is_doubtful(known: Format, rate: float, numbers: Sequence[float], *, dated: bool) -> bool:
+    few = len(numbers) < _FEWEST
+    slack = _SLACK if few or dated else 1.0
+    if known.unit != "s" and not dated:
+        return rate > _MOST_RATE * slack
+    least = known.least_rate or _LEAST_RATE
+    if known.least_rate is None and not few and not dated and all(map(float.is_integer, numbers)):
+        least = _LEAST_RATE_WHOLE
+    return rate < least / slack
 
 
 class Times(NamedTuple):
@@ -114,9 +141,9 @@ def read_trace(path: Path, unit: str | None = None) -> Times:
     if not isinstance(first, float):
         return Times(tuple(times_s), "date-times")
     try:
-        unit = unit or unit_of(known, first, first + times_s[-1], len(times_s))
+        unit = unit or unit_of(known, [first + time for time in times_s], f"--arrivals {path}:")
     except ValueError as doubt:
-        raise mistake(f"{doubt}; say which with --arrivals {path}:s or {path}:ms") from None
+        raise mistake(f"{doubt}") from None
     return Times(tuple(time * UNITS[unit] for time in times_s), unit)
 
 

@@ -47,7 +47,7 @@ def number(at_least: float) -> Callable[[Any], float]:
 
 
 def trace_file(value: Any) -> tuple[Path | None, str | None]:
-    """FILE, or FILE:s and FILE:ms for the unit of its times."""
+    """FILE, or FILE:UNIT for the unit of its times."""
     path, colon, unit = str(value).rpartition(":")
     return (Path(path), unit) if colon and unit in UNITS else (Path(value), None)
 

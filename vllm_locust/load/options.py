@@ -151,8 +151,8 @@ def _add_load(add: _Add) -> None:
         "--arrivals",
         metavar="FILE",
         help="Open loop: send when a recorded trace did. A time per line, or CSV/JSONL with a column "
-        "timestamp; FILE:s or FILE:ms where the file does not tell the unit; with --request-rate R it is "
-        "stretched to R requests a second on average",
+        "timestamp; FILE:s, FILE:ms (or us, ns) where the file does not tell the unit; with --request-rate R "
+        "it is stretched to R requests a second on average",
     )
     add(
         "--ladder",

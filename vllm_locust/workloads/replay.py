@@ -99,7 +99,7 @@ def replay(
     if speed == 0:
         raise UsageError(f"--set speed=0: the speed of scenario {name} is a number of more than 0")
     if unit and unit not in UNITS:
-        raise UsageError(f"--set unit={unit}: the unit of scenario {name} is {' or '.join(UNITS)}")
+        raise UsageError(f"--set unit={unit}: the unit of scenario {name} is one of {', '.join(UNITS)}")
     path = context.dataset_path or SMALL_TRACE
     trace = read_trace(path, block or None, unit or None)
     first, behind = _slice(path, trace, start_s, seconds)

@@ -176,7 +176,7 @@ class _Columns:
                 ids.extend(self.hash_ids[self.ends[row - 1] if row else 0 : self.ends[row]])
                 ends.append(len(ids))
         first = times[order[0]]
-        unit = self._unit(path, unit, first, times[order[-1]])
+        unit = self._unit(path, unit, order)
         scale = UNITS.get(unit, 1.0)
         return Trace(
             times_s=array("d", ((times[row] - first) * scale for row in order)),
@@ -192,13 +192,14 @@ class _Columns:
             unit=unit,
         )
 
-    def _unit(self, path: str, given: str | None, first: float, last: float) -> str:
+    def _unit(self, path: str, given: str | None, order: Sequence[int]) -> str:
         if not isinstance(self._first, float):
             return "date-times"
+        numbers = array("d", (self._first + self.times[row] for row in order))
         try:
-            return given or unit_of(self._format, self._first + first, self._first + last, len(self.times))
+            return given or unit_of(self._format, numbers, "--set unit=")
         except ValueError as doubt:
-            raise UsageError(f"{path} {doubt}; say which with --set unit=s or --set unit=ms") from None
+            raise UsageError(f"{path} {doubt}") from None
 
 
 def _format(first_line: str) -> Format:
