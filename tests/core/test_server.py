@@ -127,6 +127,10 @@ def test_a_page_that_only_announces_is_one_of_a_server_that_did_nothing_yet(befo
     assert parse_page(before + ANNOUNCED) == ((), ())
 
 
+def test_a_page_of_ray_without_vllm_is_one_of_a_server_that_did_nothing_yet():
+    assert parse_page('ray_node_cpu_utilization{ip="10.0.0.1"} 3.5\n') == ((), ())
+
+
 def test_the_requests_that_are_passed_over():
     by_reason = 'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="%s"} %d\n'
     found = one(by_reason % ("capacity", 5) + by_reason % ("deferred", 3))
@@ -224,6 +228,36 @@ vllm:time_per_output_token_seconds_sum{model_name="m"} 0.5
         "generation_throughput": 50.5,
     }
     assert engine.histograms == {"itl": HistogramState((0.1,), (3, 1), 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("swapped", "gpu", "cpu", "usage"),
+    [
+        (0, 0.0, 0.015, 0.015),  # a CPU, whose cache is the only one
+        (2, 0.0, 0.015, 0.0),  # a GPU whose requests were swapped out
+        (0, 0.25, 0.015, 0.25),
+        (0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_which_cache_v0_keeps_its_requests_in(swapped, gpu, cpu, usage):
+    page = (
+        f'vllm:num_requests_swapped{{model_name="m"}} {swapped}\n'
+        f'vllm:gpu_cache_usage_perc{{model_name="m"}} {gpu}\n'
+        f'vllm:cpu_cache_usage_perc{{model_name="m"}} {cpu}\n'
+    )
+    assert one(page).gauges == {"swapped": swapped, "kv_cache_usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu", "ratio"),
+    [(0.0, 0.37, 0.37), (-1.0, 0.37, 0.37), (0.5, 0.0, 0.5), (0.5, -1.0, 0.5), (0, 0, 0)],
+)
+def test_the_hit_rate_of_the_cache_that_v0_looks_in(gpu, cpu, ratio):
+    page = (
+        f'vllm:gpu_prefix_cache_hit_rate{{model_name="m"}} {gpu}\n'
+        f'vllm:cpu_prefix_cache_hit_rate{{model_name="m"}} {cpu}\n'
+    )
+    assert one(page).gauges == {"prefix_cache_hit_ratio": ratio}
 
 
 def test_without_prefix_caching_v0_says_minus_one_which_is_no_rate():

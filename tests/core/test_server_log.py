@@ -96,6 +96,11 @@ def test_the_hit_rate_that_v0_tells_in_a_line_of_its_own():
     assert parse_line(line) == EngineState("0", "", {"prefix_cache_hit_ratio": 0.125})
 
 
+def test_the_hit_rate_of_v0_on_a_cpu():
+    line = "INFO 07-14 14:38:07 [metrics.py:502] Prefix cache hit rate: GPU: 0.00%, CPU: 37.00%"
+    assert parse_line(line) == EngineState("0", "", {"prefix_cache_hit_ratio": 0.37})
+
+
 def test_of_a_line_that_was_cut_off_what_is_whole_counts():
     assert parse_line(V1[: V1.index("Waiting: 3 re")]).gauges.keys() == {
         "prompt_throughput",

@@ -3,7 +3,8 @@
 Rule: one vocabulary for all versions of vLLM. Where a page has both the old and the new name of the same
 (vLLM keeps a renamed metric for a release or two), the new one counts; so does `x_total` where Ray writes it
 beside `x`, and `vllm:x` where a gateway writes `vllm_x` or Ray `ray_vllm_x` beside it. What a page does not
-have is absent, never 0: a page that only announces vLLM's metrics is one of a server that did nothing yet.
+have is absent, never 0: a page that only announces vLLM's metrics, or has only Ray's own, is one of a server
+that did nothing yet.
 
 Other labels than the engine and the model are summed over (finished requests and rejections by reason).
 A series without an engine is about the whole server: it counts with the first engine of its model, so that
@@ -169,10 +170,22 @@ class ServerSample:
         )
 
 
+def kv_cache_usage_of(gpu: float | None, cpu: float | None, swapped: float | None) -> float | None:
+    """The CPU's where nothing else can be in it: v0 calls so what a GPU's requests are swapped to as well."""
+    return cpu if gpu is None or (gpu == 0 and swapped == 0 and cpu is not None) else gpu
+
+
+def hit_ratio_of(gpu: float | None, cpu: float | None) -> float | None:
+    """Of v0, which looks for a prefix where it is to compute: the other has none."""
+    return gpu or (gpu if cpu is None else cpu)
+
+
 # -- pages ------------------------------------------------------------------------------------------------
 
 # Each reason has a series.
 _WAITING_BY_REASON, _DEFERRED = "num_requests_waiting_by_reason", "deferred"
+
+_CPU_USAGE, _CPU_HIT_RATIO = "cpu_kv_cache_usage", "cpu_prefix_cache_hit_ratio"
 
 # Of each its names without `vllm:`, the one that counts first.
 _GAUGE_NAMES = {
@@ -181,7 +194,9 @@ _GAUGE_NAMES = {
     "waiting_deferred": (_WAITING_BY_REASON,),
     "swapped": ("num_requests_swapped",),  # v0
     "kv_cache_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
+    _CPU_USAGE: ("cpu_cache_usage_perc",),  # v0
     "prefix_cache_hit_ratio": ("gpu_prefix_cache_hit_rate",),  # v0; -1 without prefix caching
+    _CPU_HIT_RATIO: ("cpu_prefix_cache_hit_rate",),  # v0
     "prompt_throughput": ("avg_prompt_throughput_toks_per_s",),  # v0
     "generation_throughput": ("avg_generation_throughput_toks_per_s",),  # v0
 }
@@ -211,7 +226,7 @@ _HISTOGRAM_NAMES = {
     "inference": ("request_inference_time_seconds",),
 }
 # One usage cannot be the sum of two.
-_RATIOS = ("kv_cache_usage", "prefix_cache_hit_ratio")
+_RATIOS = ("kv_cache_usage", _CPU_USAGE, "prefix_cache_hit_ratio", _CPU_HIT_RATIO)
 
 _STARTED = "process_start_time_seconds"
 _UTILIZATION, _USED, _FREE = "DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
@@ -238,7 +253,7 @@ _WANTED = re.compile(
     r"(?=[{ \t])[^\n]*",
     re.MULTILINE,
 )
-_ANNOUNCED = re.compile(r"^# (?:HELP|TYPE) (?:ray_)?vllm[:_]", re.MULTILINE)
+_ANNOUNCED = re.compile(r"^(?:# (?:HELP|TYPE) vllm[:_]|(?:# (?:HELP|TYPE) )?ray_)", re.MULTILINE)
 _ANY_SAMPLE = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^\n]*\})?[ \t]+[-+0-9NI]", re.MULTILINE)
 # The parser takes time by the square of a line's length.
 _LONGEST_LINE = 8192
@@ -349,7 +364,7 @@ class _Vllm:
             own = sizes.get(key[0], sizes.get("", {}))
             yield EngineState(
                 *key,
-                {**gauges.get(key, {}), **own},
+                {**_of_one_cache(gauges.get(key, {})), **own},
                 counters.get(key, {}),
                 histograms.get(key, {}),
                 self.started_s,
@@ -384,6 +399,17 @@ class _Vllm:
                     if state is not None:
                         found.setdefault(home[key], {})[ours] = state
         return found
+
+
+def _of_one_cache(gauges: Mapping[str, float]) -> dict[str, float]:
+    """Of v0's two caches the one that holds its requests."""
+    told = dict(gauges)
+    usage, hit_ratio = told.pop(_CPU_USAGE, None), told.pop(_CPU_HIT_RATIO, None)
+    found = {
+        "kv_cache_usage": kv_cache_usage_of(told.get("kv_cache_usage"), usage, told.get("swapped")),
+        "prefix_cache_hit_ratio": hit_ratio_of(told.get("prefix_cache_hit_ratio"), hit_ratio),
+    }
+    return told | {name: value for name, value in found.items() if value is not None}
 
 
 _GAUGE_FAMILIES = frozenset(raw for raws in _GAUGE_NAMES.values() for raw in raws)

@@ -12,7 +12,7 @@ vLLM's first engine (v0) and its present one (v1) write
 
 import re
 
-from vllm_locust.core.server import EngineState
+from vllm_locust.core.server import EngineState, hit_ratio_of, kv_cache_usage_of
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)"
@@ -27,6 +27,7 @@ _SWAPPED = re.compile(rf"Swapped: {_NUMBER} reqs\b")
 _ON_GPU = re.compile(rf"GPU KV cache usage: {_NUMBER}%")
 _ON_CPU = re.compile(rf"CPU KV cache usage: {_NUMBER}%")
 _HIT_RATE = re.compile(rf"Prefix cache hit rate: (?:GPU: )?{_NUMBER}%")
+_HIT_RATES = re.compile(rf"Prefix cache hit rate: GPU: {_NUMBER}%, CPU: {_NUMBER}%")
 
 
 def parse_line(line: str) -> EngineState | None:
@@ -47,7 +48,9 @@ def parse_line(line: str) -> EngineState | None:
     found = {
         "waiting": _value(_WAITING, rest),
         "swapped": _value(_SWAPPED, rest),
-        "kv_cache_usage": _kv_cache_usage(rest),
+        "kv_cache_usage": kv_cache_usage_of(
+            _ratio(_ON_GPU, rest), _ratio(_ON_CPU, rest), _value(_SWAPPED, rest)
+        ),
         "prefix_cache_hit_ratio": _ratio(_HIT_RATE, rest),
     }
     gauges |= {name: value for name, value in found.items() if value is not None}
@@ -58,14 +61,9 @@ def _v0_hit_rate(text: str) -> EngineState | None:
     """v0 tells its hit rate in a line of its own."""
     if "Prefix cache hit rate: GPU: " not in text:
         return None
-    ratio = _ratio(_HIT_RATE, text)
+    both = _HIT_RATES.search(text)
+    ratio = hit_ratio_of(float(both[1]) / 100, float(both[2]) / 100) if both else _ratio(_HIT_RATE, text)
     return None if ratio is None else EngineState("0", "", {"prefix_cache_hit_ratio": ratio})
-
-
-def _kv_cache_usage(text: str) -> float | None:
-    """The CPU's where nothing else can be in it: v0 calls so what a GPU's requests are swapped to as well."""
-    gpu, cpu = _ratio(_ON_GPU, text), _ratio(_ON_CPU, text)
-    return cpu if gpu is None or (gpu == 0 and _value(_SWAPPED, text) == 0) else gpu
 
 
 def _value(pattern: re.Pattern[str], text: str) -> float | None:
