@@ -100,6 +100,42 @@ def test_answers_in_one_piece_may_be_outside(family, streamed, pieces, limit_ms,
     assert "in one piece" in judgement.sentence
 
 
+@pytest.mark.parametrize("family", ["tpot", "itl"])
+@pytest.mark.parametrize(
+    ("streamed", "late", "limit_ms", "outcome", "share"),
+    [
+        (999, 1, 50, "met", 99.9),
+        (980, 20, 50, "undetermined", 98.0),
+        (200, 388, 5, "undetermined", 0.0),  # 66 % may have been inside
+        (999, 1, 5, "missed", 0.0),
+    ],
+)
+def test_answers_that_were_perhaps_read_late_may_be_inside(family, streamed, late, limit_ms, outcome, share):
+    """Three tokens at once, of which the first came up to 60 ms earlier."""
+    recording = a_recording(spread(streamed))
+    for second in range(streamed, streamed + late):
+        recording.add(an_ok(float(second), arrivals_s=[second + 0.1] * 3, bounds_s=[0.06] * 3))
+    percentile = "p50" if limit_ms == 5 else "p99"
+    text = f"{percentile}_{family}_ms<{limit_ms}"
+    judgement = gated(text, recording)
+    assert judgement.outcome == outcome, judgement.sentence
+    finding = concluded(text, recording)
+    assert finding.surely / finding.trials == pytest.approx(share / 100)
+    assert finding.possibly == finding.surely + late
+    assert finding.torn == (outcome == "undetermined")
+
+
+def test_a_miss_stands_only_if_it_would_with_answers_in_one_piece_inside():
+    """100 are outside; of 110 more nobody knows."""
+    recording = with_pieces(100, 110)
+    assert gated("p50_tpot_ms<5", recording).outcome == "undetermined"
+    assert gated("p90_tpot_ms<5", recording).sentence.endswith(
+        "the 110 that arrived in one piece would not change that"
+    )
+    assert gated("mean_tpot_ms<5", recording).outcome == "undetermined"  # 10 * 100 / 210 with zeros
+    assert gated("mean_tpot_ms<4.7", recording).outcome == "missed"
+
+
 @pytest.mark.parametrize(
     ("text", "unsent", "wait_s", "outcome"),
     [

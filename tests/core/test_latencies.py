@@ -54,7 +54,7 @@ def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]
         if truth[key] is None:
             assert low is high is None
             continue
-        # Of gaps the histogram's own error comes on top.
+        # Of gaps the histogram's own error of the true value comes on top.
         slack = 1e-6 + (1.1e-3 * truth[key] if "_itl_" in key else 0.0)
         assert low - slack <= truth[key] <= high + slack, key
         assert low - slack <= claimed[key] <= high + slack, key
@@ -99,6 +99,55 @@ def test_the_ends_by_hand() -> None:
     assert {key: bounds[key] for key in expected} == {
         key: pytest.approx(ends, rel=1e-6) for key, ends in expected.items()
     }
+
+
+def test_the_ends_allow_for_answers_that_were_perhaps_read_late() -> None:
+    """Three TPOTs of 20 ms, and 11 tokens at once, the first of which came up to 300 ms before the last."""
+    streamed = an_ok(arrivals_s=[0.1, 0.12])
+    late = an_ok(arrivals_s=[0.5] * 11, bounds_s=[0.3] * 11)
+    unreadable = an_ok(arrivals_s=[0.5] * 11)
+    summary = summarize(recorded([streamed] * 3 + [late, unreadable]), {"tpot": 25.0, "ttft": 600.0})
+    bounds = summary["error_bounds"]
+    expected = {
+        "mean_tpot_ms": [60 / 4, (60 + 300 / 10) / 4],
+        "p50_tpot_ms": [20, 20],
+        "max_tpot_ms": [20, 30],
+        "std_tpot_ms": [0, 15],
+        "mean_itl_ms": [60 / 13, (60 + 300) / 3],
+        "p50_itl_ms": [0, 300],
+        "max_itl_ms": [20, 300],
+        "request_goodput": [3 / 0.5, 4 / 0.5],
+    }
+    assert {key: bounds[key] for key in expected} == {
+        key: pytest.approx(ends, rel=1e-6) for key, ends in expected.items()
+    }
+    assert (summary["mean_tpot_ms"], summary["request_goodput"]) == pytest.approx((20, 6))
+
+
+def test_a_late_answer_that_would_lower_a_number_may_as_well_not_belong_there() -> None:
+    slow, late = an_ok(arrivals_s=[0.1, 0.3]), an_ok(arrivals_s=[0.5] * 11, bounds_s=[0.3] * 11)
+    bounds = summarize(recorded([slow, late]))["error_bounds"]
+    assert bounds["mean_tpot_ms"] == pytest.approx([100, 200])
+    assert bounds["max_tpot_ms"] == pytest.approx([200, 200])
+
+
+def test_gaps_per_token_of_a_late_answer() -> None:
+    """Gaps of 100 ms, and two tokens whose gaps lie between 0 and 300 ms."""
+    streamed = an_ok(arrivals_s=[0.1, 0.2], event_tokens=[1, 1])
+    late = an_ok(arrivals_s=[0.5, 0.5], bounds_s=[0.3, 0.0], event_tokens=[1, 2], tokens=3)
+    bounds = summarize(recorded([streamed, late]))["error_bounds"]
+    assert bounds["p50_itl_per_token_ms"] == pytest.approx([0, 300])
+
+
+def test_the_ends_of_gaps_allow_for_the_error_of_the_histogram() -> None:
+    """900.608 ms is in a bucket whose middle is 0.3 ms more."""
+    gaps_s = [0.5, *[0.900608] * 9, 1.5]
+    arrivals_s = [0.1 + sum(gaps_s[:i]) for i in range(len(gaps_s) + 1)]
+    summary = summarize(recorded([an_ok(arrivals_s=arrivals_s)]))
+    low, high = summary["error_bounds"]["p50_itl_ms"]
+    assert summary["p50_itl_ms"] == pytest.approx(900.879, abs=1e-3)
+    assert low <= 900.608 <= high
+    assert (low, high) == pytest.approx((900.879 * 0.999, 900.879 * 1.001), abs=2e-3)
 
 
 def test_a_part_of_a_gap_is_off_by_no_more_than_the_largest_error_of_any_gap() -> None:

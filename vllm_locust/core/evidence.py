@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vllm_locust.core.group import Group
+from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Slo, evaluate
 from vllm_locust.core.summary import BETWEEN_TOKENS
@@ -389,15 +390,26 @@ def weigh_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) 
         most=trials.most,
         hiccup=trials.hiccup,
     )
-    return _weighed(_with_pieces(finding, group.oddities.in_one_piece))
+    return _weighed(_with_pieces(finding, group.oddities))
 
 
-def _with_pieces(finding: Finding, pieces: int) -> Finding:
-    """With answers that came in one piece, whose TPOT and ITL nobody knows: none of them is inside."""
+def _with_pieces(finding: Finding, answers: Oddities) -> Finding:
+    """With answers that came in one piece, whose TPOT and ITL nobody knows: none of them is inside.
+
+    One that was perhaps read late by this client may have been.
+    """
+    pieces = answers.in_one_piece
     if not pieces or finding.slo.family not in BETWEEN_TOKENS:
         return finding
     trials, worth = finding.trials + pieces, finding.worth + pieces
-    return replace(finding, trials=trials, worth=worth, in_one_piece=pieces, hiccup=None)
+    return replace(
+        finding,
+        trials=trials,
+        worth=worth,
+        in_one_piece=pieces,
+        most=finding.possibly + answers.perhaps_read_late,
+        hiccup=None,
+    )
 
 
 def _of_failures(slo: Slo, group: Group) -> Finding | None:

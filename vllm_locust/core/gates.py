@@ -2,10 +2,10 @@
 
 Rule: `core.slo` says what the requests do whose latency is known; here those of which it is not known count,
 too. A failed request got no answer in time: it is outside. One that was never sent, and an answer in one
-piece, whose gaps between tokens nobody knows, may be outside: a percentile or a maximum is met when enough
-requests are inside without them, missed when with them there were too few, and else undetermined. A search
-(`core.evidence`) means the same by the same string; it has to decide, and takes answers in one piece for
-outside.
+piece, whose gaps between tokens nobody knows, may be outside or inside: a percentile or a maximum is met when
+enough requests are inside without them, missed when with them there were too few, and else undetermined. A
+search (`core.evidence`) means the same by the same string; it has to decide, and takes answers in one piece
+for outside, except for those that were perhaps read late.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from vllm_locust.core.percentile import Interval
 from vllm_locust.core.slo import (
     Judgement,
     Slo,
+    buffered,
     evaluate,
     evaluate_known,
     in_one_piece,
@@ -45,7 +46,12 @@ def gates(
         if finding is None:
             judgements.append(_of_a_value(evaluate(slo, numbers, in_order, client), group.failed_in_window))
         else:
-            others = _Others(group.failed_in_window, unsent_of(slo, numbers), in_one_piece(slo, numbers))
+            others = _Others(
+                group.failed_in_window,
+                unsent_of(slo, numbers),
+                in_one_piece(slo, numbers),
+                buffered(slo, numbers),
+            )
             judgements.append(others.with_them(evaluate_known(slo, numbers, in_order, client), finding))
     return judgements
 
@@ -57,6 +63,8 @@ class _Others:
     failed: int
     unsent: int
     pieces: int
+    buffered: int
+    """Those pieces that the finding holds for outside, since they were not read late."""
 
     def with_them(self, known: Judgement, finding: Finding) -> Judgement:
         """A judgement on a percentile or a maximum of the others, and what these change about it."""
@@ -67,11 +75,14 @@ class _Others:
             # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
             no_doubt = finding.outcome == "missed" and not self.pieces
             return self._missed(known, finding) if no_doubt else self._noted(known)
-        if known.outcome == "missed" or finding.surely >= enough:
+        possibly = finding.possibly + self.buffered
+        if known.outcome == "missed" and (not self.pieces or possibly < enough):
             return self._noted(known)
-        if finding.possibly + self.pieces < enough:
+        if known.outcome == "met" and finding.surely >= enough:
+            return self._noted(known)
+        if possibly < enough:
             return self._missed(known, finding)
-        low, high = (percent(n, finding.trials) for n in (finding.surely, finding.possibly + self.pieces))
+        low, high = (percent(n, finding.trials) for n in (finding.surely, possibly))
         needed = f"{(finding.needed or 1.0) * 100:.6g} % needed"
         return undetermined(
             known, f"{known.value:.6g} without {self}: {low:g} to {high:g} % of requests inside, {needed}"
@@ -86,6 +97,8 @@ class _Others:
         return ", ".join(f"the {count} {what}" for what, count in kinds.items() if count)
 
     def _noted(self, known: Judgement) -> Judgement:
+        if known.outcome == "missed" and self.pieces:
+            return replace(known, sentence=f"{known.sentence}; {self} would not change that")
         return replace(known, sentence=f"{known.sentence}; {self} count as outside")
 
     def _missed(self, known: Judgement, finding: Finding) -> Judgement:

@@ -55,6 +55,8 @@ _HISTOGRAMS = (
     "itl_high",
     "itl_bound",
     "itl_per_token",
+    "itl_unknown",
+    "itl_per_token_unknown",
     "lag",
     "lateness",
 )
@@ -138,9 +140,10 @@ class Group:
         self.itl_high = Histogram()
         self.itl_bound = Histogram()
         self.itl_per_token = Histogram()
+        # The most that the gaps may be of answers in one piece that were perhaps read late; the least is 0.
+        self.itl_unknown, self.itl_per_token_unknown = Histogram(), Histogram()
         # Of all requests in the window, successful or not: reading late, sending late.
-        self.lag = Histogram()
-        self.lateness = Histogram()
+        self.lag, self.lateness = Histogram(), Histogram()
         self.tokens_by_second: dict[int, int] = {}
         """Output tokens of all requests by the second in which they arrived, failed and outside ones too."""
 
@@ -159,9 +162,19 @@ class Group:
 
         NaN where it is undefined.
         """
-        ttft, e2el, tokens = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.output_tokens))
-        tpot = (e2el - ttft) / np.where(tokens > 1, tokens - 1, np.nan)
+        tpot = self._spread_per_token_s(0.0)
         return np.where(tpot < FASTEST_TPOT_S, np.nan, tpot)
+
+    def unknown_tpot_s(self) -> NDArray[np.float64]:
+        """The most that it may be of an answer `RequestRecord.perhaps_read_late`; NaN for any other."""
+        most = self._spread_per_token_s(np.asarray(self.first_bound_s))
+        return np.where(np.isnan(self.tpot_s()) & (most >= FASTEST_TPOT_S), most, np.nan)
+
+    def _spread_per_token_s(self, earlier_s: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """(E2EL - TTFT) / (output tokens - 1), had the first token come so much earlier; NaN for one."""
+        ttft, e2el, tokens = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.output_tokens))
+        spread: NDArray[np.float64] = (e2el - ttft + earlier_s) / np.where(tokens > 1, tokens - 1, np.nan)
+        return spread
 
     def ttft_from_plan_s(self) -> NDArray[np.float64]:
         """TTFT from the intended start: of each request of `ttft_s`, then of each dropped one its wait.
@@ -241,17 +254,31 @@ class Group:
             self.connect_s.append(record.connect_s)
 
     def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
-        if len(arrivals) < 2 or record.in_one_piece:
+        if len(arrivals) < 2:
             return
-        self.streams += 1
         bounds = np.array(record.bounds_s, np.float64) if record.bounds_s else np.zeros(len(arrivals))
         earliest = arrivals - bounds
+        if record.in_one_piece:
+            if record.perhaps_read_late:
+                self._add_unknown_gaps(record, arrivals, earliest)
+            return
+        self.streams += 1
         self.itl.record_many(arrivals[1:] - arrivals[:-1])
         self.itl_low.record_many(earliest[1:] - arrivals[:-1])
         self.itl_high.record_many(arrivals[1:] - earliest[:-1])
         self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
         if record.event_tokens:
             self.itl_per_token.record_many(_gaps_per_token(arrivals, np.array(record.event_tokens)))
+
+    def _add_unknown_gaps(
+        self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
+    ) -> None:
+        self.itl_unknown.record_many(arrivals[1:] - earliest[:-1])
+        if record.event_tokens:
+            tokens = np.array(record.event_tokens)
+            some = tokens > 0
+            most = arrivals[some][1:] - earliest[some][:-1]
+            self.itl_per_token_unknown.record_many(np.repeat(most, tokens[some][1:]))
 
     def _add_tokens(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
         seconds = np.floor(arrivals).astype(np.int64)

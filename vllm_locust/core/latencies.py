@@ -10,9 +10,16 @@ supposed of it (`RequestRecord.bounds_s`). So each latency has a low and a high 
 
 A mean, a percentile and a maximum can only grow with the values that they are made of. In truth each of them
 lies between that of all low ends and that of all high ends, whatever the distribution. A standard deviation
-moves by the root mean square of the errors at most. The mean of all gaps is known better than any of them:
+moves by the root mean square of the errors at most, and is half of the largest value at most (T. Popoviciu,
+Mathematica 9, 1935). The mean of all gaps is known better than any of them:
 an event that came earlier leaves the gap behind it what it takes from the one before, so that only the first
 and the last event of each answer count.
+
+An answer in one piece has no TPOT and no gaps. Where that may be so because it was read late
+(`RequestRecord.perhaps_read_late`) it may have had some: they are not among what was measured, but the low
+ends take them as 0, and the high ends as large as they may be, or as not there if that is higher.
+
+A histogram's percentiles have an error of their own, which the ends of those of gaps allow for.
 """
 
 import math
@@ -23,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_locust.core.group import Group
-from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.histogram import LOWEST_S, RELATIVE_ERROR, Histogram
 from vllm_locust.core.percentile import percentile_of_sorted
 
 
@@ -93,6 +100,60 @@ class Shifted:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounded:
+    """A histogram, its percentiles as far as they may truly lie in the direction of `sign`."""
+
+    gaps: Histogram
+    sign: int
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.gaps.mean_s
+
+    @property
+    def std_s(self) -> float | None:
+        return self.gaps.std_s
+
+    @property
+    def max_s(self) -> float | None:
+        return self.gaps.max_s
+
+    def percentile(self, q: float) -> float | None:
+        value_s, least_s, most_s = self.gaps.percentile(q), self.gaps.min_s, self.gaps.max_s
+        if value_s is None or least_s is None or most_s is None:
+            return None
+        further_s = value_s + self.sign * (value_s * RELATIVE_ERROR + LOWEST_S)
+        return min(max(further_s, least_s), most_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Higher:
+    """Of two samples the higher number: with durations that perhaps belong there, and without."""
+
+    without: Sample
+    among: Sample
+
+    @property
+    def mean_s(self) -> float | None:
+        return _higher(self.without.mean_s, self.among.mean_s)
+
+    @property
+    def std_s(self) -> float | None:
+        return _higher(self.without.std_s, self.among.std_s)
+
+    @property
+    def max_s(self) -> float | None:
+        return _higher(self.without.max_s, self.among.max_s)
+
+    def percentile(self, q: float) -> float | None:
+        return _higher(self.without.percentile(q), self.among.percentile(q))
+
+
+def _higher(*values_s: float | None) -> float | None:
+    return max((value_s for value_s in values_s if value_s is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Bounded:
     """A number as measured, and the ends between which it truly lies."""
 
@@ -137,7 +198,10 @@ class Family:
     @property
     def std(self) -> Bounded | None:
         std_s = self.measured.std_s
-        if std_s is None or self.rms_error_s is None:
+        if self.rms_error_s is None:
+            half_s = None if self.high.max_s is None else self.high.max_s / 2
+            return _bounded(std_s, 0.0, half_s)
+        if std_s is None:
             return None
         return Bounded(std_s, max(std_s - self.rms_error_s, 0.0), std_s + self.rms_error_s)
 
@@ -151,7 +215,10 @@ def _bounded(value_s: float | None, low_s: float | None, high_s: float | None) -
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """One latency per request, in the group's order: as measured, and between which ends it truly lies."""
+    """One latency per request, in the group's order: as measured, and between which ends it truly lies.
+
+    One that is not measured (NaN) and has ends is that of an answer that was perhaps read late.
+    """
 
     measured_s: NDArray[np.float64]
     low_s: NDArray[np.float64]
@@ -159,6 +226,9 @@ class Ends:
 
     def family(self) -> Family:
         measured, low = Values.of(self.measured_s), Values.of(self.low_s)
+        unknown = np.isnan(self.measured_s) & ~np.isnan(self.high_s)
+        if unknown.any():
+            return Family(measured, low, Higher(Values.of(self.high_s[~unknown]), Values.of(self.high_s)))
         high = measured if self.high_s is self.measured_s else Values.of(self.high_s)
         errors_s = Values.of(np.maximum(self.measured_s - self.low_s, self.high_s - self.measured_s))
         return Family(measured, low, high, rms_error_s=_rms(errors_s))
@@ -169,10 +239,15 @@ def ends_of(group: Group) -> dict[str, Ends]:
     ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
     first, last = np.asarray(group.first_bound_s), np.asarray(group.last_bound_s)
     tpot, later_tokens = group.tpot_s(), np.maximum(np.asarray(group.output_tokens) - 1, 1)
+    unknown = group.unknown_tpot_s()
     unsent = np.zeros(len(group.unsent_wait_s))  # their wait is no stamp
     return {
         "ttft": _too_late(ttft, first),
-        "tpot": Ends(tpot, np.maximum(tpot - last / later_tokens, 0.0), tpot + first / later_tokens),
+        "tpot": Ends(
+            tpot,
+            np.where(np.isnan(unknown), np.maximum(tpot - last / later_tokens, 0.0), 0.0),
+            np.where(np.isnan(unknown), tpot + first / later_tokens, unknown),
+        ),
         "e2el": _too_late(e2el, last),
         "ttft_from_plan": _too_late(group.ttft_from_plan_s(), np.append(first, unsent)),
         "e2el_from_plan": _too_late(group.e2el_from_plan_s(), np.append(last, unsent)),
@@ -192,16 +267,23 @@ def families_of(group: Group) -> dict[str, Family]:
             group.itl_low,
             group.itl_high,
             group.itl_bound,
+            group.itl_unknown,
             first_bounds_s=math.fsum(group.first_bound_s),
             last_bounds_s=math.fsum(group.last_bound_s),
         ),
-        "itl_per_token": _per_token(group.itl_per_token, group.itl_bound.max_s or 0.0),
+        "itl_per_token": _per_token(
+            group.itl_per_token, group.itl_per_token_unknown, group.itl_bound.max_s or 0.0
+        ),
     }
 
 
-def _per_token(gaps: Histogram, most_s: float) -> Family:
+def _per_token(gaps: Histogram, unknown: Histogram, most_s: float) -> Family:
     """A part of a gap is off by no more than the gap, and no gap by more than the one that is off most."""
-    return Family(gaps, Shifted(gaps, -most_s), Shifted(gaps, most_s), rms_error_s=most_s)
+    low: Sample = Shifted(Rounded(_with_zeros(gaps, unknown.count), -1), -most_s)
+    high: Sample = Shifted(Rounded(gaps, 1), most_s)
+    if not unknown.count:
+        return Family(gaps, low, high, rms_error_s=most_s)
+    return Family(gaps, low, Higher(high, Shifted(Rounded(_joined(gaps, unknown), 1), most_s)))
 
 
 def itl_family(
@@ -209,14 +291,39 @@ def itl_family(
     low: Histogram,
     high: Histogram,
     bound: Histogram,
+    unknown: Histogram,
     *,
     first_bounds_s: float,
     last_bounds_s: float,
 ) -> Family:
-    """Gaps, with the sums of the bounds of the first and of the last events of their answers."""
-    count = itl.count
-    mean_error_s = (last_bounds_s / count, first_bounds_s / count) if count else None
-    return Family(itl, low, high, mean_error_s, _rms(bound))
+    """Gaps, with the sums of the bounds of the first and of the last events of their answers.
+
+    `unknown` are the most that the gaps may be of answers that were perhaps read late.
+    """
+    count, mean_s = itl.count, itl.mean_s
+    if mean_s is None:
+        return Family(itl, low, high)
+    least_s = (mean_s * count - last_bounds_s) / (count + unknown.count)
+    mean_error_s = (mean_s - least_s, first_bounds_s / count)
+    lowest, highest = Rounded(_with_zeros(low, unknown.count), -1), Rounded(high, 1)
+    if not unknown.count:
+        return Family(itl, lowest, highest, mean_error_s, _rms(bound))
+    return Family(itl, lowest, Higher(highest, Rounded(_joined(high, unknown), 1)), mean_error_s)
+
+
+def _with_zeros(gaps: Histogram, count: int) -> Histogram:
+    if not count:
+        return gaps
+    zeros = Histogram()
+    zeros.record_many(np.zeros(count))
+    return _joined(gaps, zeros)
+
+
+def _joined(one: Histogram, other: Histogram) -> Histogram:
+    both = Histogram()
+    both.merge(one)
+    both.merge(other)
+    return both
 
 
 def _rms(errors: Sample) -> float | None:

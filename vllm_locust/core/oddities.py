@@ -19,6 +19,8 @@ class Oddities:
     """Their tokens came all at once, see `RequestRecord.in_one_piece`, ..."""
     perhaps_read_late: int = 0
     """... and that may be so because they were read late."""
+    of_several_tokens: int = 0
+    """They have a TPOT, or came in one piece."""
     asked_for_exact_length: int = 0
     """The server was asked for an exact number of tokens, ..."""
     shorter_than_asked: int = 0
@@ -32,6 +34,7 @@ class Oddities:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
         tokens, most = record.output_tokens, record.max_tokens
+        self.of_several_tokens += max(tokens or 0, len(record.arrivals_s)) > 1
         if tokens is None or record.tokens_counted:
             return
         if tokens < record.visible_events:

@@ -32,8 +32,9 @@ undetermined most of the time.
 
 Dropped requests are no failures, and `failed==0` says so where there are any. In a latency from the plan they
 count as the time that they had waited, a lower bound: such an objective is missed when even that is too much,
-and met only when it would be met however long they had taken. So are answers that came in one piece: an
-objective on TPOT or ITL is met only when it would be met whatever theirs were.
+and met only when it would be met however long they had taken. Of answers that came in one piece nobody knows
+TPOT and ITL: an objective on these is met or missed only when it would be so whatever theirs were. For those
+that this client perhaps read late, the ends allow.
 """
 
 import difflib
@@ -209,9 +210,12 @@ def evaluate(
             return replace(known, sentence=f"{known.sentence}, {more}")
         if slo.holds(known.value) != slo.holds(math.inf):
             return undetermined(known, f"at least {known.value:.6g}, since {unsent} requests were never sent")
-    if (pieces := in_one_piece(slo, summary)) and known.outcome == "met":
-        without = f"{known.value:.6g} without {pieces} answers that arrived in one piece"
-        return undetermined(known, f"{without}, of which it is not known")
+    pieces = buffered(slo, summary)
+    if pieces and known.outcome != "undetermined":
+        sides = map(slo.holds, (known.value, _least_with(pieces, slo, known.value, summary), math.inf))
+        if len(set(sides)) > 1:
+            without = f"{known.value:.6g} without {pieces} answers that arrived in one piece"
+            return undetermined(known, f"{without}, of which it is not known")
     return known
 
 
@@ -224,7 +228,7 @@ def evaluate_known(
     """The same, as if the requests of which a value is known were all there are."""
     value = _value(slo.key, summary)
     key = slo.key.replace("median_", "p50_", 1)
-    doubt = _nothing(slo, value, summary) or _doubt(slo, key, value, summary, client)
+    doubt = _nothing(slo, value, summary) or _doubt(slo, value, summary, client)
     if value is None or doubt is not None:
         return Judgement(slo, "undetermined", value, f"{slo} is undetermined: {doubt}")
     outcome: Outcome = "met" if slo.holds(value) else "missed"
@@ -252,6 +256,31 @@ def in_one_piece(slo: Slo, summary: Mapping[str, Any]) -> int:
     return int(summary["answers"]["in_one_piece"]) if slo.family in BETWEEN_TOKENS else 0
 
 
+def buffered(slo: Slo, summary: Mapping[str, Any]) -> int:
+    """Those of them that this client did not read late: its error says nothing about them."""
+    return in_one_piece(slo, summary) - (
+        int(summary["answers"]["perhaps_read_late"]) if slo.family in BETWEEN_TOKENS else 0
+    )
+
+
+def _least_with(pieces: int, slo: Slo, value: float, summary: Mapping[str, Any]) -> float:
+    """The least that a value may be together with that of so many pieces, which may be 0."""
+    low, _ = _ends(slo, value, summary)
+    if slo.key.startswith("max_"):
+        return low
+    if slo.key == "mean_tpot_ms":
+        of_several = int(summary["answers"]["of_several_tokens"])
+        return low * (of_several - pieces) / of_several
+    return 0.0
+
+
+def _ends(slo: Slo, value: float, summary: Mapping[str, Any]) -> tuple[float, float]:
+    """Between which a value truly lies, for all that the client can vouch for."""
+    key = slo.key.replace("median_", "p50_", 1)
+    low, high = summary.get("error_bounds", {}).get(key, (value, value))
+    return low, high
+
+
 def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
     """The dropped requests that a reader of this objective must know of."""
     if slo.about_failures:
@@ -271,15 +300,13 @@ def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str |
     return f"{slo.key} has no value" + (f", since {pieces} answers arrived in one piece" if pieces else "")
 
 
-def _doubt(
-    slo: Slo, key: str, value: float | None, summary: Mapping[str, Any], client: Validity | None
-) -> str | None:
+def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Validity | None) -> str | None:
     """Why the objective may be met as well as missed, for all that the client can vouch for."""
     if value is None:
         return None
     if client is not None and client.lost and (slo.holds(value) or not slo.about_failures):
         return f"{value:.6g}, but {lost_sentence(client.lost)}"
-    low, high = summary.get("error_bounds", {}).get(key, (value, value))
+    low, high = _ends(slo, value, summary)
     if not slo.holds(low) == slo.holds(value) == slo.holds(high):
         unit = " ms" if slo.family else ""
         return (

@@ -38,7 +38,7 @@ BOUNDS_S: Mapping[str, NDArray[np.float64]] = {
 }
 """Upper bounds of the buckets of each family; one more has what is above."""
 
-_FOLDED = ("itl", "itl_low", "itl_high", "itl_bound", "lag", "lateness")
+_FOLDED = ("itl", "itl_low", "itl_high", "itl_bound", "itl_unknown", "lag", "lateness")
 _COUNTED = ("ttft", "ttft_low", "ttft_bound", "tpot", "tpot_low", "tpot_high", "e2el", "e2el_low")
 _HISTOGRAMS = (*_COUNTED, *_FOLDED)
 _COUNTERS = (
@@ -90,6 +90,7 @@ class Tally:
         self.itl_low = Histogram()
         self.itl_high = Histogram()
         self.itl_bound = Histogram()
+        self.itl_unknown = Histogram()
         self.lag = Histogram()
         self.lateness = Histogram()
 
@@ -164,6 +165,7 @@ class Tally:
                 self.itl_low,
                 self.itl_high,
                 self.itl_bound,
+                self.itl_unknown,
                 first_bounds_s=self.ttft_bound.sum_s,
                 last_bounds_s=self.e2el.sum_s - self.e2el_low.sum_s,
             ),
