@@ -144,6 +144,7 @@ def test_times_are_those_of_the_servers_log(asker: Callable[..., Asker]) -> None
 def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker]) -> None:
     """The whole point: busy for 50 ms when the token comes, and still the arrival is the kernel's."""
     it = asker([STREAM_HEAD, 0.05, token("a"), 0.5, token("b", "stop"), DONE + LAST_CHUNK])
+    it.transport.chunks[0].are_whole = True
     waiting = gevent.spawn(it.ask)
     while len(it.server.sent_by_s) < 1:
         gevent.sleep(0.001)
@@ -285,6 +286,22 @@ def test_a_finished_answer_is_whole_if_the_connection_breaks_behind_it(asker: Ca
     it = asker([STREAM_HEAD, token("a", "stop"), usage(5, 1), DONE, 0.02, RESET])
     record = it.ask().record
     assert (record.outcome, record.output_tokens, record.error) == ("ok", 1, None)
+
+
+@pytest.mark.parametrize("ending", [0.3, threading.Event()])
+def test_a_complete_answer_ended_with_its_last_bytes(
+    asker: Callable[..., Asker], ending: float | threading.Event
+) -> None:
+    """Told by the connection's end 0.3 s later, or by our patience; only the user has waited so long."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    last = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    it = asker([head, last, ending, HANG_UP], timeout_s=1.0 if ending == 0.3 else 0.3)
+    record = it.ask().record
+    if isinstance(ending, threading.Event):
+        ending.set()
+    assert (record.outcome, record.ended_s) == ("ok", record.last_token_s)
+    assert it.client.free_s is not None
+    assert it.client.free_s - record.ended_s >= 0.25
 
 
 def test_a_refused_connection(asker: Callable[..., Asker]) -> None:

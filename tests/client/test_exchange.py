@@ -92,5 +92,6 @@ def test_an_event_that_the_end_of_the_body_completes() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
     exchange.on_bytes(head + EVENT[:-2], 10.0, 0.0, END_S, ANY_S)
     exchange.on_close(None, 12.0)
-    assert exchange.answer.arrivals_s == [12.0]
-    assert exchange.bounds_s == [pytest.approx(2.0 + ANY_S)]
+    assert exchange.answer.arrivals_s == [10.0]
+    assert exchange.bounds_s == [pytest.approx(ANY_S)]
+    assert exchange.ended_s == 12.0

@@ -268,9 +268,9 @@ class ChatClient:
         finally:
             transport.end()
             now = perf_counter()
-            _settle(record, exchange, now)
-            self.free_s = record.ended_s
-            self._owed_s = now - record.ended_s
+            self.free_s = exchange.ended_s if exchange.over.is_set() else now
+            self._owed_s = now - self.free_s
+            _settle(record, exchange, self.free_s)
             self._on_finished(record)
         if record.outcome == CONNECT:
             gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
@@ -334,8 +334,8 @@ def _crossed(exchange: Exchange, sent_s: float) -> bool:
     return exchange.over.is_set() and exchange.untouched and exchange.ended_s - sent_s < _CROSSING_S
 
 
-def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
-    """Write down what the exchange came to. `record.outcome` is OK when it ran to its end."""
+def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
+    """Write down what the exchange came to when it ended. `record.outcome` is OK when it ran to its end."""
     answer = exchange.answer
     arrivals = answer.arrivals_s
     # A complete answer stays one, even when the connection was not closed properly or the user was stopped.
@@ -345,7 +345,8 @@ def _settle(record: RequestRecord, exchange: Exchange, now_s: float) -> None:
         record.outcome, record.error = failure
     if record.outcome == CANCELLED:
         record.error = "the run ended before the answer was complete"
-    record.ended_s = exchange.ended_s if exchange.over.is_set() else now_s
+    # What is complete ended with its last bytes, whenever we were told that nothing follows.
+    record.ended_s = exchange.arrival_s if exchange.complete or record.outcome == OK else ended_s
     if arrivals:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
     record.arrivals_s, record.lags_s = arrivals, exchange.lags_s

@@ -56,6 +56,7 @@ class Chunks:
 class Exchange:
     """Receives the response to one request. `over` is set once nothing more is to come.
 
+    `arrival_s` is when the last bytes came, and `ended_s` when it was known that nothing follows.
     `bounds_s` runs beside `answer.arrivals_s`: how much earlier each event may have arrived, at most.
     """
 
@@ -266,8 +267,8 @@ class Exchange:
 
     def _end(self, ended_s: float) -> None:
         if not self.over.is_set():
-            self.answer.close(ended_s)
-            # An event without its blank line counts from the end of the body, and came whenever it did.
+            # An event without its blank line came with the last bytes, if not before.
+            self.answer.close(self.arrival_s)
             for late_s in self.answer.arrivals_s[len(self.bounds_s) :]:
                 self.bounds_s.append(late_s - self._began_s)
             for place in reversed(self.answer.take_surplus()):
