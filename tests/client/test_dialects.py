@@ -237,6 +237,55 @@ def test_an_error_is_one_in_whatever_fields(who: str, end: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "tokens"),
+    [
+        ({"prompt_tokens": "7", "completion_tokens": "1"}, (7, 1)),
+        ({"prompt_tokens": -1, "completion_tokens": -1}, (None, None)),
+        ({**used(7, 1), "prompt_tokens_details": [{"modality": "TEXT", "tokenCount": 7}]}, (7, 1)),
+        ({**used(7, 1), "prompt_tokens_details": {"cached_tokens": "0"}}, (7, 1)),
+        ({**used(7, 1), "prompt_tokens_details": {"cached_tokens": -1}}, (7, 1)),
+    ],
+)
+def test_counts_are_read_in_every_spelling(counts: dict[str, Any], tokens: tuple[int | None, ...]) -> None:
+    three_ways(Case([A, STOP, event({"choices": [], "usage": counts}), DONE], arrivals=[0], tokens=tokens))
+
+
+@pytest.mark.parametrize("count", [7.5, -2, 1e300, [7], "n/a"])
+def test_what_is_no_count_is_none(count: Any) -> None:
+    three_ways(Case([A, STOP, usage(7, count), DONE], "protocol", "is no count of tokens"))
+
+
+@pytest.mark.parametrize(
+    "reason", ["", " ", "null", "None", "none", "not_finished", "NOT_FINISHED", False, 0]
+)
+def test_no_finish_reason_yet_in_every_spelling(reason: Any) -> None:
+    open_ = [chunk({"content": "a"}, reason), chunk({"content": "b"}, reason)]
+    three_ways(Case([*open_, STOP, DONE], arrivals=[0, 1], text="ab"))
+    three_ways(Case(open_, "truncated", "without a finish reason"))
+
+
+@pytest.mark.parametrize("reason", ["max_length", "max_new_tokens", "token_limit", "normal", "SAFETY"])
+def test_answers_that_ended_as_they_should(reason: str) -> None:
+    three_ways(Case([A, chunk({}, reason), DONE], arrivals=[0]))
+
+
+@pytest.mark.parametrize("word", [b"[done]", b'"[DONE]"', b"[DONE]", b"\xef\xbb\xbf[DONE]", b" [Done]\t"])
+def test_the_last_word_in_every_spelling(word: bytes) -> None:
+    three_ways(Case([A, event(word)], arrivals=[0]))
+
+
+def test_a_byte_order_mark_may_lead_the_data() -> None:
+    marked = b"data: \xef\xbb\xbf" + A.removeprefix(b"data: ")
+    three_ways(Case([marked, B, STOP, DONE], arrivals=[0, 1], text="ab"))
+
+
+@pytest.mark.parametrize("encoding", [b"none", b"UTF-8", b"Identity", b""])
+def test_a_content_encoding_that_names_no_compression(encoding: bytes) -> None:
+    head = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: " + encoding + b"\r\n\r\n")
+    assert read([A, STOP, DONE], head=head).outcome() is None
+
+
+@pytest.mark.parametrize(
     "name",
     ["exception", "server_error", "Error", "response.failed", "abort", "timeout", "internalServerException"],
 )

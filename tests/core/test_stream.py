@@ -183,8 +183,8 @@ def test_an_error_event_is_a_failure(data: str, message: str) -> None:
         '{"choices":[{"text":5}]}',
         '{"choices":[{"delta":{"content":5}}]}x',
         '{"choices":[{"delta":{"content":5}}],"usage":{"completion_tokens":1}}',
-        '{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":"2"}}',
-        '{"choices":[],"usage":{"prompt_tokens":-1}}',
+        '{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":"two"}}',
+        '{"choices":[],"usage":{"prompt_tokens":-2}}',
         '{"choices":[],"usage":[1]}',
     ],
 )

@@ -18,6 +18,8 @@ from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, htt
 from vllm_locust.core.stream import Answer
 
 _MAX_BODY_BYTES = 64 << 10
+# Names that are none of a compression: two are there so that proxies keep their hands off, one is a mistake.
+_NO_COMPRESSION = ("identity", "none", "utf-8")
 # How a read ends that ends with an event: with the line break that closes its chunk, or without.
 _CLOSED = (b"\n\n\r\n", b"\r\n\r\n\r\n")
 _BARE = (b"\n\n", b"\r\n\r\n")
@@ -113,7 +115,7 @@ class Exchange:
     @property
     def _compressed(self) -> str:
         """How the body is compressed; empty when it is not."""
-        return "" if self.content_encoding == "identity" else self.content_encoding
+        return "" if self.content_encoding in _NO_COMPRESSION else self.content_encoding
 
     # What the connection tells
 

@@ -6,7 +6,7 @@ All functions take JSON that is parsed already; where that is not what it must b
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ WHOLE_ANSWERS = frozenset(
         *("end_turn", "max_tokens", "tool_use", "pause_turn", "refusal"),  # gateways to Anthropic
         *("model_length", "model_context_window_exceeded", "sensitive"),  # Mistral, Zhipu
         *("complete", "eos"),  # Cohere and others
+        *("max_length", "max_new_tokens", "token_limit", "normal", "safety"),  # older engines, Gemini
     }
 )
 """The finish reasons, in small letters, of an answer that the server ended as it should.
@@ -33,13 +34,18 @@ A list of good ones: an answer that ended for a reason nobody has heard of ("abo
 """
 
 # Some servers fill in the finish reason of every chunk; this is how they say that there is none yet.
-_NOT_YET = ("", "null")
+_NOT_YET = frozenset({"", "null", "none", "not_finished", "false"})
 # Of a delta: who speaks, what things are called, and nothing that was generated.
 _LABELS = frozenset({"role", "id", "type", "name", "object"})
-# Of a chunk that nobody need look at twice, since no server tells of trouble there.
-_USUAL_FIELDS = frozenset(
-    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
-)
+# Of chunks, choices and deltas that nobody need look at twice, since no server tells of trouble there.
+_are_usual = frozenset(
+    {
+        *("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"),
+        *("index", "delta", "text", "logprobs", "finish_reason", "stop_reason", "matched_stop", "token_ids"),
+        *("role", "content", "reasoning", "reasoning_content", "tool_calls", "refusal", "function_call"),
+        *("prompt_token_ids", "prompt_logprobs"),
+    }
+).issuperset
 # Words in the names of fields and events, "internalServerException" or "error_msg", that tell of trouble.
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ERROR_WORDS = ("error", "exception")
@@ -72,7 +78,7 @@ def parse_leniently(data: bytes) -> Any:
 def finish_reason(choice: Mapping[str, Any]) -> str | None:
     """Why the choice has ended; None while it has not."""
     reason = choice.get("finish_reason")
-    return None if reason is None or reason in _NOT_YET else str(reason)
+    return None if not reason or str(reason).strip().lower() in _NOT_YET else str(reason)
 
 
 def carried(choice: Mapping[str, Any], text_parts: list[str]) -> int:
@@ -96,18 +102,25 @@ def carried(choice: Mapping[str, Any], text_parts: list[str]) -> int:
     return EMPTY if not delta.get("role") and tried != _NOTHING else 0
 
 
-def error_in(chunk: Mapping[str, Any], data: bytes = b"error") -> str | None:
-    """The error that a chunk tells of, in whatever field; None for none. `data` is the chunk in bytes.
+def is_usual(chunk: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a chunk with `choices` has no field that could tell of an error; asked for every token."""
+    if not choices or not _are_usual(chunk):
+        return False
+    for choice in choices:
+        if not _are_usual(choice) or not _are_usual(choice.get("delta") or ()):
+            return False
+    return True
+
+
+def error_in(chunk: Mapping[str, Any]) -> str | None:
+    """The error that a chunk tells of, in whatever field; None for none.
 
     Beside an answer it takes a field that is named after an error, or a status that is none of success; a
     message, which only a chunk without an answer can be, is an error by itself. One that is null, empty or
     says that all is well is none.
     """
     choices = chunk.get("choices") or ()
-    if choices and chunk.keys() <= _USUAL_FIELDS and b"err" not in data and b"xception" not in data:
-        return None
-    parts = [chunk, *choices, *(choice.get("delta") or {} for choice in choices)]
-    for part in parts:
+    for part in (chunk, *choices, *(choice.get("delta") or {} for choice in choices)):
         if any(names_error(field) and _is_trouble(value) for field, value in part.items()):
             return error_message(part)
     fields = {field.lower(): value for field, value in chunk.items()}

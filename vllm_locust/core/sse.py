@@ -12,7 +12,7 @@ from vllm_locust.core.chunk import error_in, is_keep_alive, names_bad_end, names
 MAX_EVENT_BYTES = 8 << 20
 """A single event larger than this is not a stream of tokens; reading on would only eat memory."""
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PASSED_OVER = (b"id", b"retry")
 _FIELD = re.compile(rb"[A-Za-z_-]+")
 _NO_ERROR = (b"", b"null", b"{}", b'""')
@@ -96,7 +96,7 @@ class SseDecoder:
                 self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
         if lines and not self._begun:
             self._begun = True
-            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         events: list[bytes] = []
         self.at_end_of_event = False
         for line in lines:
@@ -161,4 +161,4 @@ def _error_on(line: bytes) -> str | None:
         body = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return error_in(body, line) if isinstance(body, dict) else None
+    return error_in(body) if isinstance(body, dict) else None

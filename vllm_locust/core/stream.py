@@ -19,13 +19,15 @@ from vllm_locust.core.chunk import (
     error_in,
     finish_reason,
     is_unknown,
+    is_usual,
     parse_leniently,
     told_error,
 )
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
-from vllm_locust.core.sse import SseDecoder
+from vllm_locust.core.sse import BYTE_ORDER_MARK, SseDecoder
 
 _MAX_ERROR_CHARS = 500
+_LAST_WORD = "[DONE]"
 # A server whose chunks differ in more than their text is not worth more attempts to learn their form.
 _MAX_LESSONS = 3
 # Where the chunks of an answer have what they differ in.
@@ -214,10 +216,13 @@ class Answer:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            bare = data.strip()
-            if bare != data or not bare:  # white space around what is known
+            bare = data.removeprefix(BYTE_ORDER_MARK).strip()
+            if bare != data or not bare:  # what is known, with nothing around it
                 return bool(bare) and self._take_event(bare, arrival_s)
-            chunk = parse_leniently(data)
+            chunk = _LAST_WORD if bare.upper() == _LAST_WORD.encode() else parse_leniently(data)
+        if chunk == _LAST_WORD:
+            self.done = True
+            return False
         if not chunk:
             return False  # a sign of life
         try:
@@ -227,10 +232,8 @@ class Answer:
 
     def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> bool:
         choices, usage = chunk.get("choices") or (), chunk.get("usage")
-        if (message := error_in(chunk, data)) is not None:
-            self.fail(SERVER_ERROR_EVENT, message)
-        elif not choices and is_unknown(chunk):
-            self._unknown = data, len(self.arrivals_s)
+        if not is_usual(chunk, choices):
+            self._take_unusual(chunk, data)
         said = 0
         for choice in choices:
             said |= carried(choice, self.text_parts)
@@ -250,6 +253,13 @@ class Answer:
         elif self._lessons and not usage:
             self._learn(data, choices)
         return True
+
+    def _take_unusual(self, chunk: Mapping[str, Any], data: bytes) -> None:
+        """Whether a chunk that has more than an answer tells of an error, or nobody knows what it tells."""
+        if (message := error_in(chunk)) is not None:
+            self.fail(SERVER_ERROR_EVENT, message)
+        elif is_unknown(chunk):
+            self._unknown = data, len(self.arrivals_s)
 
     def _take_progress(self, choice: Mapping[str, Any], arrival_s: float) -> None:
         """Whether the choice has ended, and how."""
@@ -290,7 +300,8 @@ class Answer:
         prompt_tokens = _count(usage.get("prompt_tokens"))
         if prompt_tokens is not None:
             self.prompt_tokens = prompt_tokens
-        cached_tokens = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+        details = usage.get("prompt_tokens_details")
+        cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
         if cached_tokens is not None:
             self.cached_tokens = cached_tokens
         output_tokens = _count(usage.get("completion_tokens"))
@@ -333,9 +344,11 @@ def _is_several_chunks(data: bytes) -> bool:
 
 
 def _count(value: Any) -> int | None:
-    """Servers in other languages write 7.0 for 7."""
-    if isinstance(value, float) and value.is_integer():
+    """Servers in other languages write 7.0 or "7" for 7; some write -1 for what they do not know."""
+    if (isinstance(value, str) and value.isdecimal()) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
-    if value is not None and (not isinstance(value, int) or not 0 <= value < 1 << 62):
+    if value is None or value == -1:
+        return None
+    if not isinstance(value, int) or not 0 <= value < 1 << 62:
         raise TypeError(f"{value!r} is no count of tokens")
     return value
