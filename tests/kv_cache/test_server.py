@@ -89,16 +89,50 @@ def test_a_path_in_front_is_kept() -> None:
         "vllm:num_requests_running 3\n",
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n',
         'vllm:cache_config_info{block_size="16",num_gpu_blocks="1"',
-        # Whether this is each engine's or the sum cannot be told.
-        "".join(
-            f'vllm:cache_config_info{{block_size="16",engine="{one}",num_gpu_blocks="72"}} 1.0\n'
-            for one in (0, 1)
-        ),
     ],
 )
 def test_a_page_that_does_not_tell(page: str) -> None:
     with served(page) as url, pytest.raises(UsageError, match="does not say how many KV blocks it has"):
         ask_server(url)
+
+
+def test_blocks_that_may_be_the_sum_of_all_engines() -> None:
+    """As an older vLLM writes them, which does not tell how many tokens that is."""
+    page = "".join(
+        f'vllm:cache_config_info{{block_size="16",engine="{one}",num_gpu_blocks="72"}} 1.0\n'
+        for one in (0, 1)
+    )
+    with (
+        served(page) as url,
+        pytest.raises(UsageError, match=r"/metrics says 72 KV blocks at each of several"),
+    ):
+        ask_server(url)
+
+
+@pytest.mark.parametrize(("engines", "told", "own"), [(1, 100, 100), (2, 200, 100)])
+def test_replicas_of_ray_are_servers_of_their_own(engines: int, told: int, own: int) -> None:
+    """Each has an engine 0, and the sum that vLLM writes is over its own engines only: 100 x 16 are 1600."""
+    caches = read_page(
+        "".join(
+            f'ray_vllm_cache_config_info{{ReplicaId="{replica}",block_size="16",engine="{engine}",'
+            f'kv_cache_size_tokens="1600",num_gpu_blocks="{told}"}} 1.0\n'
+            for replica in ("r1", "r2")
+            for engine in range(engines)
+        )
+    )
+    names = [f"{replica}/{engine}" for replica in ("r1", "r2") for engine in range(engines)]
+    assert [(cache.engine, cache.num_gpu_blocks) for cache in caches] == [(name, own) for name in names]
+
+
+def test_blocks_of_replicas_that_are_alike_are_each_ones_own() -> None:
+    caches = read_page(
+        "".join(
+            f'ray_vllm_cache_config_info{{ReplicaId="{one}",engine="0",block_size="16",'
+            'num_gpu_blocks="72"} 1.0\n'
+            for one in ("r1", "r2")
+        )
+    )
+    assert [cache.num_gpu_blocks for cache in caches] == [72, 72]
 
 
 def test_a_server_that_is_none() -> None:

@@ -48,7 +48,14 @@ def test_bytes_of_a_token(tmp_path: Path, config: Any, dtype: str, expected: int
         {"model_type": "xlm-roberta"},
         {"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]},
         {"model_type": "mpnet"},
-        {"model_type": "something_new", "architectures": ["SomethingNewForMaskedLM"]},
+        {"model_type": "new", "architectures": ["NewModel"]},
+        *(
+            {"model_type": name}
+            for name in ("gte", "roformer", "luke", "tapas", "data2vec-text", "xlm", "xmod")
+        ),
+        *({"model_type": name} for name in ("vit", "dinov2", "wav2vec2", "clip", "siglip", "llama_bidirec")),
+        {"model_type": "llama", "is_causal": False},
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True},
     ],
 )
 def test_an_encoder_keeps_nothing(tmp_path: Path, told: Any) -> None:
@@ -59,13 +66,32 @@ def test_an_encoder_keeps_nothing(tmp_path: Path, told: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [{"model_type": "bert", "is_decoder": True}, {"model_type": "ernie4_5", "architectures": None}]
+    "told",
+    [
+        {"model_type": "bert", "is_decoder": True, "architectures": ["BertLMHeadModel"]},
+        {"model_type": "ernie4_5", "architectures": None},
+        {"model_type": "llama", "is_causal": True, "use_bidirectional_attention": False},
+        {"model_type": "gemma4", "use_bidirectional_attention": "vision"},
+        {"model_type": "chatglm", "architectures": ["ChatGLMModel"]},
+        {"model_type": "some_vl", "architectures": ["SomeVLForConditionalGeneration"]},
+    ],
 )
 def test_a_decoder_of_such_a_name_keeps_what_others_do(tmp_path: Path, told: Any) -> None:
     shape = shape_of(
         tmp_path, {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, **told}
     )
     assert (shape.layers, shape.kv_heads, shape.head_dim) == (12, 12, 64)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["BertModel", "SomethingNewForMaskedLM", "LlamaForSequenceClassification", "CLIPModel"]
+)
+def test_what_is_not_known_to_generate_is_not_counted(tmp_path: Path, architecture: str) -> None:
+    config = {**LLAMA, "model_type": None, "architectures": [architecture]}
+    with pytest.raises(
+        UsageError, match=f"{architecture} is not known to generate tokens, and may keep no KV"
+    ):
+        shape_of(tmp_path, config)
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,25 @@ class Told:
         return {name: float(size) for name, size in known if size is not None}
 
 
+def engine_of(labels: Mapping[str, str]) -> str:
+    """Its number, behind its replica where Ray has several on a page; empty where there is none."""
+    return "/".join(part for part in (labels.get("ReplicaId"), labels.get("engine")) if part)
+
+
 def blocks_of_each(engines: Mapping[str, Told]) -> dict[str, Told]:
-    """The same engines of one page, each with its own blocks, or with None where that cannot be told."""
+    """The same engines of one page, each with its own blocks, or with None where that cannot be told.
+
+    By `engine_of`: only the engines of one replica are data-parallel.
+    """
+    replicas: dict[str, dict[str, Told]] = {}
+    for name, told in engines.items():
+        replicas.setdefault(name.rpartition("/")[0], {})[name] = told
+    return {name: told for replica in replicas.values() for name, told in _of_a_replica(replica).items()}
+
+
+def _of_a_replica(engines: Mapping[str, Told]) -> Mapping[str, Told]:
     if len(engines) < 2 or len({told.num_gpu_blocks for told in engines.values()}) > 1:
-        return dict(engines)
+        return engines
     return {
         name: replace(told, num_gpu_blocks=_own_blocks(told, len(engines))) for name, told in engines.items()
     }

@@ -22,7 +22,7 @@ from typing import Any, Self
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from vllm_locust.core.kv_size import Told, blocks_of_each
+from vllm_locust.core.kv_size import Told, blocks_of_each, engine_of
 
 GAUGES = (
     "running",
@@ -331,7 +331,7 @@ class _Vllm:
         family = _FAMILIES.get(name)
         if family is None:
             raise ValueError(_BROKEN)
-        key = (_engine_of(sample.labels), sample.labels.get("model_name", ""))
+        key = (engine_of(sample.labels), sample.labels.get("model_name", ""))
         if family == _CACHE_CONFIG:
             self._caches[key[0]] = Told.of_labels(sample.labels)
         elif family == _WAITING_BY_REASON and sample.labels.get("reason") != _DEFERRED:
@@ -414,11 +414,6 @@ def _of_one_cache(gauges: Mapping[str, float]) -> dict[str, float]:
 
 _GAUGE_FAMILIES = frozenset(raw for raws in _GAUGE_NAMES.values() for raw in raws)
 _RATIO_FAMILIES = frozenset(raw for ours in _RATIOS for raw in _GAUGE_NAMES[ours])
-
-
-def _engine_of(labels: Mapping[str, str]) -> str:
-    """Its number, behind that of its replica where Ray has several on a page."""
-    return "/".join(part for part in (labels.get("ReplicaId"), labels.get("engine")) if part)
 
 
 def _sum_up(series: _Series, family: str, key: _Key, value: float) -> None:

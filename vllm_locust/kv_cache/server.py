@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from urllib.parse import urlsplit
 
-from vllm_locust.core.kv_size import Told, blocks_of_each
+from vllm_locust.core.kv_size import Told, blocks_of_each, engine_of
 from vllm_locust.errors import UsageError
 
 _TIMEOUT_S = 10.0
@@ -61,25 +61,38 @@ def ask_server(url: str) -> Sequence[EngineCache]:
         raise UsageError(f"{address} does not answer: {why or type(error).__name__}") from None
     engines = read_page(page)
     if not engines:
-        raise UsageError(
-            f"{address} does not say how many KV blocks it has (num_gpu_blocks of vllm:cache_config_info)"
-        )
+        raise UsageError(f"{address} {_why_none(page)}")
     return engines
 
 
 def read_page(page: str) -> Sequence[EngineCache]:
     """The caches on a page of metrics, in order of the engines; empty where none is told."""
+    labels = _labels(page)
+    sizes = blocks_of_each({engine: Told.of_labels(told) for engine, told in labels.items()})
+    found = [cache for engine, told in labels.items() for cache in _cache(engine, sizes[engine], told)]
+    return sorted(found, key=lambda cache: (len(cache.engine), cache.engine))
+
+
+def _why_none(page: str) -> str:
+    told = {one.num_gpu_blocks for one in map(Told.of_labels, _labels(page).values())}
+    if len(told) == 1 and (blocks := told.pop()):
+        return (
+            f"says {blocks} KV blocks at each of several engines: whether these are each one's or the sum "
+            "of all, as vLLM writes it under data parallelism, is not told"
+        )
+    return "does not say how many KV blocks it has (num_gpu_blocks of vllm:cache_config_info)"
+
+
+def _labels(page: str) -> Mapping[str, Mapping[str, str]]:
+    """What is told of each engine."""
     from prometheus_client.parser import text_string_to_metric_families
 
     lines = [line for line in page.splitlines() if line.startswith(_INFO)]
     try:
         families = list(text_string_to_metric_families("\n".join([*lines, ""])))
     except (ValueError, IndexError):
-        return ()
-    labels = {one.labels.get("engine", "0"): one.labels for family in families for one in family.samples}
-    sizes = blocks_of_each({engine: Told.of_labels(told) for engine, told in labels.items()})
-    found = [cache for engine, told in labels.items() for cache in _cache(engine, sizes[engine], told)]
-    return sorted(found, key=lambda cache: (len(cache.engine), cache.engine))
+        return {}
+    return {engine_of(one.labels) or "0": one.labels for family in families for one in family.samples}
 
 
 def _cache(engine: str, size: Told, labels: Mapping[str, str]) -> Iterator[EngineCache]:

@@ -10,6 +10,7 @@ refused by name.
     windowed        layers that look at the last tokens only need to keep no more of them
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,12 +77,19 @@ _REFUSED_TYPES = {
     "longcat_flash": "has two attentions a layer",
 }
 
-# Those without `bert` in their names, and how the architectures of others end.
+# Architectures that generate tokens are named so.
+_GENERATES = re.compile(
+    "ForCausalLM|ForConditionalGeneration|LMHeadModel|ChatModel|^ChatGLMModel$|^MiniCPM[VO]$"
+)
+# Where a config names none: encoders without `bert` in their types.
 _ENCODERS = (
-    "big_bird", "canine", "electra", "ernie", "ernie_m", "esm", "fnet", "funnel", "layoutlm", "layoutlmv2",
-    "layoutlmv3", "longformer", "mpnet", "mra", "nystromformer", "splinter", "yoso",
+    "big_bird", "canine", "clip", "data2vec-text", "dinov2", "electra", "ernie", "ernie_m", "esm", "fnet",
+    "funnel", "gte", "layoutlm", "layoutlmv2", "layoutlmv3", "llama_bidirec", "longformer", "luke", "mpnet",
+    "mra", "new", "nystromformer", "roformer", "siglip", "splinter", "tapas", "vit", "wav2vec2", "xlm",
+    "xmod", "yoso",
 )  # fmt: skip
-_BERT, _OF_AN_ENCODER = "bert", "ForMaskedLM"
+_BERT = "bert"
+_LOOKS_BOTH_WAYS = {"is_causal": False, "use_bidirectional_attention": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +149,16 @@ def layer_count(config: Config) -> int:
 
 def _check_family(config: Config) -> None:
     ask = "ask a running vLLM with --url instead"
-    if _is_encoder(config):
+    architectures = _architectures(config)
+    if config.whole.get("is_decoder") is not True and _is_encoder(config):
         raise UsageError(
             f"{config.path}: {config.model_type or 'the model'} is an encoder, which generates no tokens and "
             "keeps no KV cache"
+        )
+    if architectures and not any(map(_GENERATES.search, architectures)):
+        raise UsageError(
+            f"{config.path}: {' and '.join(architectures)} is not known to generate tokens, and may keep "
+            f"no KV cache; {ask}"
         )
     if (why := _REFUSED_TYPES.get(config.model_type)) is not None:
         raise UsageError(f"{config.path}: {config.model_type} {why}; {ask}")
@@ -155,15 +169,16 @@ def _check_family(config: Config) -> None:
         raise UsageError(f"{config.path}: {config.model_type} has an encoder with a cache of its own; {ask}")
 
 
+def _architectures(config: Config) -> Sequence[str]:
+    named = config.whole.get("architectures")
+    return [str(name) for name in named] if isinstance(named, list) else []
+
+
 def _is_encoder(config: Config) -> bool:
-    if config.whole.get("is_decoder") is True:
-        return False
-    architectures = config.whole.get("architectures")
-    names = architectures if isinstance(architectures, list) else []
     return (
         _BERT in config.model_type
         or config.model_type in _ENCODERS
-        or any(str(name).endswith(_OF_AN_ENCODER) for name in names)
+        or any(config.text.get(key) is value for key, value in _LOOKS_BOTH_WAYS.items())
     )
 
 
