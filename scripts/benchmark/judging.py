@@ -9,6 +9,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ DRIFTS: dict[str, Callable[[int, np.random.Generator], Array]] = {
     "steady": lambda size, rng: np.linspace(0, 1, size),
     "a step": lambda size, rng: (np.arange(size) >= rng.integers(1, size)).astype(float),
 }
-"""How the runs of a session, one after the other, get slower by `DRIFT`."""
+"""How the minutes of a session, one after the other, get slower by `DRIFT`."""
+PAUSES = (1, 3, 10)
+"""How many times as long as a side, between the sides."""
 REAL = ("regression", "worse", "better")
 
 LATENCIES: dict[str, Callable[[int, np.random.Generator], Array]] = {"AR(1)": autoregressive, "queue": queue}
@@ -147,24 +150,37 @@ def of_cells(cells: int, kind: str, count: int, times: int, rng: np.random.Gener
     yield _line(f"{cells} cells of {count} {kind}, half differ", alarms / times, covered / times, shown, 0)
 
 
-def of_order(order: str, drift: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
+def of_order(
+    order: str,
+    drift: str,
+    count: int,
+    times: int,
+    rng: np.random.Generator,
+    *,
+    pause: int = 0,
+    of_baseline: bool = False,
+) -> Iterator[str]:
     """The same of whole comparisons of runs in this order, the first metric of new larger by `APART`.
 
-    The last column is how often it was left open (exit code 4).
+    Between the halves is a pause of so many sides, in which the drift goes on. The last column is how often
+    it was left open (exit code 4).
     """
     turns = ORDERS[order](count)
+    minutes = np.concatenate([np.arange(count), np.arange(count) + (1 + pause) * count])
     metrics = [Metric(f"p{50 + i}_e2el_ms", "lower") for i in range(METRICS)]
     truth = np.log1p([APART] + [0.0] * (METRICS - 1))
     alarms = covered = seen = opened = 0
     for _ in range(times):
         base, new = runs(count, rng, float(truth[0]))
-        left, shifts = [list(base), list(new)], np.log1p(DRIFT) * DRIFTS[drift](2 * count, rng)
+        left = [list(base), list(new)]
+        shifts = np.log1p(DRIFT) * DRIFTS[drift](int(minutes[-1]) + 1, rng)[minutes]
         sides: tuple[list[Part], list[Part]] = ([], [])
-        for number, (side, shift) in enumerate(zip(turns, shifts, strict=True)):
+        for minute, side, shift in zip(minutes.tolist(), turns, shifts, strict=True):
             values = np.exp(left[side].pop() + shift).tolist()
             numbers = dict(zip((metric.key for metric in metrics), values, strict=True)) | {"completed": 1000}
-            started = f"2026-01-01T00:{number:02}:00+00:00"
-            sides[side].append(Part(str(number), started, numbers, {}, {}))
+            started = f"2026-01-01T{minute // 60:02}:{minute % 60:02}:00+00:00"
+            kept = of_baseline and side == 0
+            sides[side].append(Part(str(minute), started, numbers, {}, {}, of_baseline=kept))
         cells = judge({"": sides}, metrics, TOLERANCE)
         judged, code = cells[0].metrics, outcome(cells, TOLERANCE, strict=False)[0]
         ends = np.log1p([(one.low or 0.0, one.high or 0.0) for one in judged])
@@ -173,7 +189,16 @@ def of_order(order: str, drift: str, count: int, times: int, rng: np.random.Gene
         seen += judged[0].verdict in REAL[:2]
         opened += code == EXIT_NOT_CONCLUSIVE
     name = f"{count} runs, {order}, {drift}"
+    if pause:
+        name = f"{count} runs, {'file' if of_baseline else 'A..A'}, {pause}x, B..B, {drift}"
     yield _line(name, alarms / times, covered / times, seen / times, opened / times)
+
+
+def after_pauses(times: int, rng: np.random.Generator) -> Iterator[str]:
+    """The same of base, a pause and new, base as runs and as a baseline file."""
+    for of_baseline, pauses in ((False, PAUSES), (True, PAUSES[1:])):
+        for pause, drift, count in product(pauses, ("no drift", "steady"), (4, 10)):
+            yield from of_order("A..AB..B", drift, count, times, rng, pause=pause, of_baseline=of_baseline)
 
 
 def of_blocks(kind: str, count: int, times: int, rng: np.random.Generator) -> Iterator[str]:
@@ -272,6 +297,7 @@ def main() -> None:
         for drift in DRIFTS:
             for count in (4, 10):
                 print(*of_order(order, drift, count, args.times // 2, rng), sep="\n", flush=True)
+    print(*after_pauses(args.times // 2, rng), sep="\n", flush=True)
     for kind in LATENCIES:
         for count in (1000, 4000):
             print(*of_blocks(kind, count, args.times, rng), sep="\n", flush=True)

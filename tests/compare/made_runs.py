@@ -1,5 +1,6 @@
 """Results folders whose numbers are known."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,27 @@ def write_runs(folder: Path, runs: int, *, seed: int = 0, **more: Any) -> Path:
 
 
 def write_in_order(
-    folder: Path, order: str, *, drift: float = 0.0, factor: float = 1.0, seed: int = 0, **more: Any
+    folder: Path,
+    order: str,
+    *,
+    drift: float = 0.0,
+    factor: float = 1.0,
+    seed: int = 0,
+    pause: int = 0,
+    **more: Any,
 ) -> tuple[Path, Path]:
     """Runs `a` and `b` in this order, one a minute; the last is slower than the first by `drift`.
 
-    All runs of `b` are slower by `factor` besides.
+    All runs of `b` are slower by `factor` besides. Between the halves are `pause` minutes more, in which the
+    drift goes on.
     """
-    for number, side in enumerate(order):
-        minute = f"{number // 60:02}:{number % 60:02}"
+    minutes = [number + pause * (2 * number >= len(order)) for number in range(len(order))]
+    for number, (side, minute) in enumerate(zip(order, minutes, strict=True)):
         write_run(
             folder / side / f"{number:02}",
             seed=seed + number,
-            factor=(1 + drift * number / (len(order) - 1)) * (factor if side == "b" else 1.0),
-            start_time=f"2026-01-01T{minute}:00+00:00",
+            factor=(1 + drift * minute / minutes[-1]) * (factor if side == "b" else 1.0),
+            start_time=(datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)).isoformat(),
             **more,
         )
     return folder / "a", folder / "b"

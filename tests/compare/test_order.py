@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.compare.made_runs import write_in_order, write_run
+from vllm_locust.compare.baseline import write_baseline
 from vllm_locust.compare.order import Order
 from vllm_locust.compare.result import Comparison, compare_folders
-from vllm_locust.compare.units import Part
+from vllm_locust.compare.units import Part, read_side
 
 
 def ordered(order: str, minutes: list[float] | None = None) -> Order:
@@ -29,6 +30,12 @@ def ordered(order: str, minutes: list[float] | None = None) -> Order:
         ("abba" * 3, True, None),
         ("ab" * 6, False, None),  # always the same order: a drift does not cancel
         ("abba" * 2, False, None),  # 4 pairs are too few
+        (
+            "ab" * 3 + "ba" * 3,
+            False,
+            None,
+        ),  # both orders alike often, but a drift in one half does not cancel
+        ("abbabaab" * 2, True, None),  # both orders in every four runs
         ("abba" * 3 + "ab", True, None),
         ("aaaabbbb", False, "b"),
         ("bbbbaaaa", False, "a"),
@@ -45,16 +52,18 @@ def test_an_order_that_is_not_known_is_none() -> None:
     timed = [Part("x", f"2026-01-01T00:0{i}:00+00:00", {}, {}, {}) for i in range(2)]
     for start in (None, "yesterday"):
         assert Order.of(timed, [Part("x", start, {}, {}, {})]) is None
-    assert Order.of(timed[:1] * 4, timed[1:] * 4) is None, "one time for all runs of a side"
+    assert Order.of(timed[:1] * 4, timed[:1] * 4) is None, "one time for all runs"
 
 
-def test_sessions_far_apart_have_no_gap() -> None:
-    found = ordered("aabb", [0, 1, 600, 601])
-    assert found.apart
-    np.testing.assert_allclose(found.time, [0, 1 / 3, 2 / 3, 1])
-    near = ordered("aabb", [0, 1, 3, 4])
+def test_a_pause_is_as_long_as_it_was() -> None:
+    """1 is as long as runs went on without a pause that nobody saw."""
+    far = ordered("aabb", [0, 1, 600, 601])
+    assert (far.apart, far.pause_s) == (True, 599 * 60)
+    np.testing.assert_allclose(far.time, [0, 1, 600, 601])
+    near = ordered("aabbb", [0, 1, 3, 4, 5])
     assert not near.apart
-    np.testing.assert_allclose(near.time, [0, 0.25, 0.75, 1])
+    np.testing.assert_allclose(near.time, [0, 0.5, 1.5, 2, 2.5])
+    np.testing.assert_allclose(ordered("abab").time, [0, 2 / 3, 1 / 3, 1])  # base first
 
 
 def verdict(found: Comparison, key: str = "p50_e2el_ms") -> str:
@@ -73,7 +82,7 @@ def test_base_then_new_under_a_drift_is_no_regression(tmp_path: Path, runs: int,
     assert found.exit_code == 4
     assert "cannot be told from a drift: make the runs in turns, A B, B A" in found.conclusion
     told = " ".join(found.cells[0].sentences)
-    assert "The runs drifted, from the first to the last: " in told
+    assert "The runs drifted, from the first to the last of a side: " in told
     assert f"All runs of {'base' if turned else 'new'} were made after those of" in told
 
 
@@ -98,28 +107,76 @@ def test_without_a_drift_base_then_new_shows_a_large_regression_and_says_its_con
     assert "drifted" not in told
 
 
-def test_a_day_apart_a_drift_that_is_not_there_costs_nothing(tmp_path: Path) -> None:
-    """A baseline's runs: the intervals are those of the runs alone."""
-    write_in_order(tmp_path / "near", "aaaabbbb")
+@pytest.mark.parametrize("runs", [4, 10])
+@pytest.mark.parametrize("times", [1, 3, 10])
+def test_a_drift_that_goes_on_through_a_pause_is_no_regression(tmp_path: Path, runs: int, times: int) -> None:
+    """Both are the same, and the machine gets slower by 30 %, mostly while nobody measured."""
+    sides = write_in_order(tmp_path, "a" * runs + "b" * runs, drift=0.3, pause=times * runs)
+    found = compare_folders(*sides, metrics=["p50_e2el_ms"])
+    (one,) = found.cells[0].metrics
+    assert (one.verdict, found.exit_code) == ("unclear", 4)
+    assert "cannot be told from a drift: make the runs in turns" in found.conclusion
+    assert one.low is not None
+    assert one.high is not None
+    assert one.low <= 0 <= one.high
+
+
+def test_after_a_pause_what_no_drift_of_the_runs_explains_is_a_regression(tmp_path: Path) -> None:
+    """Ten times as slow, where the slope within the sides allows for some ten per cent over the pause."""
+    found = compare_folders(*write_in_order(tmp_path, "a" * 10 + "b" * 10, factor=10.0, pause=10))
+    assert (verdict(found), found.exit_code) == ("regression", 3)
+
+
+def test_a_drift_is_told_as_far_as_runs_saw_it(tmp_path: Path) -> None:
+    """From minute 0 to 39 by 78 %, of which each side of 10 runs saw 9 minutes: 18 % of the first run's."""
+    sides = write_in_order(tmp_path, "a" * 10 + "b" * 10, drift=0.78, pause=20)
+    (told,) = (
+        one for one in compare_folders(*sides, metrics=["p50_e2el_ms"]).cells[0].sentences if "drifted" in one
+    )
+    assert told.startswith("The runs drifted, from the first to the last of a side: p50_e2el_ms +")
+    # The first side by 1.18 / 1, the second by 1.78 / 1.6.
+    assert 11 < float(told.split("+")[1].split(" %")[0]) < 19
+
+
+def test_of_a_baseline_file_it_is_said_what_is_assumed(tmp_path: Path) -> None:
+    """Whoever keeps one takes the machine for as fast as it was: a drift that is not seen costs nothing."""
+    base, new = write_in_order(tmp_path, "aaaabbbb", factor=1.3, pause=3 * 24 * 60)
+    write_baseline(tmp_path / "baseline.json", read_side(base))
+    of_runs, of_file = (
+        compare_folders(one, new, metrics=["p50_e2el_ms"]) for one in (base, tmp_path / "baseline.json")
+    )
+    assert (of_runs.exit_code, of_file.exit_code) == (4, 3)
+    assumed = "3 days lie between the baseline and the new runs. It is assumed that the machine is as fast"
+    assert assumed in " ".join(of_file.cells[0].sentences)
+    assert assumed not in " ".join(of_runs.cells[0].sentences)
+
+
+def test_a_baseline_of_minutes_ago_is_no_other_session(tmp_path: Path) -> None:
+    base, new = write_in_order(tmp_path, "aaaabbbb", drift=0.3, pause=2)
+    write_baseline(tmp_path / "baseline.json", read_side(base))
+    found = compare_folders(tmp_path / "baseline.json", new)
+    assert found.exit_code == 4
+    assert "assumed" not in " ".join(found.cells[0].sentences)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_where_all_runs_of_a_side_began_at_one_time_a_change_may_be_a_drift(
+    tmp_path: Path, factor: float
+) -> None:
     for number, side in enumerate("aaaabbbb"):
-        day = 1 if side == "a" else 2
         write_run(
-            tmp_path / "far" / side / f"{number:02}",
+            tmp_path / side / str(number),
             seed=number,
-            start_time=f"2026-01-0{day}T00:{number:02}:00+00:00",
+            factor=factor if side == "b" else 1.0,
+            start_time=f"2026-01-01T00:0{number // 4}:00+00:00",
         )
-    widths = {}
-    for name in ("near", "far"):
-        found = compare_folders(tmp_path / name / "a", tmp_path / name / "b", metrics=["p50_e2el_ms"])
-        (one,) = found.cells[0].metrics
-        assert one.low is not None
-        assert one.high is not None
-        widths[name] = one.high - one.low
-    assert widths["near"] > 1.5 * widths["far"]
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert "All runs of a side began at one time, so nothing is known of a drift." in found.cells[0].sentences
+    assert found.exit_code == (4 if factor > 1 else 0)
 
 
 def test_times_that_are_not_known_are_said(tmp_path: Path) -> None:
     sides = [tmp_path / side for side in "ab"]
     for number in range(8):
         write_run(sides[number // 4] / str(number), seed=number)
-    assert "When the runs were made is not known" in compare_folders(*sides).text()
+    assert "In which order the runs were made is not known" in compare_folders(*sides).text()

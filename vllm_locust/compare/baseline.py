@@ -55,7 +55,14 @@ def read_baseline(file: Path) -> Side:
             raise ValueError(f"its format is {document['format']!r}")
         cells = {
             name: [
-                Part(run["run"], run["start_time"], run["numbers"], _invalid(run["invalid"]), run["what"])
+                Part(
+                    run["run"],
+                    run["start_time"],
+                    run["numbers"],
+                    _invalid(run["invalid"]),
+                    run["what"],
+                    of_baseline=True,
+                )
                 for run in runs
             ]
             for name, runs in document["cells"].items()

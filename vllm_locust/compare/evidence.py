@@ -47,8 +47,12 @@ class CellEvidence:
     """How the runs changed from the first to the last; None where their order is not known."""
     drifted: Sequence[str] = ()
     """Keys of the metrics that did, as far as that can be told."""
-    apart: bool = False
-    """Whether the sides had sessions of their own: a drift that is not seen in them did not go on."""
+    drift_in: str = ""
+    """What `drift` is over, in words."""
+    assumed: str | None = None
+    """Of a baseline that had a session of its own: what is assumed where no drift is seen, in a sentence."""
+    open_to_drift: bool = False
+    """Whether nothing is known of a drift, and any difference of the sides may be one."""
     shown: tuple[Array, Array] | None = None
     """The numbers of base and new as a reader knows them."""
     ratio: Sequence[bool] = ()
@@ -129,10 +133,17 @@ def _of_whole_runs(
         cell.evidence = comparison.of_pairs(scaled[0][pairs[0]], scaled[1][pairs[1]], rng)
     else:
         cell.evidence = comparison.of_runs(scaled[0], scaled[1], rng)
-    if order is not None:
+    if order is not None and not order.at_once:
         cell.drift = comparison.of_effect(np.vstack(scaled), order.time, order.side, rng)
+        cell.drift_in = "from the first to the last" + ("" if order.last is None else " of a side")
     if pairs is None:
         _allow_for_drift(cell, order, np.vstack(scaled), rng)
+        if order is not None and order.apart and all(part.of_baseline for part in base):
+            cell.open_to_drift = False
+            cell.assumed = (
+                f"{_long(order.pause_s)} lie between the baseline and the new runs. It is assumed that the "
+                "machine is as fast as it was: what slowed it meanwhile counts as a change."
+            )
     return cell
 
 
@@ -142,8 +153,19 @@ def _allow_for_drift(
     """What the order of runs that are no pairs leaves open, and a sentence on it."""
     if order is None:
         cell.sentences.append(
-            "When the runs were made is not known: a drift of the machine cannot be told from a change."
+            "In which order the runs were made is not known: a drift of the machine cannot be told from a "
+            "change."
         )
+        return
+    if order.last is not None:
+        first = "base" if order.last == "new" else "new"
+        cell.sentences.append(
+            f"All runs of {order.last} were made after those of {first}: whatever else changed between them "
+            "counts as a change."
+        )
+    if order.at_once:
+        cell.open_to_drift = True
+        cell.sentences.append("All runs of a side began at one time, so nothing is known of a drift.")
         return
     of_side = comparison.of_effect(values, order.side, order.time, rng)
     if order.last is None:
@@ -152,13 +174,16 @@ def _allow_for_drift(
             f"A steady drift is taken out; {FEWEST_PAIRS} pairs or more, made A B, B A and so on, cancel one "
             "of any shape."
         )
-        return
-    cell.went_on, cell.apart = of_side, order.apart
-    first = "base" if order.last == "new" else "new"
-    cell.sentences.append(
-        f"All runs of {order.last} were made after those of {first}: whatever else changed between them "
-        "counts as a change."
-    )
+    else:
+        cell.went_on = of_side
+
+
+def _long(seconds: float) -> str:
+    """In the largest unit of which there are two."""
+    for unit, name in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
 
 
 def _of_blocks(

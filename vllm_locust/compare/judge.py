@@ -2,7 +2,8 @@
 
 Rule: all metrics of all cells are one family: one false alarm among all of them in 20 comparisons. Sides that
 have too little are refused. Where all runs of one side came after those of the other, everything is judged
-twice, without a drift and as if it went on, and what holds both times is said (`compare.order`).
+twice, without a drift and as if it went on through any pause, and what holds both times is said
+(`compare.order`). Only of a baseline file, made in another session, a drift that is not seen is not supposed.
 """
 
 import math
@@ -89,7 +90,7 @@ def judge(
 
 
 def _tell_drift(cells: Sequence[CellEvidence]) -> None:
-    """Say where runs drifted. Of sessions of their own it decides whether to allow for one that went on."""
+    """Say where runs drifted, and of a baseline what is assumed where they did not."""
     known = [cell for cell in cells if cell.drift is not None]
     family = [cell.drift for cell in cells if cell.drift is not None]
     for cell, drift, p in zip(known, family, comparison.adjusted(family), strict=True):
@@ -101,8 +102,11 @@ def _tell_drift(cells: Sequence[CellEvidence]) -> None:
         cell.drifted = list(drifted)
         if drifted:
             told = ", ".join(f"{key} {change}" for key, change in drifted.items())
-            cell.sentences.append(f"The runs drifted, from the first to the last: {told}.")
-        elif cell.apart:
+            cell.sentences.append(f"The runs drifted, {cell.drift_in}: {told}.")
+            cell.assumed = None
+    for cell in cells:
+        if cell.assumed is not None:
+            cell.sentences.append(cell.assumed)
             cell.went_on = None
 
 
@@ -130,6 +134,8 @@ def _finish(name: str, cell: CellEvidence, judged: Sequence[Judged]) -> Cell:
     without = [Judged(key, "unclear", None, None) for key in cell.without]
     shortcomings = list(cell.shortcomings)
     drifted = () if cell.went_on is None else cell.drifted
+    if cell.open_to_drift:
+        judged = [_left_open(metric) for metric in judged]
     judged = [
         replace(metric, may_be_drift=True)
         if metric.verdict == "unclear" and metric.key in drifted
@@ -141,6 +147,13 @@ def _finish(name: str, cell: CellEvidence, judged: Sequence[Judged]) -> Cell:
             f"{', '.join(unsure)} cannot be told from a drift: make the runs in turns, A B, B A and so on"
         )
     return Cell(name, cell.unit, cell.units, cell.runs, [*judged, *without], cell.sentences, shortcomings)
+
+
+def _left_open(metric: Judged) -> Judged:
+    """What a drift of which nothing is known leaves of it."""
+    if metric.verdict not in ("regression", "worse", "better"):
+        return metric
+    return replace(metric, verdict="unclear", may_be_drift=metric.verdict == "regression")
 
 
 def _both(one: Judged, other: Judged) -> Judged:

@@ -65,6 +65,8 @@ class Part:
     """What was asked, and of which server."""
     results: Results | None = None
     """None: of a baseline file, which has no requests."""
+    of_baseline: bool = False
+    """Whether it is of a baseline file, which its user takes for what the machine does now."""
 
 
 @dataclass(frozen=True, slots=True)
