@@ -433,10 +433,20 @@ def test_requests_outside_all_over_are_none(outside):
     assert (evidence.outcome, evidence.hiccup) == ("missed", None)
 
 
-def test_a_hiccup_with_a_failure_is_more_than_one():
+@pytest.mark.parametrize(
+    ("failed_at_s", "hiccup"),
+    [
+        ([30.9], "11 of the 11 requests outside"),  # one of those that were under way in it
+        ([55.0], "10 of the 11 requests outside"),  # one that alone would have been no miss
+        ([10.0, 20.0, 40.0, 50.0], None),  # not three quarters of those outside
+    ],
+)
+def test_a_failure_in_a_hiccup_is_a_part_of_it(failed_at_s, hiccup):
     recording = stalled(True)
-    recording.add(an_error(60.5))
-    assert conclude([parse_slo("p99_ttft_ms<500")], recording.phase(0), {}).hiccup is None
+    for ended_s in failed_at_s:
+        recording.add(an_error(ended_s))
+    said = conclude([parse_slo("p99_ttft_ms<500")], recording.phase(0), {}).hiccup
+    assert said == (hiccup and f"{hiccup} were under way in one stretch of 3.0 s for p99_ttft_ms<500")
 
 
 def finding(outcome, close=False, value=1.0, key="p99_ttft_ms", needed=0.99) -> Finding:

@@ -47,6 +47,8 @@ class Trouble:
     hiccup_at_s: float = math.inf
     """When it stands still, once."""
     hiccup_s: float = 2.0
+    failing: int = 0
+    """So many of the requests that were under way then fail."""
     slower_per_s: float = 0.0
     """By this share of its speed it becomes slower with every second."""
     island: Sequence[int] = ()
@@ -74,6 +76,7 @@ class Driver:
     engine: Engine = field(default_factory=lambda: Engine(COST, LIMITS))
     in_flight: dict[Request, tuple[float, list[float]]] = field(default_factory=dict)
     submitted: int = 0
+    failed: int = 0
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -157,12 +160,15 @@ class Driver:
     def record(self, request: Request, recording: Recording) -> None:
         blind = len(self.in_flight) > self.trouble.blind_above
         intended_s, arrivals_s = self.in_flight.pop(request)
+        stood = request.arrival_s <= self.trouble.hiccup_at_s < self.now
+        fails = stood and self.failed < self.trouble.failing
+        self.failed += fails
         recording.add(
             RequestRecord(
                 index=int(request.id),
                 scenario="s",
                 profile="p",
-                outcome=OK,
+                outcome="http_503" if fails else OK,
                 intended_s=intended_s,
                 sent_s=request.arrival_s,
                 first_token_s=arrivals_s[0],

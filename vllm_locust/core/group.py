@@ -44,6 +44,8 @@ _SECONDS = (
     "ok_ended_s",
     "unsent_wait_s",
     "unsent_ended_s",
+    "failed_began_s",
+    "failed_ended_s",
     "connect_s",
     "sent_s",
     "ended_s",
@@ -125,8 +127,9 @@ class Group:
         self.prompt_tokens = array("q")
         self.cached_tokens = array("q")
         # One entry per dropped request in the window: how long it waited, and when it was given up.
-        self.unsent_wait_s = array("d")
-        self.unsent_ended_s = array("d")
+        self.unsent_wait_s, self.unsent_ended_s = array("d"), array("d")
+        # One entry per failed request in the window: when it was sent, or was to be, and when it ended.
+        self.failed_began_s, self.failed_ended_s = array("d"), array("d")
         # One entry per successful request in the window that had to connect.
         self.connect_s = array("d")
         # One entry per request that was sent, in the window or not.
@@ -226,7 +229,11 @@ class Group:
             self.lateness.record(record.sent_s - record.intended_s)
 
     def _add_failure(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
-        self.failed_in_window += inside
+        if inside:
+            self.failed_in_window += 1
+            began_s = record.intended_s if record.sent_s is None else record.sent_s
+            self.failed_began_s.append(began_s - origin_s)
+            self.failed_ended_s.append(record.ended_s - origin_s)
         message = (record.error or "")[:_EXAMPLE_LENGTH]
         _join_failures(self.failures, {record.outcome: Failure(1, record.ended_s - origin_s, message)})
 

@@ -79,15 +79,15 @@ def trials_of(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Tri
     if slo.family is None or q is None or slo.op not in ("<", "<="):
         return None
     if slo.family in latencies:
-        return _one_by_one(slo, q, latencies[slo.family], group.failed_in_window)
+        return _one_by_one(slo, q, latencies[slo.family], group)
     if slo.family in ("itl", "itl_per_token"):
         return _of_gaps(slo, q, group, latencies["tpot"])
     return None
 
 
-def _one_by_one(slo: Slo, q: float, latencies: Latencies, failed: int) -> Trials:
+def _one_by_one(slo: Slo, q: float, latencies: Latencies, group: Group) -> Trials:
     holds = _holds(slo, latencies.measured)
-    count = len(holds) + failed
+    count = len(holds) + group.failed_in_window
     least, most = _holds(slo, latencies.high).sum(), _holds(slo, latencies.low).sum()
     effect = _effect(latencies.measured, holds)
     return Trials(
@@ -98,8 +98,12 @@ def _one_by_one(slo: Slo, q: float, latencies: Latencies, failed: int) -> Trials
         float(least),
         float(most),
         q / 100,
-        failed,
-        _hiccup(latencies, holds, failed, q / 100),
+        group.failed_in_window,
+        _hiccup(
+            _under_way(latencies, group),
+            np.append(holds, np.zeros(group.failed_in_window, np.bool_)),
+            q / 100,
+        ),
     )
 
 
@@ -169,17 +173,20 @@ def _share_inside(gaps: Histogram, slo: Slo, further_ms: float = 0.0) -> float:
     return find(ranks, bound_ms, key=lambda rank: gaps.value_at_rank(rank) * 1000) / (len(ranks) or 1)
 
 
-def _hiccup(latencies: Latencies, holds: Flags, failed: int, needed: float) -> Hiccup | None:
+def _under_way(latencies: Latencies, group: Group) -> _Times:
+    """When those that have this latency were under way, and behind them the failed ones."""
+    return _Times(
+        np.append(latencies.sent_s + latencies.measured / 1000, group.failed_ended_s),
+        np.append(latencies.sent_s, group.failed_began_s),
+    )
+
+
+def _hiccup(under_way: _Times, holds: Flags, needed: float) -> Hiccup | None:
     """The stretch of the module's docstring, if there is one."""
     outside = int((~holds).sum())
-    if (
-        failed
-        or needed == 1.0
-        or outside < _FEWEST_OF_A_HICCUP
-        or len(holds) - outside >= needed * len(holds)
-    ):
+    if needed == 1.0 or outside < _FEWEST_OF_A_HICCUP or len(holds) - outside >= needed * len(holds):
         return None
-    began_s, ended_s = latencies.sent_s, latencies.sent_s + latencies.measured / 1000
+    began_s, ended_s = under_way.sent_s, under_way.ended_s
     length_s = _STRETCH_SHARE * float(ended_s.max() - began_s.min())
     at_s = _busiest(began_s[~holds] - length_s, ended_s[~holds])
     during = (began_s <= at_s + length_s) & (ended_s >= at_s)
