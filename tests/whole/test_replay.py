@@ -91,7 +91,7 @@ def test_a_looped_slice_goes_on_until_it_is_stopped(tmp_path: Path, processes: i
     turn_s = due_s[-1] * len(due_s) / (len(due_s) - 1)
     with simulator(tmp_path) as server:
         outcome = run_locust(
-            *REPLAY, *in_processes(processes), "--host", server.url, "-t", "4s", "--max-tokens", "2",
+            *REPLAY, *in_processes(processes), "--host", server.url, "-t", "8s", "--max-tokens", "2",
             "--set", "seconds=12", "--set", "speed=10", "--set", "loop=yes",
             folder=tmp_path / "results", locustfile="replay.py",
         )  # fmt: skip
