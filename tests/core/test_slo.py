@@ -423,3 +423,15 @@ def test_over_failures_only_what_is_counted_is_decided():
     assert judgement.sentence == (
         "request_throughput>=1 is undetermined: no request was answered in the measured window: 3 failed"
     )
+
+
+def test_a_value_and_a_bound_that_differ_are_never_printed_alike():
+    """500.0003 ms is not inside 500 ms, though both have the same six digits."""
+    judgement = judge("p50_ttft_ms<500", [0.5000003] * 100)
+    assert judgement.sentence == (
+        "p50_ttft_ms<500 is missed: 500.0003, 95 % interval if requests were independent "
+        "[500.0003 .. 500.0003]"
+    )
+    assert judge("p50_ttft_ms<=500", [0.5] * 100).sentence.startswith("p50_ttft_ms<=500 is met: 500, ")
+    assert judge("max_ttft_ms<500.0000001", [0.5]).sentence == "max_ttft_ms<500.0000001 is met: 500"
+    assert str(parse_slo("p50_ttft_ms<1e9")) == "p50_ttft_ms<1e+09"

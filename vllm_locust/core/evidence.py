@@ -146,7 +146,7 @@ class Finding:
         if self.slo.about_failures:
             return f"{self.slo}: {self.failed} of {self.trials} requests failed"
         unit = " ms" if self.slo.key.endswith("_ms") else ""
-        parts = ["no value" if self.value is None else f"{self.value:.6g}{unit}"]
+        parts = ["no value" if self.value is None else f"{self.slo.shown(self.value)}{unit}"]
         if self.inside is not None and self.needed is not None:
             parts += shares(self.inside, self.trials, self.needed)
             parts += [f"{self.failed} failed"] if self.failed else []

@@ -71,7 +71,7 @@ class _Others:
         if not (self.failed or self.unsent or self.pieces):
             return known
         enough = finding.trials * (finding.needed or 1.0) - _ROUNDING
-        if known.outcome == "undetermined":
+        if known.value is None or known.outcome == "undetermined":
             # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
             no_doubt = finding.outcome == "missed" and not self.pieces
             return self._missed(known, finding) if no_doubt else self._noted(known)
@@ -84,9 +84,8 @@ class _Others:
             return self._missed(known, finding)
         low, high = (percent(n, finding.trials) for n in (finding.surely, possibly))
         needed = f"{(finding.needed or 1.0) * 100:.6g} % needed"
-        return undetermined(
-            known, f"{known.value:.6g} without {self}: {low:g} to {high:g} % of requests inside, {needed}"
-        )
+        without = f"{known.slo.shown(known.value)} without {self}"
+        return undetermined(known, f"{without}: {low:g} to {high:g} % of requests inside, {needed}")
 
     def __str__(self) -> str:
         kinds = {
@@ -102,7 +101,7 @@ class _Others:
         return replace(known, sentence=f"{known.sentence}; {self} count as outside")
 
     def _missed(self, known: Judgement, finding: Finding) -> Judgement:
-        answered = "" if known.value is None else f"{known.value:.6g} of those answered, but "
+        answered = "" if known.value is None else f"{known.slo.shown(known.value)} of those answered, but "
         sentence = f"{known.slo} is missed: {answered}{_too_few_inside(finding)}"
         return replace(known, outcome="missed", sentence=sentence)
 

@@ -59,7 +59,7 @@ from vllm_locust.core.summary import (
     nothing_measured,
     percentile_word,
 )
-from vllm_locust.core.validity import INVALID, Validity, lost_sentence
+from vllm_locust.core.validity import INVALID, Validity, lost_sentence, told_apart
 from vllm_locust.errors import UsageError
 
 Outcome = Literal["met", "missed", "undetermined"]
@@ -115,8 +115,13 @@ class Slo:
         """Whether `value` is within the bound."""
         return _OPERATORS[self.op](value, self.bound)
 
+    def shown(self, value: float) -> str:
+        """A value to stand beside this objective: never like the bound where it differs from it."""
+        return told_apart(value, self.bound, digits=6)[0]
+
     def __str__(self) -> str:
-        return f"{self.key}{self.op}{self.bound:g}"
+        bound = f"{self.bound:g}"
+        return f"{self.key}{self.op}{bound if float(bound) == self.bound else repr(self.bound)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +214,14 @@ def evaluate(
             more = f"though {unsent} more were dropped, never sent (to gate them: dropped==0)"
             return replace(known, sentence=f"{known.sentence}, {more}")
         if slo.holds(known.value) != slo.holds(math.inf):
-            return undetermined(known, f"at least {known.value:.6g}, since {unsent} requests were never sent")
+            return undetermined(
+                known, f"at least {slo.shown(known.value)}, since {unsent} requests were never sent"
+            )
     pieces = buffered(slo, summary)
     if pieces and known.outcome != "undetermined":
         sides = map(slo.holds, (known.value, _least_with(pieces, slo, known.value, summary), math.inf))
         if len(set(sides)) > 1:
-            without = f"{known.value:.6g} without {pieces} answers that arrived in one piece"
+            without = f"{slo.shown(known.value)} without {pieces} answers that arrived in one piece"
             return undetermined(known, f"{without}, of which it is not known")
     return known
 
@@ -305,12 +312,12 @@ def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Va
     if value is None:
         return None
     if client is not None and client.lost and (slo.holds(value) or not slo.about_failures):
-        return f"{value:.6g}, but {lost_sentence(client.lost)}"
+        return f"{slo.shown(value)}, but {lost_sentence(client.lost)}"
     low, high = _ends(slo, value, summary)
     if not slo.holds(low) == slo.holds(value) == slo.holds(high):
         unit = " ms" if slo.family else ""
         return (
-            f"{value:.6g}{unit}, but the client's own error may be up to "
+            f"{slo.shown(value)}{unit}, but the client's own error may be up to "
             f"{max(value - low, high - value):.3g}{unit}: it may be met or missed"
         )
     if (
@@ -318,9 +325,8 @@ def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Va
         and client.load.verdict == INVALID
         and _holds_at_best(slo) not in (None, slo.holds(value))
     ):
-        return (
-            f"{value:.6g}, but the load was not as planned, by the client's fault: {client.load.reasons[0]}"
-        )
+        fault = f"the load was not as planned, by the client's fault: {client.load.reasons[0]}"
+        return f"{slo.shown(value)}, but {fault}"
     return None
 
 
@@ -341,10 +347,10 @@ def _share(part: int, whole: int) -> Interval:
 
 
 def _why(slo: Slo, outcome: Outcome, value: float, interval: Interval, independent: bool) -> str:
-    shown = f"{value:.6g}"
+    shown = slo.shown(value)
     if interval != UNDETERMINED:
         assuming = " if requests were independent" if independent else ""
-        shown += f", 95 % interval{assuming} [{_end(interval.low)} .. {_end(interval.high)}]"
+        shown += f", 95 % interval{assuming} [{_end(slo, interval.low)} .. {_end(slo, interval.high)}]"
     if outcome == "undetermined":
         return f"{shown}, from too few requests (it takes {_fewest(slo)}): run longer"
     if interval != UNDETERMINED and not _excludes_the_other_side(slo, interval):
@@ -365,8 +371,8 @@ def _fewest(slo: Slo) -> int:
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(share, 1 - share)))
 
 
-def _end(value: float | None) -> str:
-    return "?" if value is None else f"{value:.6g}"
+def _end(slo: Slo, value: float | None) -> str:
+    return "?" if value is None else slo.shown(value)
 
 
 def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:

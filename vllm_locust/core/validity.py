@@ -336,13 +336,10 @@ def _graded(value: float, valid: float, degraded: float) -> Verdict:
     return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
 
 
-def told_apart(value: float, limit: float) -> tuple[str, str]:
-    """Both numbers with as few digits as show that they differ, three at least."""
-    for digits in range(3, 17):
-        shown = f"{value:.{digits}g}", f"{limit:.{digits}g}"
-        if shown[0] != shown[1]:
-            break
-    return shown
+def told_apart(value: float, limit: float, digits: int = 3) -> tuple[str, str]:
+    """Both numbers with as few digits as show that they differ, so many at least."""
+    shown = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+    return told_apart(value, limit, digits + 1) if value != limit and shown[0] == shown[1] else shown
 
 
 def _lead(part: str) -> str:

@@ -117,8 +117,8 @@ def _with_unaccounted(judgements: Sequence[Judgement], unaccounted: int) -> Sequ
         return judgements
     why = f"but what became of up to {unaccounted} requests of lost workers is not known"
     return [
-        undetermined(one, f"{one.value:.6g}, {why}")
-        if one.slo.about_failures and one.outcome == "met"
+        undetermined(one, f"{one.slo.shown(one.value)}, {why}")
+        if one.value is not None and one.slo.about_failures and one.outcome == "met"
         else one
         for one in judgements
     ]
