@@ -11,7 +11,10 @@ import pytest
 from tests.locust_command import ROOT, environment
 from vllm_locust.workloads.sharegpt import SMALL_DATASET
 
-PLAN = "for requests of a scenario only, and no task of this locustfile asks for them with ask_next()."
+PLAN = (
+    "for requests of a scenario only, and no code of this locustfile's users names ask_next(), which asks "
+    "for them."
+)
 ALWAYS = {"capacity": ("--slo", "p99_ttft_ms<500")}
 """What a locustfile cannot do without."""
 

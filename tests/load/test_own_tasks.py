@@ -1,7 +1,7 @@
-"""Whether users ask for requests of a scenario is told from what their tasks name, and what those call."""
+"""Whether users may ask for requests of a scenario is told from what they lead to."""
 
 import types
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar
 
 from locust import TaskSet, User, task
@@ -70,6 +70,58 @@ class Weighted(VllmUser):
     tasks: ClassVar = {ask: 3}
 
 
+class Parcel:
+    def __call__(self, user: Any) -> None:
+        user.ask_next()
+
+
+class Guide:
+    def show(self, user: Any) -> None:
+        user.ask_next()
+
+
+guide = Guide()
+STEPS = [(ask,)]
+
+
+class Partly(VllmUser):
+    tasks: ClassVar = [partial(timed(ask), n=1)]
+
+
+class Called(VllmUser):
+    tasks: ClassVar = [Parcel()]
+
+
+class Guided(VllmUser):
+    @task
+    def one(self) -> None:
+        guide.show(self)
+
+
+class Stepwise(VllmUser):
+    @task
+    def one(self) -> None:
+        for (step,) in STEPS:
+            step(self)
+
+
+class Undecided(VllmUser):
+    """Nobody calls it, but who knows?"""
+
+    def maybe(self) -> None:
+        self.ask_next()
+
+    @task
+    def own(self) -> None:
+        self.client.chat("Write a haiku.", max_tokens=32)
+
+
+class Both(Asker):
+    @task
+    def own(self) -> None:
+        self.client.chat("Write a haiku.", max_tokens=32)
+
+
 class Poet(VllmUser):
     @task
     def haiku(self) -> None:
@@ -82,8 +134,10 @@ class Other(User):
         pass
 
 
-def test_who_asks() -> None:
-    users = (Asker, Child, Helped, Decorated, Nested, Listed, Weighted, Poet, Other)
+def test_who_can_ask() -> None:
+    askers = (Asker, Child, Helped, Decorated, Nested, Listed, Weighted)
+    by_way = (Partly, Called, Guided, Stepwise, Undecided, Both)
+    users = (*askers, *by_way, Poet, Other)
     assert [user.__name__ for user in users if not asks_for_scenario([user])] == ["Poet", "Other"]
     assert asks_for_scenario([Poet, Asker]), "one is enough"
     assert not asks_for_scenario([])

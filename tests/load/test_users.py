@@ -42,6 +42,7 @@ class Stage:
     phase_began_s: float = 0.0
     load_is_over: bool = False
     started: Event = field(default_factory=begun)
+    own: list[str] = field(default_factory=list)
 
     @property
     def plan(self) -> "Stage":
@@ -53,6 +54,9 @@ class Stage:
 
     def finished(self, phase: int) -> None:
         pass
+
+    def note_own(self, user: str) -> None:
+        self.own.append(user)
 
     def send(self, *request: Any) -> Reply:
         return LoadGenerator.send(cast(LoadGenerator, self), *request)

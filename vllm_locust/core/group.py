@@ -25,6 +25,7 @@ _EXAMPLE_LENGTH = 300
 
 _COUNTERS = (
     "planned",
+    "own",
     "ok",
     "dropped",
     "outside_window",
@@ -95,7 +96,8 @@ class Group:
     )
 
     def __init__(self) -> None:
-        self.planned = 0
+        # All requests, and those of them that no scenario knows: tasks of the users' own asked them.
+        self.planned = self.own = 0
         self.ok = 0
         """Successful requests, in the window or not."""
         self.dropped = 0
@@ -193,6 +195,7 @@ class Group:
     def add(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         """Fold one record; `inside` says that it ended in the window."""
         self.planned += 1
+        self.own += record.number is None
         if record.outcome == DROPPED:
             self.dropped += 1
             if inside:

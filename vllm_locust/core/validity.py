@@ -228,13 +228,14 @@ def judge(
     parts: Mapping[str, Measured] | None = None,
     lost: int = 0,
     lost_workers: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> Validity:
     """Judge the client by all that was `measured`.
 
     `parts` are what is reported by itself, see `named_parts`: each must hold for itself, since an error that
     is nothing to long answers may be all there is to short ones. `lost` requests were handed out and not
     accounted for. `lost_workers` are sentences, one per process that was lost before it had told all; what is
-    missing of theirs is no part of `lost`.
+    missing of theirs is no part of `lost`. `remarks` are what else is known, and no fault of the measurement.
 
     `cpu_shares` holds, by a name that a reader understands ("client", "worker 2", "simulator"), the share of
     one core that a process used during the load.
@@ -261,6 +262,7 @@ def judge(
         remarks=(
             *Judged.by([*(() if loop == "open" else late), *lags]).reasons,
             *_contradicted(measured.contradictions),
+            *remarks,
         ),
         stamps=stamps,
         ttft_bound_mean_ms=_ms(measured.ttft_bound_mean_s),

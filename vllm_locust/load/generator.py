@@ -88,6 +88,7 @@ class LoadGenerator:
             self.settings.routing,
         )
         self.transport.pulse.widen()
+        self._told_own: set[str] = set()
         self.recording = Recording(origin_s=self.began_s)
         self._environment = environment
         self._prepared = prepared
@@ -243,6 +244,13 @@ class LoadGenerator:
             ready = make_ready(following.request, ready.index, self.settings.endpoint_type)
             reply = _ask(client, ready, phase, intended_s)
         return reply
+
+    def note_own(self, user: str) -> None:
+        """Users of this class ask on their own, outside of the plan: say once what does not apply to it."""
+        if self.settings.of_scenario and user not in self._told_own:
+            self._told_own.add(user)
+            options = ", ".join(self.settings.of_scenario)
+            logger.warning("%s asks on its own, without ask_next(): no use there of %s.", user, options)
 
     def take_in(self, record: RequestRecord) -> None:
         """A request is finished: tell everybody who listens."""

@@ -1,37 +1,45 @@
-"""Whether a locustfile's users ask for requests of a scenario, or have tasks of their own only.
+"""Whether a locustfile's users may ask for requests of a scenario, or surely have tasks of their own only.
 
-Options that say what is asked, and when, can do nothing for the latter. It is told from the code: a task asks
-for such requests where it, or what it calls, names `ask_next`.
+Options that say what is asked, and when, can do nothing for the latter. Code that asks names `ask_next`:
+where nothing that a class of users leads to names it, it cannot. That something names it does not say that it
+is ever called, so what such users send outside of the plan is told while they do: `LoadGenerator.note_own`.
 """
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from inspect import isclass, isfunction, ismodule
-from types import CodeType, FunctionType
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 _ASK = "ask_next"
-_OURS = ("vllm_locust", "locust")
+_NOT_THE_USERS = {"vllm_locust", "locust", *sys.stdlib_module_names}
+_WITHOUT_CODE = (str, bytes, int, float, complex, type(None), ModuleType)
 
 
 def asks_for_scenario(users: Iterable[type]) -> bool:
-    """Whether some task of these users may call `ask_next`."""
-    seen: set[int] = set()
-    return any(_names_it(user, seen) for user in users)
-
-
-def _names_it(thing: Any, seen: set[int]) -> bool:
-    if not (isfunction(thing) or isclass(thing)) or id(thing) in seen:
-        return False
-    seen.add(id(thing))
-    if thing.__module__.partition(".")[0] in _OURS:
-        return False
-    if isfunction(thing):
-        codes = list(_codes(thing.__code__))
-        if any(_ASK in code.co_names or _ASK in code.co_consts for code in codes):
+    """Whether something that these users lead to names `ask_next`."""
+    seen: dict[int, Any] = {}
+    """By identity; kept, so that none is given twice."""
+    todo: list[Any] = list(users)
+    while todo:
+        thing = todo.pop()
+        if isinstance(thing, _WITHOUT_CODE) or id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, FunctionType) and _names_it(thing):
             return True
-        return any(_names_it(called, seen) for called in _called(thing, codes))
-    return any(_names_it(part, seen) for base in thing.__mro__ for part in _parts(base))
+        todo.extend(_led_to(thing))
+    return False
+
+
+def _names_it(function: FunctionType) -> bool:
+    codes = _codes(function.__code__)
+    return _is_the_users(function) and any(_ASK in code.co_names or _ASK in code.co_consts for code in codes)
+
+
+def _is_the_users(thing: FunctionType | type) -> bool:
+    return (thing.__module__ or "").partition(".")[0] not in _NOT_THE_USERS
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -42,22 +50,40 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _called(function: FunctionType, codes: Iterable[CodeType]) -> Iterator[Any]:
-    """What the names in a function stand for: globals, members of modules, and what it wraps."""
-    for code in codes:
+def _led_to(thing: Any) -> Iterator[Any]:
+    """What a thing may call, or hand to something that does."""
+    if isinstance(thing, FunctionType):
+        yield from _called(thing) if _is_the_users(thing) else ()
+    elif isinstance(thing, type):
+        for base in filter(_is_the_users, thing.__mro__):
+            yield from vars(base).values()
+    elif isinstance(thing, MethodType):
+        yield from (thing.__func__, thing.__self__)
+    elif isinstance(thing, staticmethod | classmethod):
+        yield thing.__func__
+    elif isinstance(thing, property):
+        yield thing.fget
+    elif isinstance(thing, partial):
+        yield from (thing.func, *thing.args, *thing.keywords.values())
+    elif isinstance(thing, Mapping):
+        yield from (*thing.keys(), *thing.values())
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from thing
+    else:
+        yield type(thing)
+        yield from getattr(thing, "__dict__", {}).values()
+
+
+def _called(function: FunctionType) -> Iterator[Any]:
+    """What the names in a function stand for: globals, members of modules, defaults, and what it wraps."""
+    for code in _codes(function.__code__):
         for name in code.co_names:
             value = function.__globals__.get(name)
             yield value
-            if ismodule(value):
+            if isinstance(value, ModuleType):
                 yield from (getattr(value, member, None) for member in code.co_names)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # an empty one
             yield cell.cell_contents
-
-
-def _parts(kind: type) -> Iterator[Any]:
-    """Methods, task sets, and tasks that are not methods."""
-    for name, value in vars(kind).items():
-        yield getattr(value, "__func__", value)
-        if name == "tasks":
-            yield from value

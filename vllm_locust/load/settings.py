@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +105,8 @@ class Settings:
     server_metrics_interval_s: float = 1.0
     exporter: tuple[str, int] | None = None
     """Host and port to listen at."""
+    of_scenario: Sequence[str] = ()
+    """The options given that only requests of the scenario obey."""
 
     @property
     def watches_server(self) -> bool:
@@ -145,7 +147,7 @@ def read_settings(
 
     An option with a problem has its default, so that what else is wrong can be found before anybody is told.
     `shape` is the kind of load shape of the locustfile: `ladder`, `capacity` or none of ours. `scenario` is
-    the one that it asks for where no option does. `own_tasks`: none of its users asks for requests of one.
+    the one that it asks for where no option does. `own_tasks`: none of its users can ask for requests of one.
     """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
@@ -176,8 +178,12 @@ def read_settings(
         **_load_settings(reader, shape),
         most_users=_most_users(options),
     )
-    if own_tasks:
-        reader.problems.extend(_own_task_misfits(settings, reader))
+    settings = replace(settings, of_scenario=list(_of_scenario(settings, reader)))
+    if own_tasks and settings.of_scenario:
+        reader.problems.append(
+            f"{', '.join(settings.of_scenario)}: for requests of a scenario only, and no code of this "
+            "locustfile's users names ask_next(), which asks for them."
+        )
     reader.problems.extend(_contradictions(settings, reader, shape, getattr(options, "run_time", None)))
     return settings, reader.problems
 
@@ -263,17 +269,12 @@ def _contradictions(
         yield "--arrivals and a capacity search exclude each other: the search chooses its rates itself."
 
 
-def _own_task_misfits(settings: Settings, reader: "_Reader") -> Iterator[str]:
-    given = [f"--{name.replace('_', '-')}" for name in _OF_A_SCENARIO if reader.is_given(name)]
+def _of_scenario(settings: Settings, reader: "_Reader") -> Iterator[str]:
+    yield from (f"--{name.replace('_', '-')}" for name in _OF_A_SCENARIO if reader.is_given(name))
     if settings.endpoint_type != "chat":
-        given.append(f"--endpoint-type {settings.endpoint_type}")
+        yield f"--endpoint-type {settings.endpoint_type}"
     if settings.levels == "rate":
-        given.append("--levels rate")
-    if given:
-        yield (
-            f"{', '.join(given)}: for requests of a scenario only, and no task of this locustfile asks for "
-            "them with ask_next()."
-        )
+        yield "--levels rate"
 
 
 def _adapter_contradictions(settings: Settings) -> Iterator[str]:

@@ -125,10 +125,9 @@ class _Client(ChatClient):
         while not self._user.generator.started.is_set():
             self._user._wait(self._user.generator.started)
         self._user._stop_if_load_is_over()
-        if (
-            origin.index is None and origin.session is None
-        ):  # of a task of the user's own: it belongs to the phase there is
-            origin = replace(origin, phase=self._user.generator.phase)
+        if origin.index is None and origin.session is None:  # of a task of the user's own
+            self._user.generator.note_own(type(self._user).__name__)
+            origin = replace(origin, phase=self._user.generator.phase)  # it belongs to the phase there is
         return super().request(path, body, origin, prompt)
 
     def wait_until(self, at_s: float, unless: Event) -> bool:

@@ -66,14 +66,16 @@ def conclude(
     `profiler` is when its profiler ran, if it was to run; `capacity` is what a search found.
     """
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
+    total = recording.total()
     client = judge(
-        Measured.of(recording.total()),
+        Measured.of(total),
         generators.cpu_shares,
         generators.stamps,
         loop=settings.loop,
         parts=named_parts({key: Measured.of(group) for key, group in recording.groups.items()}),
         lost=generators.lost,
         lost_workers=list(sentences_on_lost(generators.workers)),
+        remarks=list(_own_requests(total, settings.of_scenario)),
     )
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
     judgements = _judge_all(settings.slos, recording, numbers, client) if capacity is None else []
@@ -91,6 +93,14 @@ def conclude(
     if capacity is not None:
         summary["capacity"] = capacity
     return Verdict(summary, judgements, _text(summary))
+
+
+def _own_requests(total: Group, of_scenario: Sequence[str]) -> Iterator[str]:
+    if total.own and of_scenario:
+        yield (
+            f"{total.own} of {total.planned} requests were asked without ask_next(), and count like all "
+            f"others: no use there of {', '.join(of_scenario)}"
+        )
 
 
 def _judge_all(
