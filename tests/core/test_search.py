@@ -419,6 +419,18 @@ def test_an_answer_of_too_few_requests_is_undecided():
     assert 400 < finding.takes < 450
 
 
+def test_a_miss_of_too_few_requests_says_so_and_how_many_would_do():
+    few = counted(0, 1)
+    search = CapacitySearch()
+    assert run(search, lambda level: probe(level, few)) == [1, 1, 1]
+    (one,) = search.answer.levels
+    (finding,) = one.findings
+    assert one.few
+    assert search.answer.undecided == (
+        f"that 1 missed comes from too few requests, it takes some {finding.takes} requests"
+    )
+
+
 def test_what_was_broken_off_is_undecided():
     search = CapacitySearch()
     search.take(probe(1, MET))

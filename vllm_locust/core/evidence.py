@@ -27,7 +27,7 @@ from vllm_locust.core.group import Group
 from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval, tells
 from vllm_locust.core.slo import Slo, evaluate
-from vllm_locust.core.summary import BETWEEN_TOKENS
+from vllm_locust.core.summary import BETWEEN_TOKENS, FROM_PLAN
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
 
 Outcome = Literal["met", "missed", "open"]
@@ -76,6 +76,8 @@ class Finding:
     """The one stretch of time without which this would not have missed."""
     in_one_piece: int = 0
     """Answers whose gaps between tokens are not known."""
+    unsent: int = 0
+    """Requests that were never sent: how long they would have taken, from the plan, is not known."""
 
     @property
     def share(self) -> float | None:
@@ -93,8 +95,17 @@ class Finding:
         return (self.inside or 0.0) if self.most is None else self.most
 
     @property
+    def not_seen(self) -> str:
+        """What lies between `surely` and `possibly`, in words."""
+        error = "the client's own error"
+        if not self.unsent:
+            return error
+        unsent = f"how long {self.unsent} requests that were never sent would have taken"
+        return unsent if self.possibly - self.surely <= self.unsent else f"{unsent}, with {error},"
+
+    @property
     def torn(self) -> bool:
-        """The client's own error leaves both outcomes possible."""
+        """The client's own error, or what was never sent, leaves both outcomes possible."""
         if self.needed is None or not self.trials:
             return self.astride
         return self.surely < self.trials * (self.needed - _ROUNDING) <= self.possibly
@@ -201,12 +212,12 @@ class Evidence:
 
     @property
     def blur(self) -> str | None:
-        """Why the client's own error leaves the outcome open, in words; None when it does not."""
+        """Why what the client did not see leaves the outcome open, in words; None when it does not."""
         blurred = [finding for finding in self.findings if finding.blurred]
         if not blurred or any(f.outcome == "missed" and not f.blurred for f in self.findings):
             return None
         first = blurred[0]
-        text = f"the client's own error leaves it open whether {first.slo} is met"
+        text = f"{first.not_seen} leaves it open whether {first.slo} is met"
         if first.needed is None:
             return text
         low, high = (percent(part, first.trials) for part in (first.surely, first.possibly))
@@ -356,6 +367,7 @@ def _pooled(findings: Sequence[Finding]) -> Finding:
         least=None if first.least is None else sum(finding.surely for finding in findings),
         most=None if first.most is None else sum(finding.possibly for finding in findings),
         in_one_piece=sum(finding.in_one_piece for finding in findings),
+        unsent=sum(finding.unsent for finding in findings),
     )
     return _closed(_weighed(together), doubtful=any(finding.close for finding in findings))
 
@@ -389,6 +401,7 @@ def weigh_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) 
         least=trials.least,
         most=trials.most,
         hiccup=trials.hiccup,
+        unsent=len(group.unsent_wait_s) if slo.family in FROM_PLAN else 0,
     )
     return _weighed(_with_pieces(finding, group.oddities))
 

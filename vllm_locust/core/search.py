@@ -374,12 +374,10 @@ class CapacitySearch:
         if step.ended not in ("narrowed", "limit", "none") and not (step.ended == "collapsed" and lowest):
             return step.reason
         if low is None:
-            return f"that {_number(high.level)} missed is close" if high and high.close else None
+            return _doubt(high) if high and high.close else None
         if certain is not None and certain >= low.level - self._step_below(low):
             return None
-        why = "comes from too few requests" if low.few else "is close"
-        takes = max((finding.takes or 0 for finding in low.findings), default=0)
-        return f"that {_number(low.level)} met {why}" + (f", it takes some {takes} requests" if takes else "")
+        return _doubt(low)
 
 
 def _check(start: float, limit: float, whole: bool, resolution: float) -> None:
@@ -466,6 +464,15 @@ def _worth_repeating(end: Level) -> bool:
         return False
     asked = end.asked - len(end.hiccups)
     return asked < _ASKED_AT_MOST if end.close else end.outcome == "missed" and asked == 1
+
+
+def _doubt(end: Level) -> str:
+    """That the sample could not tell what the answer rests on, and how many requests would."""
+    why = "comes from too few requests" if end.few else "is close"
+    takes = max((finding.takes or 0 for finding in end.findings), default=0)
+    return f"that {_number(end.level)} {end.outcome} {why}" + (
+        f", it takes some {takes} requests" if takes else ""
+    )
 
 
 def _number(level: float) -> str:
