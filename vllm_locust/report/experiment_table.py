@@ -155,7 +155,7 @@ def _legend(results: ExperimentResults) -> str:
         else ""
     )
     return _folded(
-        "Latencies in ms: TTFT mean and p99, TPOT mean, E2EL mean; KV % is the peak of the cache."
+        "Latencies in ms: TTFT mean and p99, TPOT mean, E2EL mean; KV % is the peak of the cache, at least."
         f"{mean}{warning}"
     )
 

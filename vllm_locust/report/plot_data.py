@@ -80,9 +80,9 @@ _ROUNDS = {
     "Failed requests": ("requests", (_FAILED,)),
 }
 _SERVER = {
-    "KV cache usage": ("% of the cache, peak", ("server.kv_cache_usage_peak",)),
-    "Running": ("requests, peak", ("server.requests_running_peak",)),
-    "Waiting": ("requests, peak", ("server.requests_waiting_peak",)),
+    "KV cache usage": ("% of the cache, peak at least", ("server.kv_cache_usage_peak",)),
+    "Running": ("requests, peak at least", ("server.requests_running_peak",)),
+    "Waiting": ("requests, peak at least", ("server.requests_waiting_peak",)),
 }
 
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.report.findings.made_rows import ALL_AT_ONCE, ONE_BATCH, a_row
 from vllm_locust.report.findings import Finding, find
 from vllm_locust.results.rows import Row
@@ -39,7 +41,8 @@ def test_a_cache_that_is_full_at_the_knee_refutes() -> None:
     finding = named(NAME, at_once([64, 128, 130, 131], [0.5, 1.0, 1.0, 1.0]))
     assert finding.verdict == "refuted once"
     assert finding.sentence.startswith(
-        "From 128 to 512 throughput changes by +2.3%, while peak KV usage does not grow either:"
+        "From 128 to 512 throughput changes by +2.3%, while the peak of KV usage, as seen at least, "
+        "does not grow either:"
     )
 
 
@@ -54,7 +57,7 @@ def test_throughput_that_falls_has_stopped_growing() -> None:
     finding = named(NAME, at_once([1, 2, 4, 3], [0.1, 0.2, 0.4, 0.8]))
     assert finding.verdict == "confirmed once"
     assert finding.sentence.startswith(
-        "From 256 to 512 throughput changes by -25.0%, while peak KV usage grows on"
+        "From 256 to 512 throughput changes by -25.0%, while the peak of KV usage, as seen at least, grows on"
     )
 
 
@@ -165,3 +168,16 @@ def test_batches_of_several_caches_are_no_repeats_of_each_other() -> None:
 
 def test_runs_without_it_tell_nothing() -> None:
     assert [finding.verdict for finding in find("max_num_seqs", [a_row()])] == ["cannot tell"]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_least_latency_of_one_run_each_may_be_chance(repeats: int) -> None:
+    latencies = {16: 100.0, 32: 200.0}
+    rows = [
+        a_row(f"seqs-{seqs}#{repeat}", factors={"max-num-seqs": seqs, "repeat": repeat}, mean_e2el_ms=latency)
+        for seqs, latency in latencies.items()
+        for repeat in range(1, repeats + 1)
+    ]
+    sentence = named("latency over max-num-seqs", rows).sentence
+    assert "least at 16" in sentence
+    assert sentence.endswith("least at 16 (seen once: chance may have made the order).") is (repeats == 1)

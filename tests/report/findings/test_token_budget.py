@@ -84,15 +84,37 @@ def test_with_repeats_a_trend_is_no_matter_of_one_day() -> None:
 
 def test_failures_with_chunking_are_not_the_budgets() -> None:
     factors = {"enable-chunked-prefill": True, "max-num-batched-tokens": 32}
-    also_on = [*CHUNKED_PREFILL, a_row("on-32", "sharegpt", factors, failed=3)]
     name = "without chunking, requests beyond the budget fail"
-    assert named(name, also_on).verdict == "refuted"
+    for kind, verdict in (("http_400", "refuted once"), ("timeout", "cannot tell")):
+        failures = {"failed": 3, "failures": {kind: 3}}
+        also_on = [*CHUNKED_PREFILL, a_row("on-32", "sharegpt", factors, **failures)]
+        assert named(name, also_on).verdict == verdict
     off = [row for row in CHUNKED_PREFILL if row.run in ("off-2048", "off-4096")]
     assert named(name, off) == Finding(
-        name, "refuted", "No request failed in 2 rounds without chunked prefill."
+        name, "refuted once", "No request was refused in 2 rounds without chunked prefill."
     )
     on = [row for row in CHUNKED_PREFILL if row.run.startswith("on")]
     assert named(name, on) == Finding(name, "cannot tell", "No run of a server without chunked prefill.")
+
+
+def test_a_timeout_is_no_refusal() -> None:
+    factors = {"enable-chunked-prefill": False, "max-num-batched-tokens": 256}
+    rows = [a_row("off-256", "sharegpt", factors, failed=3, failures={"timeout": 3}, completed=97)]
+    finding = named("without chunking, requests beyond the budget fail", rows)
+    assert finding.verdict == "cannot tell"
+    assert finding.sentence == (
+        "No request was refused in 1 round without chunked prefill. Failed: 3 of 100 in off-256 (timeout)."
+    )
+
+
+def test_durations_that_are_alike_have_no_order() -> None:
+    rows = [
+        a_row(f"on-{budget}", "w", {"max-num-batched-tokens": budget}, duration=100.0, request_throughput=1.0)
+        for budget in (64, 128)
+    ]
+    assert named("duration", rows).sentence == (
+        "Of 2 configurations without failures none is known to be quicker than another: 100.0 s to 100.0 s."
+    )
 
 
 def test_workloads_are_judged_apart() -> None:

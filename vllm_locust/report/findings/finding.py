@@ -20,9 +20,17 @@ class Finding:
 
 def confirmed_if(truth: bool | None, means: Iterable[Mean] = ()) -> Verdict:
     """None: the data cannot tell. Of one run nobody knows how far chance moves the means behind it."""
-    once = any(mean.repeats == 1 for mean in means)
     if truth is None:
         return "cannot tell"
     if truth:
-        return "confirmed once" if once else "confirmed"
-    return "refuted once" if once else "refuted"
+        return "confirmed once" if _once(means) else "confirmed"
+    return "refuted once" if _once(means) else "refuted"
+
+
+def by_chance(means: Iterable[Mean]) -> str:
+    """What a note on an order says where one run stands behind a mean."""
+    return " (seen once: chance may have made the order)" if _once(means) else ""
+
+
+def _once(means: Iterable[Mean]) -> bool:
+    return any(mean.repeats == 1 for mean in means)

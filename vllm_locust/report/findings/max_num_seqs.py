@@ -17,7 +17,7 @@ from vllm_locust.report.evidence import (
     work,
     work_word,
 )
-from vllm_locust.report.findings.finding import Finding, confirmed_if
+from vllm_locust.report.findings.finding import Finding, by_chance, confirmed_if
 from vllm_locust.report.words import counted, listed, ms
 from vllm_locust.results.rows import Row
 
@@ -89,7 +89,8 @@ def _at_fixed_load(levels: _Levels, where: str) -> Iterator[Finding]:
             if len(as_good) == 1
             else f"least, and hardly different, at {listed(as_good)}"
         )
-        yield Finding(f"latency over {SEQS}{where}", "note", f"Mean E2EL is {told}: {word}.")
+        chance = by_chance(latency.values())
+        yield Finding(f"latency over {SEQS}{where}", "note", f"Mean E2EL is {told}: {word}{chance}.")
 
 
 def _kv_goes_on(levels: _Levels, where: str) -> Finding:
@@ -117,7 +118,7 @@ def _kv_goes_on(levels: _Levels, where: str) -> Finding:
         name,
         confirmed_if(goes_on, [*rate.values(), *kv.values()]),
         f"From {start:g} to {last:g} throughput changes by {rate[last].value / rate[start].value - 1:+.1%}, "
-        f"while peak KV usage {word}: {told}.",
+        f"while the peak of KV usage, as seen at least, {word}: {told}.",
     )
 
 

@@ -4,6 +4,7 @@ Rule: a round in which requests failed is counted, and its latencies are compare
 of the requests that the server did not refuse.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from vllm_locust.report.evidence import (
     work,
     work_word,
 )
-from vllm_locust.report.findings.finding import Finding, confirmed_if
+from vllm_locust.report.findings.finding import Finding, by_chance, confirmed_if
 from vllm_locust.report.words import counted, digits, listed, ms
 from vllm_locust.results.rows import Row
 
@@ -36,6 +37,8 @@ _LEAST_BUDGETS = 3
 _MOVES = 0.10
 """What a latency may differ from that of the largest budget and still not have moved."""
 _LATENCIES = {"TTFT": "mean_ttft_ms", "TPOT": "mean_tpot_ms", "ITL": "mean_itl_ms"}
+
+_REFUSAL = re.compile("http.400", re.IGNORECASE)
 
 _Rounds = Mapping[float, Sequence[Row]]
 """Rows by budget, the smallest first."""
@@ -164,26 +167,36 @@ def _failures(rows: Sequence[Row]) -> Finding:
     on = [row for row in rows if factor(row, CHUNKED) in (None, True)]
     failing = [row for row in rows if failed(row)]
     told = listed([f"{failed(row)} of {planned(row)} in {row.run}{_kinds(row)}" for row in failing])
+    counts = means(grouped(off, configuration), "failed").values()
     if not off:
         why = "No run of a server without chunked prefill."
         return Finding(name, "cannot tell", f"{why} Failed: {told}." if told else why)
-    if not any(failed(row) for row in off):
+    if not any(_refused(row) for row in off):
         also = f" Failed: {told}." if told else ""
-        return Finding(
-            name,
-            "refuted",
-            f"No request failed in {counted(len(off), 'round')} without chunked prefill.{also}",
-        )
-    limits = [numeric_factor(row, BUDGET) or 0.0 for row in off if failed(row)]
+        sentence = f"No request was refused in {counted(len(off), 'round')} without chunked prefill.{also}"
+        return Finding(name, confirmed_if(None if any(map(failed, off)) else False, counts), sentence)
+    limits = [numeric_factor(row, BUDGET) or 0.0 for row in off if _refused(row)]
     held = [numeric_factor(row, BUDGET) or 0.0 for row in off if not failed(row)]
-    by_length = not any(failed(row) for row in on) and (not held or max(limits) < min(held))
+    by_length = _by_length(on, bool(held) and max(limits) >= min(held))
     least = f"; none from {min(held):g} tokens on" if by_length and held else ""
     return Finding(
         name,
-        confirmed_if(by_length),
+        confirmed_if(by_length, counts),
         f"Failed: {told}{least}. Latencies and durations of these rounds are those of the other requests and "
         "must not be compared.",
     )
+
+
+def _by_length(chunked: Sequence[Row], refused_above: bool) -> bool | None:
+    """Whether only servers without chunking refuse, below some budget; None where others failed somehow."""
+    if refused_above or any(map(_refused, chunked)):
+        return False
+    return None if any(map(failed, chunked)) else True
+
+
+def _refused(row: Row) -> bool:
+    """Whether the server refused requests: of a timeout, say, their length is not known to be the cause."""
+    return any(_REFUSAL.match(kind) for kind in row.numbers.get("failures") or {})
 
 
 def _kinds(row: Row) -> str:
@@ -198,10 +211,19 @@ def _durations(rows: Sequence[Row]) -> Iterator[Finding]:
     if len(known) > 1:
         order = sorted(known, key=lambda name: duration[name].value)
         best, worst = order[0], order[-1]
+        chance = by_chance(duration[name] for name in known)
+        if not exceeds(duration[worst], duration[best]):
+            yield Finding(
+                "duration",
+                "note",
+                f"Of {len(known)} configurations without failures none is known to be quicker than another: "
+                f"{duration[best].told()} s to {duration[worst].told()} s.",
+            )
+            return
         yield Finding(
             "duration",
             "note",
             f"Of {len(known)} configurations without failures {best} is the quickest with "
             f"{duration[best].told()} s ({digits(rate[best].value)} req/s), {worst} the slowest with "
-            f"{duration[worst].told()} s ({digits(rate[worst].value)} req/s).",
+            f"{duration[worst].told()} s ({digits(rate[worst].value)} req/s){chance}.",
         )

@@ -129,7 +129,7 @@ def _configurations(rows: Sequence[Row]) -> Html | None:
         "req/s",
         "tokens/s",
         *keys,
-        "KV peak",
+        "KV peak, at least",
     ]
     return table(heads, shown, "Latencies in ms", words=1 + len(factors))
 
