@@ -79,7 +79,7 @@ def test_throughput_stops_growing_with_max_num_seqs_while_kv_usage_goes_on() -> 
     assert findings["latency over max-num-seqs"].sentence == (
         "Mean E2EL is 51.6 s at 64, 49.8 s at 128, 52.7 s at 256 and 60.4 s at 512: least, and hardly "
         "different, "
-        "at 64 and 128."
+        "at 64 and 128 (seen once: chance may have made the order)."
     )
 
 
