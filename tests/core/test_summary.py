@@ -359,3 +359,13 @@ def test_promised_lengths_are_held_against_the_usage():
         RequestRecord(0, "s", "p", TRUNCATED, 0.0, sent_s=0.0, ended_s=0.5, planned_prompt_tokens=100),
     ]
     assert summarize(of(made))["prompt_lengths"] == {"promised": 2, "exact": 1}
+
+
+def test_the_most_tokens_in_a_second_lie_between_what_surely_and_what_perhaps_came_in_one():
+    """Of 6 tokens stamped at 2.1 s 4 may have come since 0.9 s; one came at 1.5 s."""
+    record = an_ok(arrivals_s=[0.5, 1.5, *[2.1] * 6], bounds_s=[0.0] * 4 + [1.2] * 4)
+    summary = summarize(of([record]))
+    assert summary["max_output_tokens_per_s"] == 6
+    assert summary["error_bounds"]["max_output_tokens_per_s"] == [2, 6]
+    late = an_ok(arrivals_s=[0.5, 1.5, *[2.1] * 6], bounds_s=[0.0] * 2 + [0.2] * 6)
+    assert summarize(of([late]))["error_bounds"]["max_output_tokens_per_s"] == [1, 7]

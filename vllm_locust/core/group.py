@@ -51,6 +51,7 @@ _SECONDS = (
     "sent_s",
     "ended_s",
 )
+_BY_SECOND = ("tokens_by_second", "tokens_perhaps_before", "tokens_perhaps_there")
 _TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = (
     "itl",
@@ -93,6 +94,8 @@ class Group:
         "last_ended_in_window_s",
         "oddities",
         "tokens_by_second",
+        "tokens_perhaps_before",
+        "tokens_perhaps_there",
     )
 
     def __init__(self) -> None:
@@ -135,14 +138,12 @@ class Group:
         # One entry per successful request in the window that had to connect.
         self.connect_s = array("d")
         # One entry per request that was sent, in the window or not.
-        self.sent_s = array("d")
-        self.ended_s = array("d")
+        self.sent_s, self.ended_s = array("d"), array("d")
         self.first_sent_s = math.inf
         self.last_ended_in_window_s = -math.inf
         # Gaps, the least and the most that each may truly be, and how far it may be off.
         self.itl = Histogram()
-        self.itl_low = Histogram()
-        self.itl_high = Histogram()
+        self.itl_low, self.itl_high = Histogram(), Histogram()
         self.itl_bound = Histogram()
         self.itl_per_token = Histogram()
         # The most that the gaps may be of answers in one piece that were perhaps read late; the least is 0.
@@ -151,6 +152,9 @@ class Group:
         self.lag, self.lateness = Histogram(), Histogram()
         self.tokens_by_second: dict[int, int] = {}
         """Output tokens of all requests by the second in which they arrived, failed and outside ones too."""
+        # Those of them that by their bounds may have come in a second before, and in which ones.
+        self.tokens_perhaps_before: dict[int, int] = {}
+        self.tokens_perhaps_there: dict[int, int] = {}
 
     @property
     def completed(self) -> int:
@@ -293,10 +297,18 @@ class Group:
     def _add_tokens(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
         seconds = np.floor(arrivals).astype(np.int64)
         first = int(seconds.min())
-        counts = np.bincount(seconds - first, _tokens_of_events(record, len(arrivals))).tolist()
-        for second, count in enumerate(counts, first):
-            if count:
-                self.tokens_by_second[second] = self.tokens_by_second.get(second, 0) + int(count)
+        tokens = _tokens_of_events(record, len(arrivals))
+        counts = np.bincount(seconds - first, tokens).tolist()
+        _join_counts(self.tokens_by_second, {s: int(n) for s, n in enumerate(counts, first) if n})
+        if not record.bounds_s:
+            return
+        earliest = np.floor(arrivals - np.array(record.bounds_s)).astype(np.int64)
+        for event in np.flatnonzero(earliest < seconds).tolist():
+            count, claimed = 1 if tokens is None else int(tokens[event]), int(seconds[event])
+            _join_counts(self.tokens_perhaps_before, {claimed: count})
+            _join_counts(
+                self.tokens_perhaps_there, dict.fromkeys(range(int(earliest[event]), claimed), count)
+            )
 
     def merge(self, other: "Group") -> None:
         """Add all that `other` has folded; `other` stays as it is."""
@@ -310,8 +322,8 @@ class Group:
         _join_failures(self.failures, other.failures)
         self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
         self.last_ended_in_window_s = max(self.last_ended_in_window_s, other.last_ended_in_window_s)
-        for second, count in other.tokens_by_second.items():
-            self.tokens_by_second[second] = self.tokens_by_second.get(second, 0) + count
+        for name in _BY_SECOND:
+            _join_counts(getattr(self, name), getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
         """Small, exact and fit for MessagePack; what is empty is left out."""
@@ -320,7 +332,9 @@ class Group:
         data |= {name: h.to_dict() for name in _HISTOGRAMS if (h := getattr(self, name)).count}
         data["oddities"] = asdict(self.oddities)
         data["failures"] = [[kind, f.count, f.at_s, f.example] for kind, f in self.failures.items()]
-        data["tokens_by_second"] = [[second, count] for second, count in self.tokens_by_second.items()]
+        data |= {
+            name: [[second, count] for second, count in getattr(self, name).items()] for name in _BY_SECOND
+        }
         if self.last_ended_in_window_s > -math.inf:
             data["last_ended_in_window_s"] = self.last_ended_in_window_s
         return data
@@ -339,10 +353,16 @@ class Group:
                 setattr(group, name, Histogram.from_dict(data[name]))
         group.oddities = Oddities(**data["oddities"])
         group.failures = {kind: Failure(*rest) for kind, *rest in data["failures"]}
-        group.tokens_by_second = dict(data["tokens_by_second"])
+        for name in _BY_SECOND:
+            setattr(group, name, dict(data[name]))
         group.first_sent_s = min(group.sent_s, default=math.inf)
         group.last_ended_in_window_s = data.get("last_ended_in_window_s", -math.inf)
         return group
+
+
+def _join_counts(into: dict[int, int], other: Mapping[int, int]) -> None:
+    for second, count in other.items():
+        into[second] = into.get(second, 0) + count
 
 
 def _join_failures(into: dict[str, Failure], other: Mapping[str, Failure]) -> None:

@@ -158,7 +158,9 @@ def _of_group(
         **_counts(group, window),
         **_rates(group, window, goodput_ms),
         **_latencies(group, families, percentiles),
-        "error_bounds": _error_bounds(families, percentiles) | _goodput_bounds(group, window, goodput_ms),
+        "error_bounds": _error_bounds(families, percentiles)
+        | _goodput_bounds(group, window, goodput_ms)
+        | {"max_output_tokens_per_s": _peak_bounds(group, window)},
         "itl_curve_ms": [[q, _ms(group.itl.percentile(q))] for q in sorted(CURVE)] if group.itl.count else [],
         "requests": {
             "planned": group.planned,
@@ -189,7 +191,7 @@ def _counts(group: Group, window: Window | None) -> dict[str, Any]:
         "total_input_tokens": _total(group.prompt_tokens),
         "total_output_tokens": _total(group.output_tokens),
         "total_cached_tokens": _total_of_known(group.cached_tokens),
-        "max_output_tokens_per_s": _peak_tokens_per_s(group, window),
+        "max_output_tokens_per_s": _peak_tokens_per_s(group.tokens_by_second, window),
         "max_concurrent_requests": _peak_concurrency(group, window),
     }
 
@@ -302,12 +304,24 @@ def _total_of_known(tokens: Sequence[int]) -> int | None:
     return sum(known) if known else None
 
 
-def _peak_tokens_per_s(group: Group, window: Window | None) -> int | None:
+def _peak_bounds(group: Group, window: Window | None) -> list[int | None]:
+    """Of the most tokens in a second: without those that may have come before it, and with all that may."""
+    claimed, before, there = group.tokens_by_second, group.tokens_perhaps_before, group.tokens_perhaps_there
+    least = {s: n - before.get(s, 0) for s, n in claimed.items()}
+    most = {s: claimed.get(s, 0) + there.get(s, 0) for s in claimed.keys() | there.keys()}
+    return [_peak_tokens_per_s(tokens, window) for tokens in (least, most)]
+
+
+def _peak_tokens_per_s(tokens: Mapping[int, int], window: Window | None) -> int | None:
     if window is None:
         return None
-    seconds = group.tokens_by_second.items()
     return max(
-        (n for part in window.stretches for s, n in seconds if s + 1 > part.start_s and s <= part.end_s),
+        (
+            n
+            for part in window.stretches
+            for s, n in tokens.items()
+            if s + 1 > part.start_s and s <= part.end_s
+        ),
         default=0,
     )
 
