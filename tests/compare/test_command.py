@@ -95,6 +95,19 @@ def test_an_invalid_run_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "no.json").exists()
 
 
+def test_a_run_without_an_answer_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, base = tmp_path / "baseline.json", write_runs(tmp_path / "a", 4)
+    write_run(base / "dead", seed=9, completed=0, failed=600, error_rate=1.0)
+    assert run("--write-baseline", file, base) == 0
+    told = capsys.readouterr().out
+    assert "a/dead is left out: no request of it was answered." in told
+    assert ": 4 runs" in told
+    assert b"dead" not in file.read_bytes()
+    with pytest.raises(UsageError, match="has no valid run with an answer"):
+        run("--write-baseline", tmp_path / "no.json", base / "dead")
+    assert not (tmp_path / "no.json").exists()
+
+
 @pytest.mark.parametrize("tolerance", ["5", "-1%", "100%", "nan%", "much"])
 def test_a_tolerance_is_a_percentage(sides: tuple[Path, Path], tolerance: str) -> None:
     with pytest.raises(UsageError, match="must be a percentage"):

@@ -277,6 +277,30 @@ def test_different_hits_of_the_prefix_cache_are_said(
     assert ("prefix cache held 7.0 % of the prompt tokens in base and 80.0 % in new" in said) == told
 
 
+@pytest.mark.parametrize(
+    "hit",
+    [
+        lambda share: {"total_input_tokens": 30_000, "total_cached_tokens": round(30_000 * share)},
+        lambda share: {"server": {"prefix_cache_hit_rate": None, "prefix_cache_hit_rate_told_mean": share}},
+    ],
+)
+def test_hits_are_known_from_answers_and_from_the_log_as_well(tmp_path: Path, hit: Any) -> None:
+    sides = [
+        write_runs(tmp_path / name, 4, seed=50 * number, **hit(share))
+        for number, (name, share) in enumerate((("a", 0.07), ("b", 0.8)))
+    ]
+    said = " ".join(compare_folders(*sides).sentences)
+    assert "prefix cache held 7.0 % of the prompt tokens in base and 80.0 % in new" in said
+
+
+def test_hits_that_differ_within_the_only_side_that_has_them_are_said(tmp_path: Path) -> None:
+    for number, share in enumerate((0.0, 0.97, 0.0, 0.97)):
+        write_run(tmp_path / "a" / str(number), seed=number, server={"prefix_cache_hit_rate": share})
+    found = compare_folders(tmp_path / "a", write_runs(tmp_path / "b", 4, seed=50))
+    told = "held 0.0 % to 97.0 % of the prompt tokens in base and an unknown part in new"
+    assert told in " ".join(found.sentences)
+
+
 def test_a_seed_that_one_side_kept_to_is_said_and_seeds_that_were_drawn_are_not(tmp_path: Path) -> None:
     drawn, other = write_runs(tmp_path / "a", 4), write_runs(tmp_path / "b", 4, seed=50)
     kept = write_runs(tmp_path / "c", 4, seed=90)
@@ -353,8 +377,12 @@ def test_all_failed_in_one_run(tmp_path: Path, side: str) -> None:
         orjson.dumps(summary | nothing | rates | {"failed": 600, "completed": 0})
     )
     found = compare_folders(base, new)
+    word = {"a": "base", "b": "new"}[side]
     assert metric(found, "p50_ttft_ms").verdict == "unclear"
-    assert f"p99_e2el_ms cannot be compared, without a value in {side}/00." in found.cells[0].sentences[-1]
+    assert (
+        f"p99_e2el_ms cannot be compared, without a value in {side}/00 of {word}."
+        in found.cells[0].sentences[-1]
+    )
     assert metric(found, "request_throughput").change is not None
     only = compare_folders(base, new, metrics=["p50_ttft_ms"])
     assert only.exit_code == EXIT_NOT_CONCLUSIVE

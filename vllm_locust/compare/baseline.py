@@ -1,7 +1,7 @@
 """A baseline file: what runs measured, small enough to be checked into a repository.
 
-Rule: one line for each value, in the order of the runs, so that a difference of two versions can be read. An
-invalid run is none of them.
+Rule: one line for each value, in the order of the runs, so that a difference of two versions can be read. A
+run that is invalid, or had no answer, is none of them.
 """
 
 from pathlib import Path
@@ -20,20 +20,23 @@ _COUNTS = ("completed", "failed", "planned", "dropped", "total_input_tokens", "t
 
 
 def trusted(side: Side) -> Side:
-    """The side without its invalid runs, and a sentence for each; UsageError where none is left of a cell."""
-    left_out = [
-        f"{part.run} is invalid and left out: {'. '.join(part.invalid.values())}."
-        for parts in side.cells.values()
-        for part in parts
-        if part.invalid
-    ]
-    cells = {name: [part for part in parts if not part.invalid] for name, parts in side.cells.items()}
+    """The side without runs that measured nothing, each in a sentence; UsageError if a cell has no other."""
+    whys = {name: [(part, _nothing_measured(part)) for part in parts] for name, parts in side.cells.items()}
+    left_out = [f"{part.run} {why}." for parts in whys.values() for part, why in parts if why is not None]
+    cells = {name: [part for part, why in parts if why is None] for name, parts in whys.items()}
     if empty := [name for name, parts in cells.items() if not parts]:
         where = f" of {', '.join(empty)}" if any(empty) else ""
         raise UsageError(
-            f"{side.path} has no valid run{where}, and numbers of invalid ones are no baseline", *left_out
+            f"{side.path} has no valid run with an answer{where}, and others are no baseline", *left_out
         )
     return Side(side.path, cells, [*side.problems, *dict.fromkeys(left_out)])
+
+
+def _nothing_measured(part: Part) -> str | None:
+    """Why a run is left out, in words that follow its name; None: it is not."""
+    if part.invalid:
+        return f"is invalid and left out: {'. '.join(part.invalid.values())}"
+    return None if part.numbers.get("completed") else "is left out: no request of it was answered"
 
 
 def write_baseline(file: Path, side: Side, keys: tuple[str, ...] = DEFAULT) -> None:

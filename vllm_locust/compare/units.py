@@ -141,8 +141,8 @@ def cache_hits(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
     sides = [
         [rate for part in parts if (rate := hit_rate(part.numbers)) is not None] for parts in (base, new)
     ]
-    if all(sides) and differ([*sides[0], *sides[1]]):
-        told = [_ends(rates) for rates in sides]
+    if differ([*sides[0], *sides[1]]):
+        told = [_ends(rates) if rates else "an unknown part" for rates in sides]
         yield (
             f"The server's prefix cache held {told[0]} of the prompt tokens in base and {told[1]} in new: "
             "what that saves is part of the change."

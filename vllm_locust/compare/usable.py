@@ -46,7 +46,9 @@ def _obstacle(base: Sequence[Part], new: Sequence[Part], metric: Metric) -> str 
     if invalid:
         more = f" (and {len(invalid) - 1} more such)" if len(invalid) > 1 else ""
         return f"since {invalid[0]}{more}"
-    empty = [part.run for _, part in _named(base, new) if part.numbers.get(metric.key) is None]
+    empty = [
+        f"{part.run} of {word}" for word, part in _named(base, new) if part.numbers.get(metric.key) is None
+    ]
     if not empty:
         return None
     return f"without a value in {', '.join(empty) if len(empty) < len(base) + len(new) else 'any run'}"

@@ -7,14 +7,22 @@ from vllm_locust.report.words import listed
 
 HIT_RATE = "prefix_cache_hit_rate"
 """Of a block `server`."""
+_TOLD = "prefix_cache_hit_rate_told_mean"
+"""The same of its log."""
 
 _SAME_HITS = 0.05
 
 
 def hit_rate(summary: Mapping[str, Any]) -> float | None:
-    """The share of the prompt tokens of a run, or of a part of it, that the cache held; None is not known."""
-    rate: float | None = (summary.get("server") or {}).get(HIT_RATE)
-    return rate
+    """The share of the prompt tokens of a run, or of a part of it, that the cache held; None is not known.
+
+    As the server's counters have it, else its answers, else its log.
+    """
+    server = summary.get("server") or {}
+    cached, prompts = summary.get("total_cached_tokens"), summary.get("total_input_tokens")
+    of_answers = cached / prompts if cached is not None and prompts else None
+    rates: Iterable[float | None] = (server.get(HIT_RATE), of_answers, server.get(_TOLD))
+    return next((rate for rate in rates if rate is not None), None)
 
 
 def differ(rates: Iterable[float]) -> bool:
