@@ -41,12 +41,14 @@ def test_an_answer_in_one_piece_has_no_tpot_and_no_gaps() -> None:
     ("tokens", "arrivals_s", "in_one_piece"),
     [
         (1, [0.5], False),
-        (8, [0.5], True),  # all in one event
+        (8, [0.5], False),  # one event says nothing about others
+        (2005, [0.5 + 0.01 * n for n in range(5)], False),  # reasoning that is not shown
+        (8, [0.5, 0.5001], False),  # four tokens an event, as speculative decoding sends them
         (None, [0.5, 0.5], True),
         (1, [0.5] * 20, True),  # a usage that cannot be changes nothing about it
         (None, [0.5, 0.501], False),
-        (11, [0.5, 0.5004], True),  # 0.04 ms each
-        (11, [0.5, 0.5006], False),  # 0.06 ms each
+        (None, [0.5 + 0.00004 * n for n in range(11)], True),
+        (None, [0.5 + 0.00006 * n for n in range(11)], False),
     ],
 )
 def test_what_came_in_one_piece(tokens: int | None, arrivals_s: list[float], in_one_piece: bool) -> None:
@@ -91,17 +93,44 @@ def test_a_search_finds_no_level_by_pieces(slo: str) -> None:
 def test_pieces_are_told_with_the_causes_that_are_left() -> None:
     attentive = summarize(recorded(PIECE, STREAMED))["answers"]
     assert (attentive["in_one_piece"], attentive["perhaps_read_late"]) == (1, 0)
-    assert attentive["sentences"] == [
-        "1 of 2 answers arrived in one piece, all tokens at once: their TPOT and ITL are undefined. "
-        "A proxy may buffer them, or the server may not stream"
-    ]
+    kept = (
+        "1 of 2 answers arrived in one piece, all events at once: their TPOT and ITL are undefined. A proxy "
+        "may buffer them, the server may not stream, or it may send late what it made"
+    )
+    assert attentive["sentences"] == [kept]
     stopped = replace(PIECE, bounds_s=[0.3] * 50)
     late = summarize(recorded(PIECE, stopped, STREAMED))["answers"]
     assert (late["in_one_piece"], late["perhaps_read_late"]) == (2, 1)
-    assert late["sentences"][0].endswith(
-        "A proxy may buffer them, the server may not stream, or this client may have read late (that is not "
-        "excluded for 1 of them)"
-    )
+    assert late["sentences"] == [
+        kept.replace("of 2", "of 3"),
+        "Whether 1 of 3 answers arrived in one piece is not known, since this client may have read them "
+        "late: their TPOT and ITL are undefined",
+    ]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        an_ok(arrivals_s=[0.5], tokens=2),  # a word, and the token that ends the answer
+        an_ok(arrivals_s=[0.5], tokens=20),  # a whole call of a tool
+        an_ok(arrivals_s=[0.5 + 0.01 * n for n in range(5)], tokens=2005),  # reasoning that is not shown
+        an_ok(arrivals_s=[0.5, 0.50001], tokens=2, choices=2),  # a token of each choice, of one step
+    ],
+)
+def test_an_answer_without_time_between_tokens_has_no_tpot_and_nothing_is_said(record: RequestRecord) -> None:
+    assert (record.in_one_piece, record.later_tokens, record.tpot_s) == (False, 0, None)
+    summary = summarize(recorded(record, STREAMED), {"tpot": 150.0})
+    assert summary["mean_tpot_ms"] == pytest.approx(100)
+    assert summary["answers"]["sentences"] == []
+    assert (summary["answers"]["in_one_piece"], summary["answers"]["of_several_tokens"]) == (0, 1)
+    assert summary["request_goodput"] == pytest.approx(summary["request_throughput"])
+    assert evaluate(parse_slo("mean_tpot_ms<150"), summary).outcome == "met"
+
+
+def test_choices_of_one_step_are_no_piece_and_choices_at_once_are() -> None:
+    steps = [0.5 + 0.02 * step + 1e-5 * choice for step in range(5) for choice in range(2)]
+    assert not an_ok(arrivals_s=steps, choices=2).in_one_piece
+    assert an_ok(arrivals_s=[0.5] * 10, choices=2).in_one_piece
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,18 @@ def as_vllm_does(made: list[RequestRecord]) -> dict:
     for r in ok:
         ttft, e2el = r.first_token_s - r.sent_s, r.last_token_s - r.sent_s
         tpot = 0.0
-        if r.output_tokens > 1:
+        in_one_piece = e2el - ttft < 50e-6 * (len(r.arrivals_s) - 1)
+        if r.output_tokens > 1 and len(r.arrivals_s) > 1:
             tpot = (e2el - ttft) / (r.output_tokens - 1)
-            if tpot >= 50e-6:
-                tpots.append(tpot)
-            else:  # it came in one piece: vLLM says 0
+            if in_one_piece:  # vLLM says 0
                 tpot = math.inf
+            elif tpot >= 50e-6:
+                tpots.append(tpot)
+            else:  # usage counts tokens that did not come between the events
+                tpot = 0.0
         ttfts.append(ttft)
         e2els.append(e2el)
-        if e2el - ttft >= 50e-6 * (max(r.output_tokens, len(r.arrivals_s)) - 1):
+        if not in_one_piece:
             itls += [b - a for a, b in zip(r.arrivals_s, r.arrivals_s[1:], strict=False)]
         good += ttft * 1000 <= 900.0 and tpot * 1000 <= 300.0 and e2el * 1000 <= 4000.0
     inputs, outputs = sum(r.prompt_tokens for r in ok), sum(r.output_tokens for r in ok)

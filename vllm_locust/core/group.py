@@ -52,7 +52,7 @@ _SECONDS = (
     "ended_s",
 )
 _BY_SECOND = ("tokens_by_second", "tokens_perhaps_before", "tokens_perhaps_there")
-_TOKENS = ("output_tokens", "prompt_tokens", "cached_tokens")
+_TOKENS = ("output_tokens", "later_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = (
     "itl",
     "itl_low",
@@ -128,7 +128,7 @@ class Group:
         self.first_bound_s = array("d")
         self.last_bound_s = array("d")
         self.ok_ended_s = array("d")
-        self.output_tokens = array("q")
+        self.output_tokens, self.later_tokens = array("q"), array("q")
         self.prompt_tokens = array("q")
         self.cached_tokens = array("q")
         # One entry per dropped request in the window: how long it waited, and when it was given up.
@@ -180,10 +180,10 @@ class Group:
         return np.where(np.isnan(self.tpot_s()) & (most >= FASTEST_TPOT_S), most, np.nan)
 
     def _spread_per_token_s(self, earlier_s: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """(E2EL - TTFT) / (output tokens - 1), had the first token come so much earlier; NaN for one."""
-        ttft, e2el, tokens = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.output_tokens))
-        spread: NDArray[np.float64] = (e2el - ttft + earlier_s) / np.where(tokens > 1, tokens - 1, np.nan)
-        return spread
+        """(E2EL - TTFT) / later tokens, had the first one come so much earlier; NaN without any."""
+        ttft, e2el, later = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.later_tokens))
+        spread: NDArray[np.float64] = e2el - ttft + earlier_s
+        return spread / np.where(later > 0, later, np.nan)
 
     def ttft_from_plan_s(self) -> NDArray[np.float64]:
         """TTFT from the intended start: of each request of `ttft_s`, then of each dropped one its wait.
@@ -257,6 +257,7 @@ class Group:
         self.last_bound_s.append(min(last_bound_s, last_s - sent_s))
         self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
+        self.later_tokens.append(record.later_tokens)
         self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
         self.cached_tokens.append(UNKNOWN if record.cached_tokens is None else record.cached_tokens)
         self.without_usage += record.tokens_counted

@@ -238,7 +238,7 @@ def ends_of(group: Group) -> dict[str, Ends]:
     """Of the latencies that each request has one of; an undefined TPOT is NaN."""
     ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
     first, last = np.asarray(group.first_bound_s), np.asarray(group.last_bound_s)
-    tpot, later_tokens = group.tpot_s(), np.maximum(np.asarray(group.output_tokens) - 1, 1)
+    tpot, later_tokens = group.tpot_s(), np.maximum(np.asarray(group.later_tokens), 1)
     unknown = group.unknown_tpot_s()
     unsent = np.zeros(len(group.unsent_wait_s))  # their wait is no stamp
     return {

@@ -16,7 +16,7 @@ class Oddities:
     """Counts of successful requests in the window."""
 
     in_one_piece: int = 0
-    """Their tokens came all at once, see `RequestRecord.in_one_piece`, ..."""
+    """Their events came all at once, see `RequestRecord.in_one_piece`, ..."""
     perhaps_read_late: int = 0
     """... and that may be so because they were read late."""
     of_several_tokens: int = 0
@@ -34,7 +34,7 @@ class Oddities:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
         tokens, most = record.output_tokens, record.max_tokens
-        self.of_several_tokens += max(tokens or 0, len(record.arrivals_s)) > 1
+        self.of_several_tokens += bool(record.later_tokens or record.in_one_piece)
         if tokens is None or record.tokens_counted:
             return
         if tokens < record.visible_events:
@@ -54,10 +54,16 @@ class Oddities:
         return {**asdict(self), "sentences": list(self._sentences(answers))}
 
     def _sentences(self, answers: int) -> Iterator[str]:
-        if self.in_one_piece:
+        if kept := self.in_one_piece - self.perhaps_read_late:
             yield (
-                f"{self.in_one_piece} of {answers} answers arrived in one piece, all tokens at once: their "
-                f"TPOT and ITL are undefined. {self._possible_causes()}"
+                f"{kept} of {answers} answers arrived in one piece, all events at once: their TPOT and ITL "
+                "are undefined. A proxy may buffer them, the server may not stream, or it may send late what "
+                "it made"
+            )
+        if self.perhaps_read_late:
+            yield (
+                f"Whether {self.perhaps_read_late} of {answers} answers arrived in one piece is not known, "
+                "since this client may have read them late: their TPOT and ITL are undefined"
             )
         if self.shorter_than_asked:
             yield (
@@ -74,11 +80,3 @@ class Oddities:
                 f"In {self.usage_above_asked} of {answers} answers usage counts more tokens than were asked "
                 "for. TPOT and tokens per second follow usage"
             )
-
-    def _possible_causes(self) -> str:
-        if not self.perhaps_read_late:
-            return "A proxy may buffer them, or the server may not stream"
-        return (
-            "A proxy may buffer them, the server may not stream, or this client may have read late (that is "
-            f"not excluded for {self.perhaps_read_late} of them)"
-        )

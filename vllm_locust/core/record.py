@@ -122,29 +122,53 @@ class RequestRecord:
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (E2EL - TTFT) / (output tokens - 1).
 
-        None where it is undefined: below two tokens, and for an answer that came in one piece.
+        None where it is undefined: without any `later_tokens`, and for an answer that came in one piece.
         """
-        output_tokens = self.output_tokens or 0
-        if self.first_token_s is None or self.last_token_s is None or output_tokens < 2 or self.in_one_piece:
-            return None
-        return (self.last_token_s - self.first_token_s) / (output_tokens - 1)
+        later = self.later_tokens
+        return None if not later or self.in_one_piece else self._spread_s / later
+
+    @property
+    def later_tokens(self) -> int:
+        """Output tokens that came after the first event; 0 where nobody can tell when they came.
+
+        An answer of one event has no time between tokens, however many are in it. Neither has one whose usage
+        counts more than the events can have brought, such as reasoning that is not shown.
+        """
+        later = (self.output_tokens or 0) - 1
+        if later < 1 or self._later_events < 1:
+            return 0
+        hidden = self._came_at_once(later, 0.0) and not self.in_one_piece
+        return 0 if hidden else later
 
     @property
     def in_one_piece(self) -> bool:
-        """Whether several tokens came at once, see `FASTEST_TPOT_S`: when they were made is not known."""
-        return self._may_be_in_one_piece(0.0)
+        """Whether several events came at once, see `FASTEST_TPOT_S`: when they were made is not known."""
+        return self._later_events >= 1 and self._came_at_once(self._later_events, 0.0)
 
     @property
     def perhaps_read_late(self) -> bool:
         """Whether an answer `in_one_piece` may be one that was not, and was read late by this client."""
-        return self.in_one_piece and not self._may_be_in_one_piece(self.bounds_s[0] if self.bounds_s else 0.0)
+        return self.in_one_piece and not self._came_at_once(self._later_events, self._first_bound_s)
 
-    def _may_be_in_one_piece(self, earlier_s: float) -> bool:
-        """Whether the answer did, if its first token came so much earlier."""
-        later = max(self.output_tokens or 0, len(self.arrivals_s)) - 1
-        if self.first_token_s is None or self.last_token_s is None or later < 1:
-            return False
-        return self.last_token_s - self.first_token_s + earlier_s < FASTEST_TPOT_S * later
+    @property
+    def _later_events(self) -> int:
+        """Events after the first, of each choice: for every step of the server each choice has one.
+
+        Where there are no stamps of events, as of vLLM without a server, each token counts as one.
+        """
+        return (len(self.arrivals_s) or self.output_tokens or 0) // self.choices - 1
+
+    @property
+    def _first_bound_s(self) -> float:
+        return self.bounds_s[0] if self.bounds_s else 0.0
+
+    @property
+    def _spread_s(self) -> float:
+        return (self.last_token_s or 0.0) - (self.first_token_s or 0.0)
+
+    def _came_at_once(self, later: int, earlier_s: float) -> bool:
+        """Whether so many came faster than a model makes them, had the first one come so much earlier."""
+        return self._spread_s + earlier_s < FASTEST_TPOT_S * later
 
     @property
     def max_itl_s(self) -> float | None:

@@ -263,7 +263,7 @@ def _goodput_bounds(
 def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
     """How many requests hold all limits, by `ttft`, `tpot` and `e2el`.
 
-    The TPOT of one token counts as 0, as in vLLM; that of an answer in one piece holds no limit.
+    The TPOT of one token or one event counts as 0, as in vLLM; that of an answer in one piece holds no limit.
     """
     ends = ends_of(group)
     return _count_good(group, {name: ends[name].measured_s for name in limits_ms}, limits_ms)
@@ -285,7 +285,7 @@ def good_ends(group: Group, limits_ms: Mapping[str, float]) -> tuple[int, int]:
 def _count_good(
     group: Group, latencies_s: Mapping[str, NDArray[np.float64]], limits_ms: Mapping[str, float]
 ) -> int:
-    undefined = np.where(np.asarray(group.output_tokens) > 1, np.inf, 0.0)
+    undefined = np.where(np.asarray(group.later_tokens) > 0, np.inf, 0.0)
     good = [
         np.where(np.isnan(latencies_s[name]), undefined, latencies_s[name]) <= limit_ms / 1000
         for name, limit_ms in limits_ms.items()
