@@ -33,6 +33,7 @@ from tests.scripted_server import (
     usage,
 )
 from tests.turns import look_around, until
+from vllm_locust.client import chat
 from vllm_locust.client.chat import UNPLANNED, ChatClient, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.target import ROUND_ROBIN, STICKY, Target
@@ -155,6 +156,23 @@ def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker
     assert it.server.sent_s[1] <= record.arrivals_s[0] <= it.server.sent_by_s[1] + 0.0001
     assert max(record.lags_s) >= 0.05 - 0.0001
     assert record.bounds_s[0] < 1e-3
+
+
+@pytest.mark.parametrize("where", ["run_exchange", "open_connection"])
+def test_what_we_lose_before_the_request_is_written_is_an_error_of_ours(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Busy for 50 ms between the stamp and the write, or before connecting."""
+    original = getattr(chat, where)
+
+    def late(*given: object) -> object:
+        burn(0.05)
+        return original(*given)
+
+    monkeypatch.setattr(chat, where, late)
+    record = asker(ANSWER).ask().record
+    assert record.send_bound_s >= 0.05
+    assert record.connect_bound_s >= (0.05 if where == "open_connection" else 0.0)
 
 
 def test_events_read_together_say_how_uncertain_they_are(asker: Callable[..., Asker]) -> None:

@@ -1,5 +1,6 @@
 """What must hold whatever the platform and the transport: TLS, no kernel stamps, refused and silent peers."""
 
+import math
 import socket
 import ssl
 import struct
@@ -155,6 +156,7 @@ class PlayedSocket:
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.read: tuple[bytes, float | None] = (b"", None)
+        self.room = 0
 
     def recvmsg(self, *_: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
         data, stamp_s = self.read
@@ -162,6 +164,12 @@ class PlayedSocket:
             return data, [], 0, None
         stamp = struct.pack("qq", *divmod(round(stamp_s * 1e9) - OFFSET_NS, 1_000_000_000))
         return data, [(socket.SOL_SOCKET, SO_TIMESTAMPNS, stamp)], 0, None
+
+    def send(self, data: bytes) -> int:
+        taken = min(len(data), self.room)
+        if not taken:
+            raise BlockingIOError
+        return taken
 
     def setsockopt(self, *_: int) -> None:
         pass
@@ -234,6 +242,27 @@ def test_the_stamp_of_a_full_read_is_not_that_of_its_last_byte(desk: Desk) -> No
     assert desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0, data=full) == (8.2, 0.3, 0.2, 0.2)
     # What it left behind is read to its end, which has the stamp again.
     assert desk.read(at_s=8.7, stamp_s=8.3, earliest_s=8.6) == (8.3, 0.4, 1e-6, 0.3)
+
+
+def test_a_wait_lasted_at_least_until_the_last_look_that_found_nothing(desk: Desk) -> None:
+    """It began at 2.0 and was over when the look after that of 2.25 told; the other has no look in it."""
+    waits = desk.connection.waits
+    desk.pulse.earliest_s = 2.25
+    waits.add(2.0)
+    waits.add(2.5)
+    assert waits.least_s == 0.25
+
+
+def test_waiting_for_room_to_send_is_no_delay_of_ours(desk: Desk) -> None:
+    """4 of 10 bytes go at 3.0, 3 at 3.5 after a look at 3.25, and the rest at 4.0 after one at 3.75."""
+    it = desk.connection
+    desk.now_s, desk.socket.room = 3.0, 4
+    it.send(b"x" * 10)
+    assert it.sent_by_s == math.inf
+    for desk.now_s, desk.pulse.earliest_s in ((3.5, 3.25), (4.0, 3.75)):
+        desk.socket.room = 3
+        it._on_writable()
+    assert (it.sent_by_s, it.waits.least_s, it.sending) == (4.0, 0.5, False)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,16 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
     assert claimed["error_bounds"].keys() == {
         f"{word}_{family}_ms"
         for word in ("mean", "std", "max", "p50", "p90", "p95", "p99", "p99.9")
-        for family in ("ttft", "tpot", "itl", "e2el", "ttft_from_plan", "e2el_from_plan", "itl_per_token")
+        for family in (
+            "ttft",
+            "tpot",
+            "itl",
+            "e2el",
+            "ttft_from_plan",
+            "e2el_from_plan",
+            "itl_per_token",
+            "connect",
+        )
     } | {"request_goodput", "max_output_tokens_per_s"}
 
 
@@ -99,6 +108,39 @@ def test_the_ends_by_hand() -> None:
     assert {key: bounds[key] for key in expected} == {
         key: pytest.approx(ends, rel=1e-6) for key, ends in expected.items()
     }
+
+
+ENDS_BY_HAND = {
+    "ttft": [140.0, 250.0],
+    "e2el": [380.0, 500.0],
+    "tpot": [230.0, 260.0],
+    "ttft_from_plan": [740.0, 750.0],
+    "connect": [20.0, 50.0],
+}
+
+
+def test_what_the_client_lost_before_sending_is_in_ttft_and_e2el_alone() -> None:
+    """Tokens after 0.25 and 0.5 s, 10 and 20 ms sooner at best; sent 0.1 s later."""
+    record = an_ok(
+        sent_s=1.0,
+        intended_s=0.5,
+        arrivals_s=[1.25, 1.5],
+        bounds_s=[0.01, 0.02],
+        send_bound_s=0.1,
+        connect_s=0.05,
+        connect_bound_s=0.03,
+    )
+    ends = summarize(shipped(recorded([record])))["error_bounds"]
+    assert {name: ends[f"max_{name}_ms"] for name in ENDS_BY_HAND} == {
+        name: pytest.approx(expected) for name, expected in ENDS_BY_HAND.items()
+    }
+
+
+def test_no_request_is_sent_behind_its_first_token() -> None:
+    record = an_ok(sent_s=1.0, arrivals_s=[1.25, 1.5], bounds_s=[0.01, 0.02], send_bound_s=0.4)
+    ends = summarize(recorded([record]))["error_bounds"]
+    assert ends["max_ttft_ms"] == [0.0, 250.0]
+    assert ends["max_e2el_ms"] == pytest.approx([80.0, 500.0])
 
 
 def test_the_ends_allow_for_answers_that_were_perhaps_read_late() -> None:

@@ -281,11 +281,14 @@ class ChatClient:
         """Send once and wait for the end; True when that went over a connection that was open before."""
         connection = self._connections.get(host)
         reused = connection is not None and not connection.closed
+        waited_s = connection.waits.least_s if connection is not None and reused else 0.0
         if connection is None or connection.closed:
             connection = self._connect(record, host)
-        if connection is None:
+        if connection is None or record.sent_s is None:
             return reused
         run_exchange(exchange, connection, request, self._remaining_s(record))
+        waited_s = connection.waits.least_s - waited_s
+        record.send_bound_s = max(connection.sent_by_s - record.sent_s - waited_s, 0.0)
         if exchange.over.is_set():
             record.outcome = OK
         else:
@@ -309,6 +312,7 @@ class ChatClient:
             return None
         finally:
             record.connect_s = perf_counter() - started_s
+        record.connect_bound_s = max(record.connect_s - connection.waits.least_s, 0.0)
         self._connections[host] = connection
         return connection
 

@@ -11,6 +11,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -49,12 +51,42 @@ class ConnectError(Exception):
     """No connection came about; the message says what happened at which address."""
 
 
+@dataclass
+class Waits:
+    """Waits for sockets, and adds up how long the network took, whatever this process lost meanwhile."""
+
+    pulse: Pulse
+    least_s: float = 0.0
+    """At least: until the last look at which a socket was seen not to be ready."""
+
+    def wait(self, sock: socket.socket, events: int) -> None:
+        """Let other greenlets run until `sock` is ready."""
+        since_s = perf_counter()
+        hub = get_hub()
+        watcher = hub.loop.io(sock.fileno(), events)
+        try:
+            hub.wait(watcher)
+        finally:
+            watcher.close()
+            self.add(since_s)
+
+    def add(self, since_s: float) -> None:
+        """A wait that began then is over."""
+        self.least_s += max(self.pulse.earliest_s - since_s, 0.0)
+
+
 class Connection:
     """An open connection to a target. `open_connection` makes one; `close` is final."""
 
     def __init__(
-        self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None, server_name: str
+        self,
+        sock: socket.socket,
+        pulse: Pulse,
+        tls: ssl.SSLContext | None,
+        server_name: str,
+        waits: Waits | None = None,
     ) -> None:
+        """`waits` are those for the connection that `sock` is."""
         self.receiver: Receiver | None = None
         self.on_packet: Callable[[bytes], None] | None = None
         """Is shown each read that is known to have come at once, before the receiver takes it.
@@ -62,6 +94,10 @@ class Connection:
         To know costs a question to the kernel at every read, so it is for those who have something to learn.
         """
         self.closed = False
+        self.waits = waits or Waits(pulse)
+        """For the network, to connect and to send."""
+        self.sent_by_s = inf
+        """When all that was to be sent had been written."""
         self.contradictions = 0
         """Reads whose stamp cannot be true; the moment of the read was taken instead."""
         self._sock = sock
@@ -77,6 +113,7 @@ class Connection:
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
+        self._full_since_s = 0.0
         self._tls: ssl.SSLObject | None = None
         if tls is not None:
             self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -112,7 +149,9 @@ class Connection:
             self._unsent = memoryview(bytes(self._unsent) + data)
             return
         sent = _try_send(self._sock, data)
+        self.sent_by_s = perf_counter()
         if sent < len(data):
+            self._full_since_s, self.sent_by_s = self.sent_by_s, inf
             self._unsent = memoryview(data)[sent:]
             self._writer = get_hub().loop.io(self._sock.fileno(), WRITE)
             self._writer.start(self._on_writable)
@@ -123,12 +162,15 @@ class Connection:
         return self._writer is not None
 
     def _on_writable(self) -> None:
+        self.waits.add(self._full_since_s)
         try:
             self._unsent = self._unsent[_try_send(self._sock, self._unsent) :]
         except OSError:
             # What the peer said before it went may still wait to be read, then comes the end of the stream.
             self._unsent = memoryview(b"")
+        self._full_since_s = perf_counter()
         if not self._unsent:
+            self.sent_by_s = self._full_since_s
             self._writer.stop()
             self._writer.close()
             self._writer = None
@@ -237,10 +279,10 @@ class Connection:
             except ssl.SSLWantReadError:
                 finished = False
             if flight := self._outgoing.read():
-                _send_all(self._sock, memoryview(flight))
+                _send_all(self._sock, memoryview(flight), self.waits)
             if finished:
                 return
-            _wait(self._sock, READ)
+            self.waits.wait(self._sock, READ)
             data = self._sock.recv(_READ_SIZE)
             if not data:
                 raise ConnectError("the server closed the connection during the TLS handshake")
@@ -282,6 +324,7 @@ def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connectio
     Raises ConnectError after `timeout_s` seconds or when no address works.
     """
     errors: list[str] = []
+    waits = Waits(pulse)
     ends_s = perf_counter() + timeout_s
     try:
         addresses = target.addresses
@@ -293,7 +336,7 @@ def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connectio
         limit = Timeout(max(share_s, 0.001))
         try:
             with limit:
-                return _connect(family, address, target, pulse)
+                return _connect(family, address, target, waits)
         except Timeout as timeout:
             if timeout is not limit:
                 raise
@@ -304,20 +347,20 @@ def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connectio
 
 
 def _connect(
-    family: socket.AddressFamily, address: tuple[object, ...], target: Target, pulse: Pulse
+    family: socket.AddressFamily, address: tuple[object, ...], target: Target, waits: Waits
 ) -> Connection:
     sock = _Socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _establish(sock, address)
-        return Connection(sock, pulse, target.tls, target.host)
+        _establish(sock, address, waits)
+        return Connection(sock, waits.pulse, target.tls, target.host, waits)
     except BaseException:
         sock.close()
         raise
 
 
-def _establish(sock: socket.socket, address: tuple[object, ...]) -> None:
+def _establish(sock: socket.socket, address: tuple[object, ...], waits: Waits) -> None:
     """Connect; waits in the event loop only if the peer really is some time away.
 
     The second call tells whether the first one is through, as it is at once on one machine. Waiting for a
@@ -327,7 +370,7 @@ def _establish(sock: socket.socket, address: tuple[object, ...]) -> None:
     if error in _CONNECTING:
         error = sock.connect_ex(address)
     if error in _CONNECTING:
-        _wait(sock, WRITE)
+        waits.wait(sock, WRITE)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error not in (0, errno.EISCONN):
         raise OSError(error, os.strerror(error))
@@ -340,19 +383,9 @@ def _try_send(sock: socket.socket, data: bytes | memoryview) -> int:
         return 0
 
 
-def _send_all(sock: socket.socket, data: memoryview) -> None:
+def _send_all(sock: socket.socket, data: memoryview, waits: Waits) -> None:
     while data:
         sent = _try_send(sock, data)
         if not sent:
-            _wait(sock, WRITE)
+            waits.wait(sock, WRITE)
         data = data[sent:]
-
-
-def _wait(sock: socket.socket, events: int) -> None:
-    """Let other greenlets run until `sock` is ready."""
-    hub = get_hub()
-    watcher = hub.loop.io(sock.fileno(), events)
-    try:
-        hub.wait(watcher)
-    finally:
-        watcher.close()

@@ -42,12 +42,14 @@ _SECONDS = (
     "late_s",
     "first_bound_s",
     "last_bound_s",
+    "send_bound_s",
     "ok_ended_s",
     "unsent_wait_s",
     "unsent_ended_s",
     "failed_began_s",
     "failed_ended_s",
     "connect_s",
+    "connect_bound_s",
     "sent_s",
     "ended_s",
 )
@@ -125,8 +127,9 @@ class Group:
         self.e2el_s = array("d")
         self.late_s = array("d")
         # How much earlier than stamped its first and its last token may have arrived, at most.
-        self.first_bound_s = array("d")
-        self.last_bound_s = array("d")
+        self.first_bound_s, self.last_bound_s = array("d"), array("d")
+        # How much later than it says the request may have been on its way, at most.
+        self.send_bound_s = array("d")
         self.ok_ended_s = array("d")
         self.output_tokens, self.later_tokens = array("q"), array("q")
         self.prompt_tokens = array("q")
@@ -135,8 +138,8 @@ class Group:
         self.unsent_wait_s, self.unsent_ended_s = array("d"), array("d")
         # One entry per failed request in the window: when it was sent, or was to be, and when it ended.
         self.failed_began_s, self.failed_ended_s = array("d"), array("d")
-        # One entry per successful request in the window that had to connect.
-        self.connect_s = array("d")
+        # One entry per successful request in the window that had to connect, and what of it may be our fault.
+        self.connect_s, self.connect_bound_s = array("d"), array("d")
         # One entry per request that was sent, in the window or not.
         self.sent_s, self.ended_s = array("d"), array("d")
         self.first_sent_s = math.inf
@@ -184,6 +187,14 @@ class Group:
         ttft, e2el, later = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.later_tokens))
         spread: NDArray[np.float64] = e2el - ttft + earlier_s
         return spread / np.where(later > 0, later, np.nan)
+
+    def ttft_bound_s(self) -> NDArray[np.float64]:
+        """How much less each of `ttft_s` may truly be: its token came earlier, its request was sent later."""
+        return np.minimum(np.add(self.first_bound_s, self.send_bound_s), self.ttft_s)
+
+    def e2el_bound_s(self) -> NDArray[np.float64]:
+        """How much less each of `e2el_s` may truly be, likewise."""
+        return np.minimum(np.add(self.last_bound_s, self.send_bound_s), self.e2el_s)
 
     def ttft_from_plan_s(self) -> NDArray[np.float64]:
         """TTFT from the intended start: of each request of `ttft_s`, then of each dropped one its wait.
@@ -255,6 +266,7 @@ class Group:
         # Nothing arrives before its request was sent.
         self.first_bound_s.append(min(first_bound_s, first_s - sent_s))
         self.last_bound_s.append(min(last_bound_s, last_s - sent_s))
+        self.send_bound_s.append(record.send_bound_s)
         self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
         self.later_tokens.append(record.later_tokens)
@@ -267,6 +279,7 @@ class Group:
         self.oddities.add(record)
         if record.connect_s is not None:
             self.connect_s.append(record.connect_s)
+            self.connect_bound_s.append(record.connect_bound_s)
 
     def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
         if len(arrivals) < 2:

@@ -1,10 +1,11 @@
 """The latencies of some requests, and the ends between which they truly lie.
 
 Rule: event i came at `arrival_i` at the latest and `bound_i` earlier at the earliest, and nothing else is
-supposed of it (`RequestRecord.bounds_s`). So each latency has a low and a high end, neither below 0:
+supposed of it (`RequestRecord.bounds_s`). A request was on its way `send_bound` later than it says, at the
+latest. So each latency has a low and a high end, neither below 0:
 
-    TTFT    [ttft - first_bound, ttft]
-    E2EL    [e2el - last_bound, e2el]
+    TTFT    [ttft - first_bound - send_bound, ttft]
+    E2EL    [e2el - last_bound - send_bound, e2el]
     TPOT    [tpot - last_bound / (tokens - 1), tpot + first_bound / (tokens - 1)]
     a gap   [gap - bound_i, gap + bound_(i-1)]
 
@@ -242,13 +243,13 @@ def ends_of(group: Group) -> dict[str, Ends]:
     unknown = group.unknown_tpot_s()
     unsent = np.zeros(len(group.unsent_wait_s))  # their wait is no stamp
     return {
-        "ttft": _too_late(ttft, first),
+        "ttft": _too_late(ttft, group.ttft_bound_s()),
         "tpot": Ends(
             tpot,
             np.where(np.isnan(unknown), np.maximum(tpot - last / later_tokens, 0.0), 0.0),
             np.where(np.isnan(unknown), tpot + first / later_tokens, unknown),
         ),
-        "e2el": _too_late(e2el, last),
+        "e2el": _too_late(e2el, group.e2el_bound_s()),
         "ttft_from_plan": _too_late(group.ttft_from_plan_s(), np.append(first, unsent)),
         "e2el_from_plan": _too_late(group.e2el_from_plan_s(), np.append(last, unsent)),
     }
@@ -271,6 +272,7 @@ def families_of(group: Group) -> dict[str, Family]:
             first_bounds_s=math.fsum(group.first_bound_s),
             last_bounds_s=math.fsum(group.last_bound_s),
         ),
+        "connect": _too_late(np.asarray(group.connect_s), np.asarray(group.connect_bound_s)).family(),
         "itl_per_token": _per_token(
             group.itl_per_token, group.itl_per_token_unknown, group.itl_bound.max_s or 0.0
         ),

@@ -96,6 +96,13 @@ class RequestRecord:
     """
     lags_s: Sequence[float] = field(default=(), repr=False)
     """For each read of the socket, how long after the bytes' arrival it happened."""
+    send_bound_s: float = 0.0
+    """How much later than `sent_s` the request may have been on its way, at most, by this client's fault.
+
+    What it waited for the network, to connect say, is left out where that is known.
+    """
+    connect_bound_s: float = 0.0
+    """How much of `connect_s` this client may have lost, at most."""
     contradictions: int = 0
     """Reads whose stamp contradicted what was known; their arrival is the moment of the read."""
 

@@ -212,7 +212,6 @@ def _latencies(group: Group, families: Mapping[str, Family], percentiles: Sequen
     values: dict[str, Any] = {}
     intervals: dict[str, list[float | None]] = {}
     samples = {name: family.measured for name, family in families.items()}
-    samples["connect"] = Values.of(np.asarray(group.connect_s))
     for name in FAMILIES:
         sample = samples[name]
         values[f"mean_{name}_ms"] = _ms(sample.mean_s)

@@ -31,8 +31,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from vllm_locust.core.group import Group
 from vllm_locust.core.latencies import Bounded, Family, families_of
 from vllm_locust.core.percentile import percentile
@@ -83,7 +81,7 @@ class Measured:
     @classmethod
     def of(cls, group: Group) -> Self:
         """Of the requests of a group."""
-        families, first_bounds_s = families_of(group), np.asarray(group.first_bound_s)
+        families, first_bounds_s = families_of(group), group.ttft_bound_s()
         return cls(
             **numbers_of(families),
             ttft_bound_mean_s=float(first_bounds_s.mean()) if len(first_bounds_s) else None,

@@ -52,6 +52,8 @@ _COUNTERS = (
     "good",
     "received_tokens",
     "contradictions",
+    "first_bounds_s",
+    "last_bounds_s",
 )
 
 
@@ -73,6 +75,8 @@ class Tally:
         self.received_tokens = 0
         """Output tokens of all requests, in the window or not, whatever became of them."""
         self.contradictions = 0
+        self.first_bounds_s = self.last_bounds_s = 0.0
+        """The sums of those of a group."""
         self.failures: dict[str, int] = {}
         self.output_tokens: int | None = 0
         """Of the completed requests; None when one of them did not tell."""
@@ -109,6 +113,8 @@ class Tally:
         self.completed += group.completed
         self.streams += group.streams
         self.contradictions += group.contradictions
+        self.first_bounds_s += sum(group.first_bound_s)
+        self.last_bounds_s += sum(group.last_bound_s)
         self.good += count_good(group, limits_ms) if limits_ms else 0
         self.received_tokens += sum(group.tokens_by_second.values())
         self._add_failures({kind: failure.count for kind, failure in group.failures.items()})
@@ -117,7 +123,7 @@ class Tally:
         ends = ends_of(group)
         self.ttft.record_many(ends["ttft"].measured_s)
         self.ttft_low.record_many(ends["ttft"].low_s)
-        self.ttft_bound.record_many(group.first_bound_s)
+        self.ttft_bound.record_many(group.ttft_bound_s())
         self.e2el.record_many(ends["e2el"].measured_s)
         self.e2el_low.record_many(ends["e2el"].low_s)
         self.tpot.record_many(_defined(ends["tpot"].measured_s))
@@ -166,8 +172,8 @@ class Tally:
                 self.itl_high,
                 self.itl_bound,
                 self.itl_unknown,
-                first_bounds_s=self.ttft_bound.sum_s,
-                last_bounds_s=self.e2el.sum_s - self.e2el_low.sum_s,
+                first_bounds_s=self.first_bounds_s,
+                last_bounds_s=self.last_bounds_s,
             ),
         }
         return Measured(
