@@ -1,10 +1,11 @@
 """Client and server side by side: the numbers, and when which sentence is said."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from vllm_locust.core.reconciliation import reconcile
+from vllm_locust.core.reconciliation import is_partial, reconcile
 from vllm_locust.core.server import HistogramState
 from vllm_locust.core.server_window import ServerWindow
 
@@ -135,12 +136,12 @@ def test_a_client_that_could_not_measure_blames_itself():
     assert "network" not in sentence
 
 
-def test_connecting_explains_a_gap_when_it_takes_half_of_it():
-    assert "Opening a connection took 40.0 ms" in only(
-        server(), client(mean_ttft_ms=230.0, mean_connect_ms=40.0)
-    )
-    assert "Opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=40.0))
-    assert "Opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=None))
+def test_connecting_is_named_where_it_may_be_half_of_a_gap():
+    """Among others: how many of the requests had to connect is not known here."""
+    sentence = only(server(), client(mean_ttft_ms=230.0, mean_connect_ms=40.0))
+    assert "in opening connections (40.0 ms for a request that needed one), in the network" in sentence
+    assert "opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=40.0))
+    assert "opening" not in only(server(), client(mean_ttft_ms=270.0, mean_connect_ms=None))
 
 
 def test_a_client_below_the_server_means_others_histograms():
@@ -188,8 +189,9 @@ def test_a_queue_in_the_server():
 def test_others_use_the_server():
     sentence = only(server(finished=400), client())
     assert sentence == (
-        "The server finished 400 requests, 50 % of them at least not this client's (or a gateway asked for "
-        "some of them twice), and its means are of all of them."
+        "The server finished 400 requests, 50 % of them at least beyond this client's: somebody else's, "
+        "asked for twice by a gateway, or choices of one request (n), each of which vLLM counts. Its means "
+        "are of all of them."
     )
 
 
@@ -209,16 +211,58 @@ def test_requests_that_failed_here_may_have_finished_there():
     assert sentences(server(finished=260), client(completed=200, failed=55)) == []
 
 
-def test_other_servers_are_behind_the_address():
+def half():
     """Of two servers that share the load one is asked for its metrics: it has half of the tokens as well."""
-    window = server(finished=100)
-    half = {**window.counters, "generation_tokens": 6400.0}
-    sentence = only(server(finished=100, counters={**half, "requests_finished": 100.0}), client())
-    assert sentence == (
+    counters = {"requests_finished": 100.0, "prompt_tokens": 12800.0, "generation_tokens": 6400.0}
+    return server(counters=counters, count=100)
+
+
+def test_of_a_server_that_had_a_part_of_the_load_nothing_is_shown():
+    assert is_partial(half(), client())
+    result = reconcile(half(), client(), client_valid=True)
+    assert result["sentences"] == [
         "The server counted 100 finished requests where this client had 200, and fewer tokens, too: others "
-        "answered them, servers behind the same address that are not asked for their metrics "
-        "(--server-metrics-url may be repeated), or a gateway from a cache of its own."
-    )
+        "answered them, servers behind the same address that are not asked for their metrics (name each with "
+        "--server-metrics-url, which may be repeated), or a gateway from a cache of its own. So its numbers "
+        "are of a part of the load, and are left out."
+    ]
+    assert result["tokens"]["generation"] == {"client": 12800, "server": None}
+    assert result["requests"] == {"client": 200, "server": None}
+    assert result["ttft"]["server_mean_ms"] is None
+    window = half().of_a_part().to_dict()
+    assert window["partial"]
+    assert not window["several_servers"]
+    assert (window["generation_tokens"], window["kv_cache_usage_peak"], window["engines"]) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("server_side", "client_side", "silent"),
+    [
+        (server(), client(), ()),
+        (server(finished=100), client(), ()),  # aborted: the tokens are all there
+        (half(), client(total_output_tokens=None), ()),
+        (half(), client(), ("b:8000",)),  # another server, that could not be asked
+        (replace(half(), restarts=1), client(), ()),
+        (replace(half(), first_look_late_s=0.3), client(), ()),
+        (replace(half(), covered_s=9.0), client(), ()),
+        (
+            replace(half(), samples=2),
+            client(),
+            (),
+        ),  # what ended within 10 s of a border may be on either side
+    ],
+)
+def test_what_can_be_explained_otherwise_is_shown(server_side, client_side, silent):
+    assert not is_partial(server_side, client_side, silent)
+
+
+def test_a_source_that_gave_nothing_may_have_had_what_is_missing():
+    result = reconcile(half(), client(), client_valid=True, silent=["b:8000"])
+    assert result["sentences"] == [
+        "The server counted 100 finished requests where this client had 200: b:8000 gave no metrics in the "
+        "end, and may have had the others."
+    ]
+    assert result["tokens"]["generation"] == {"client": 12800, "server": 6400}
 
 
 def test_after_an_abort_there_are_no_other_servers():

@@ -148,6 +148,8 @@ def test_a_restart_whose_counters_have_grown_past_the_old_ones():
 )
 def test_servers_that_take_turns_behind_one_address_tell_nothing(looks):
     recording = of(*looks, running(4, 3, "another address"))
+    assert recording.takes_turns("a")
+    assert not recording.takes_turns("another address")
     for window in (recording.total(), recording.phase(1)):
         assert window.several_servers
         assert (window.restarts, window.engines, window.gauges, window.counters) == (0, {}, {}, {})
@@ -385,6 +387,7 @@ def test_the_block_of_the_summary():
             }
         ],
         "several_servers": False,
+        "partial": False,
         "restarts": 0,
         "first_look_late_s": 0.0,
         "kv_cache_usage_peak": 0.5,

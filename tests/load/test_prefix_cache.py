@@ -108,7 +108,7 @@ def test_a_server_that_does_not_tell_its_engines_may_have_several(caplog: pytest
     assert "/metrics does not tell how many engines there are: each has its own." in caplog.text
 
 
-@pytest.mark.parametrize("primers", [4, 5])
+@pytest.mark.parametrize("primers", [1, 4, 5])
 def test_servers_behind_a_balancer_are_not_said_to_be_warm(
     primers: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.balancer import balancer
 from tests.locust_command import Simulator, counters, simulator, wait_until
 from tests.observe.made_runs import delta_of
 from vllm_locust.observe.live import Identity
@@ -120,6 +121,28 @@ def test_the_page_has_both_sides_and_the_last_run_only(
     assert here["vllm_locust_server_ttft_seconds_count"] == there["vllm:time_to_first_token_seconds_count"]
     assert here["vllm_locust_users"] == 2
     wait_until(lambda: len(told.of("served")) == 2, "word of both fetches")
+
+
+def test_servers_that_take_turns_are_told_and_show_nothing(
+    observer: Observer, told: Told, server: Simulator, tmp_path: Path
+) -> None:
+    """Each connection goes to the other one, of which the one has made tokens, and the other none."""
+    ask_for_a_token(server)
+    with simulator(tmp_path, "--served-model-name", "tiny") as other, balancer(server.url, other.url) as url:
+        watch(observer, f"{url}/metrics")
+        page_url = observer.listen(("127.0.0.1", 0))
+        for token in range(5):
+            scraped(observer, told, token)
+        observer.end()
+        page = urlopen(page_url, timeout=5).read().decode()
+    (row,) = told.view["server"]
+    assert row["up"]
+    assert row["problem"].startswith("several servers take turns behind this address")
+    assert (row["engines"], row["running"], row["preemptions"]) == (0, None, None)
+    assert "vllm_locust_server_up" in page
+    assert "vllm_locust_server_generation_tokens" not in page
+    (sentence,) = told.of("tell")
+    assert "--server-metrics-url" in sentence["sentence"]
 
 
 def test_what_was_watched_before_is_forgotten(observer: Observer, told: Told, server: Simulator) -> None:

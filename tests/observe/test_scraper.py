@@ -93,7 +93,8 @@ def trouble(*scripts: Sequence[Step], limit_s: float = LIMIT_S, tls=None, **sour
 # -- well -------------------------------------------------------------------------------------------------
 
 
-def test_samples_over_one_connection():
+def test_samples_over_a_connection_each():
+    """A load balancer may give each of them to another server."""
     with scripted_server(FINE) as server, scraping(f"{server.url}/metrics") as heard:
         heard.wait(samples=3)
         status = heard.scraper.status
@@ -103,8 +104,9 @@ def test_samples_over_one_connection():
         assert (status.up, status.problem) == (True, None)
         assert status.scrape_s > 0
         assert heard.sentences == []
-    assert server.connections == 1
+    assert server.connections >= len(server.requests) >= 3
     assert server.requests[0].startswith(b"GET /metrics HTTP/1.1\r\n")
+    assert b"Connection: close" in server.requests[0]
 
 
 def test_a_sample_is_of_the_time_between_the_question_and_the_first_byte_of_the_answer():
@@ -150,7 +152,6 @@ def test_gzip_and_chunks():
     ):
         heard.wait(samples=2)
     assert [each.engines[0].gauges["running"] for each in heard.samples[:2]] == [9, 6]
-    assert server.connections == 1
 
 
 def test_an_answer_that_ends_with_the_connection():
@@ -160,18 +161,9 @@ def test_an_answer_that_ends_with_the_connection():
         assert heard.sentences == []
 
 
-@pytest.mark.parametrize("end", [HANG_UP, RESET])
-def test_a_kept_connection_that_the_server_closed_is_opened_again(end):
-    with scripted_server([answer(PAGE), end]) as server, scraping(server.url) as heard:
-        heard.wait(samples=3)
-        assert heard.sentences == []
-    assert server.connections >= 3
-
-
 def test_tls():
     with scripted_server(FINE, tls=_tls()) as server, scraping(server.url, insecure=True) as heard:
         heard.wait(samples=2)
-    assert server.connections == 1
 
 
 def _tls() -> ssl.SSLContext:

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.balancer import balancer
 from tests.locust_command import (
     HEADLESS,
     LocustProcess,
@@ -320,6 +321,44 @@ def test_a_restarted_server_is_told(tmp_path: Path) -> None:
     assert server["restarts"] == 1
     # All of the second's, and of the first's what was seen before its end.
     assert after < server["requests_finished"] <= outcome.summary["completed"]
+
+
+def test_of_servers_behind_a_balancer_of_connections_nothing_is_shown(
+    own_server: Simulator, tmp_path: Path
+) -> None:
+    """Half of four users' connections go to the one, and half of the looks."""
+    with (
+        simulator(tmp_path, "--served-model-name", "tiny") as other,
+        balancer(own_server.url, other.url) as url,
+    ):
+        outcome = run_locust(
+            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "4s",
+            "--scenario", "ss", folder=tmp_path / "results",
+        )  # fmt: skip
+    assert_ended_well(outcome)
+    server = outcome.summary["server"]
+    assert server["several_servers"]
+    assert (server["generation_tokens"], server["kv_cache_usage_peak"], server["engines"]) == (None, None, [])
+    assert "name each of them with --server-metrics-url" in outcome.stdout
+    assert "several servers take turns behind this address" in outcome.stderr
+
+
+def test_of_one_of_two_servers_nothing_is_shown(own_server: Simulator, tmp_path: Path) -> None:
+    with (
+        simulator(tmp_path, "--served-model-name", "tiny") as other,
+        balancer(own_server.url, other.url) as url,
+    ):
+        outcome = run_locust(
+            *HEADLESS, "--host", url, "--server-metrics-url", own_server.url, *BOTH_SIDES, "-t", "4s",
+            "--scenario", "ss", folder=tmp_path / "results",
+        )  # fmt: skip
+    assert_ended_well(outcome)
+    server = outcome.summary["server"]
+    if server["first_look_late_s"] or server["covered_s"] < 0.8 * outcome.summary["duration"]:
+        pytest.skip("this machine is too busy: what the server was not asked of may be what it lacks")
+    assert server["partial"]
+    assert (server["generation_tokens"], server["kv_cache_usage_peak"], server["engines"]) == (None, None, [])
+    assert "So its numbers are of a part of the load, and are left out." in outcome.stdout
 
 
 def table(outcome: Outcome) -> list[Mapping[str, Any]]:

@@ -10,8 +10,8 @@ comes late to its sockets are only in the client's. Some ms are usual: a real vL
 TTFT where its client had 191, and 342 ms of E2EL where that had 365.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from vllm_locust.core.server_window import ServerWindow
 
@@ -33,15 +33,35 @@ _SLACK_S = 1.0
 _COVERED_SHARE = 0.8
 
 
-def reconcile(server: ServerWindow, client: Mapping[str, Any], *, client_valid: bool) -> dict[str, Any]:
+def is_partial(server: ServerWindow, client: Mapping[str, Any], silent: Sequence[str] = ()) -> bool:
+    """Whether others than the server that was asked answered a part of this client's requests.
+
+    Its requests and tokens are too few for them, which nothing that is known explains. Others who use it too
+    make them more, so that the numbers may be partial where this is False. `silent` are sources that were to
+    be asked, and gave nothing in the end.
+    """
+    return _missing(server, client, silent) == "elsewhere"
+
+
+def reconcile(
+    server: ServerWindow, client: Mapping[str, Any], *, client_valid: bool, silent: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare a server's window with the summary of the same window (see `core.summary`), fit for JSON.
 
     `..._between_ms` are the borders of the server's bucket that holds the percentile, the upper one None for
-    its last bucket. None is not known. `client_valid` is whether the client could measure well.
+    its last bucket. None is not known, and all that the server told where it `is_partial`. `client_valid` is
+    whether the client could measure well.
     """
+    shown = server.of_a_part() if is_partial(server, client, silent) else server
+    result = _both_sides(shown, client)
+    result["sentences"] = list(_sentences(result, server, client, client_valid, silent))
+    return result
+
+
+def _both_sides(server: ServerWindow, client: Mapping[str, Any]) -> dict[str, Any]:
     blocks = {family: _family(server, client, family) for family in _FAMILIES}
     queue = server.histograms.get("queue")
-    result: dict[str, Any] = {
+    return {
         **blocks,
         "queue": {
             "server_mean_ms": server.mean_ms("queue"),
@@ -60,8 +80,6 @@ def reconcile(server: ServerWindow, client: Mapping[str, Any], *, client_valid: 
         },
         "requests": {"client": client.get("completed"), "server": server.count("requests_finished")},
     }
-    result["sentences"] = list(_sentences(result, server, client, client_valid))
-    return result
 
 
 def _family(server: ServerWindow, client: Mapping[str, Any], family: str) -> dict[str, Any]:
@@ -90,7 +108,11 @@ def _between(server: ServerWindow, name: str, quantile: float) -> list[float | N
 
 
 def _sentences(
-    result: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any], client_valid: bool
+    result: Mapping[str, Any],
+    server: ServerWindow,
+    client: Mapping[str, Any],
+    client_valid: bool,
+    silent: Sequence[str],
 ) -> Iterator[str]:
     if server.several_servers:
         yield (
@@ -115,10 +137,11 @@ def _sentences(
     if others:
         theirs = result["requests"]["server"]
         yield (
-            f"The server finished {theirs:.0f} requests, {100 * others / theirs:.0f} % of them at least not "
-            "this client's (or a gateway asked for some of them twice), and its means are of all of them."
+            f"The server finished {theirs:.0f} requests, {100 * others / theirs:.0f} % of them at least "
+            "beyond this client's: somebody else's, asked for twice by a gateway, or choices of one request "
+            "(n), each of which vLLM counts. Its means are of all of them."
         )
-    yield from _on_missing_requests(result, server, client)
+    yield from _on_missing_requests(server, client, silent)
 
 
 def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
@@ -183,15 +206,15 @@ def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], client_valid: 
     if not client_valid:
         return "This client could not measure well (see its verdict), so that the gap may be its own."
     connecting_ms = client.get("mean_connect_ms")
-    if connecting_ms is not None and connecting_ms >= _CONNECTING_SHARE * block["gap_ms"]:
-        return (
-            f"Opening a connection took {connecting_ms:.1f} ms, which counts in where a request needed one: "
-            "with requests that do not share connections this is where the gap comes from."
-        )
+    connecting = (
+        f"in opening connections ({connecting_ms:.1f} ms for a request that needed one), "
+        if connecting_ms is not None and connecting_ms >= _CONNECTING_SHARE * block["gap_ms"]
+        else ""
+    )
     return (
-        "The client vouches for its own figures: the time passes in the network, in a gateway in between, in "
-        "vLLM's API server when it has more to do than its CPU can, or in its parser of tool calls, which "
-        "sends nothing before a function's name is complete."
+        f"The client vouches for its own figures: the time passes {connecting}in the network, in a gateway "
+        "in between, in vLLM's API server when it has more to do than its CPU can, or in its parser of tool "
+        "calls, which sends nothing before a function's name is complete."
     )
 
 
@@ -219,38 +242,72 @@ def _requests_of_others(requests: Mapping[str, Any], client: Mapping[str, Any]) 
     return max(theirs - most, 0.0) if theirs > most + _slack(ours, client.get("request_throughput")) else 0.0
 
 
-def _slack(ours: float, per_s: float | None) -> float:
+def _slack(ours: float, per_s: float | None, slack_s: float = _SLACK_S) -> float:
     """By how much counts of both sides may differ without a reason to look for."""
-    return max(_COUNT_SLACK, _COUNT_SHARE * ours, _SLACK_S * (per_s or 0.0))
+    return max(_COUNT_SLACK, _COUNT_SHARE * ours, slack_s * (per_s or 0.0))
+
+
+_Missing = Literal["late", "restarted", "silent", "unseen", "without tokens", "uncounted", "elsewhere"]
+"""Why the server may count fewer requests than this client; the last where nothing else explains it."""
+
+
+def _missing(server: ServerWindow, client: Mapping[str, Any], silent: Sequence[str]) -> _Missing | None:
+    """None where none are missing."""
+    if not _too_few(server, "requests_finished", client, ("completed", "request_throughput")):
+        return None
+    if server.first_look_late_s:
+        return "late"
+    if server.restarts:
+        return "restarted"
+    if silent:
+        return "silent"
+    if server.covered_s < _COVERED_SHARE * (client.get("duration") or 0.0):
+        return "unseen"
+    fewer = _too_few(server, "generation_tokens", client, ("total_output_tokens", "output_throughput"))
+    return "without tokens" if fewer is None else "elsewhere" if fewer else "uncounted"
+
+
+def _too_few(
+    server: ServerWindow, counter: str, client: Mapping[str, Any], keys: tuple[str, str]
+) -> bool | None:
+    """Whether a counter is smaller than the client's count, by more than looks now and then can make it.
+
+    None where one of them is not known.
+    """
+    theirs, (ours, per_s) = server.count(counter), (client.get(key) for key in keys)
+    if ours is None or theirs is None:
+        return None
+    between_looks_s = server.covered_s / max(server.samples, 1)
+    return bool(theirs < ours - _slack(ours, per_s, max(_SLACK_S, between_looks_s)))
 
 
 def _on_missing_requests(
-    result: Mapping[str, Any], server: ServerWindow, client: Mapping[str, Any]
+    server: ServerWindow, client: Mapping[str, Any], silent: Sequence[str]
 ) -> Iterator[str]:
-    ours, theirs = result["requests"]["client"], result["requests"]["server"]
-    if ours is None or theirs is None or theirs >= ours - _slack(ours, client.get("request_throughput")):
+    why = _missing(server, client, silent)
+    if why is None or why == "late":  # it is said that the counts are too small
         return
-    counted = f"The server counted {theirs:.0f} finished requests where this client had {ours:.0f}"
-    duration_s = client.get("duration") or 0.0
-    tokens = result["tokens"]["generation"]
-    if server.first_look_late_s:
-        return  # it is said that they are too small
-    if server.restarts:
-        yield f"{counted}: what it did between the last look at it and its end is not known."
-    elif server.covered_s < _COVERED_SHARE * duration_s:
-        yield f"{counted}: its metrics are known for {server.covered_s:.0f} s of {duration_s:.0f} s only."
-    elif tokens["client"] is None or tokens["server"] is None:
-        yield f"{counted}: {_UNCOUNTED}, or {_ELSEWHERE}"
-    elif tokens["server"] >= tokens["client"] - _slack(tokens["client"], client.get("output_throughput")):
-        yield f"{counted}, and no fewer tokens: {_UNCOUNTED}."
-    else:
-        yield f"{counted}, and fewer tokens, too: {_ELSEWHERE}"
+    counted = (
+        f"The server counted {server.count('requests_finished')} finished requests where this client had "
+        f"{client['completed']}"
+    )
+    known_s, duration_s = server.covered_s, client.get("duration") or 0.0
+    words: dict[_Missing, str] = {
+        "restarted": ": what it did between the last look at it and its end is not known.",
+        "silent": f": {' and '.join(silent)} gave no metrics in the end, and may have had the others.",
+        "unseen": f": its metrics are known for {known_s:.0f} s of {duration_s:.0f} s only.",
+        "without tokens": f": {_UNCOUNTED}, or {_ELSEWHERE}.",
+        "uncounted": f", and no fewer tokens: {_UNCOUNTED}.",
+        "elsewhere": f", and fewer tokens, too: {_ELSEWHERE}. So its numbers are of a part of the load, and "
+        "are left out.",
+    }
+    yield counted + words[why]
 
 
 _UNCOUNTED = "it ended some without counting them, as when they are aborted"
 _ELSEWHERE = (
-    "others answered them, servers behind the same address that are not asked for their metrics "
-    "(--server-metrics-url may be repeated), or a gateway from a cache of its own."
+    "others answered them, servers behind the same address that are not asked for their metrics (name each "
+    "with --server-metrics-url, which may be repeated), or a gateway from a cache of its own"
 )
 
 

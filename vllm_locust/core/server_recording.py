@@ -85,8 +85,10 @@ class _Source:
     gauges: Mapping[Engine, Mapping[str, float]] = field(default_factory=dict)
     gpus: Mapping[str, GpuState] = field(default_factory=dict)
     counted: dict[tuple[str, str], _Counted] = field(default_factory=dict)
-    starts: list[float] = field(default_factory=list)
-    """When the processes started that answered, the present one last."""
+    started_s: float | None = None
+    """When the process started that answered last."""
+    youngest_s: float = -math.inf
+    """When the youngest of all that answered did."""
     falls: int = 0
     """How often its counters fell sooner than a server starts."""
     several: bool = False
@@ -94,17 +96,17 @@ class _Source:
 
     def is_another(self, engines: Sequence[EngineState]) -> bool:
         """Whether another process answers than the last time."""
-        started_s = next((engine.started_s for engine in engines), None)
-        if started_s is None or started_s in self.starts[-1:]:
+        before_s, started_s = self.started_s, next((engine.started_s for engine in engines), None)
+        if started_s is None or started_s == before_s:
             return False
         # Whoever comes after a restart is younger than all that were there before.
-        self.several |= bool(self.starts) and started_s < max(self.starts)
-        self.starts.append(started_s)
-        return len(self.starts) > 1
+        self.several |= started_s < self.youngest_s
+        self.started_s, self.youngest_s = started_s, max(started_s, self.youngest_s)
+        return before_s is not None
 
     def fell(self, after_s: float) -> None:
         """Its counters are smaller than so many seconds before."""
-        self.falls += not self.starts and after_s < _SOONEST_START_S
+        self.falls += self.started_s is None and after_s < _SOONEST_START_S
         self.several |= self.falls >= _FALLS
 
 
@@ -171,6 +173,11 @@ class ServerRecording:
         for phase in self._phases:
             total.merge(phase.sums)
         return self._window(total)
+
+    def takes_turns(self, source: str) -> bool:
+        """Whether several servers were found to answer behind this one address."""
+        known = self._sources.get(source)
+        return known is not None and known.several
 
     # ------------------------------------------------------------------------------------------------------
 

@@ -100,21 +100,23 @@ class ServerWindow:
     """Of the engines that were seen with requests waiting."""
     several_servers: bool = False
     """Several took turns at one address: nothing of what they told is anyone's, and nothing of it is here."""
+    partial: bool = False
+    """Others than who told answered a part of the requests: nothing of it is here."""
     first_look_late_s: float = 0.0
     """How long after the window began its last source was first looked at: nothing before was counted."""
 
     def of_several_servers(self) -> Self:
         """The same, with what is worth nothing left out."""
+        return replace(self._without_numbers(), restarts=0, several_servers=True)
+
+    def of_a_part(self) -> Self:
+        """The same where what was told is of an unknown part of the requests: without it."""
+        return replace(self._without_numbers(), partial=True)
+
+    def _without_numbers(self) -> Self:
         nothing: dict[Any, Any] = {}
         return replace(
-            self,
-            restarts=0,
-            engines=nothing,
-            gauges=nothing,
-            counters=nothing,
-            histograms=nothing,
-            queues=nothing,
-            several_servers=True,
+            self, engines=nothing, gauges=nothing, counters=nothing, histograms=nothing, queues=nothing
         )
 
     def mean_ms(self, histogram: str) -> float | None:
@@ -154,6 +156,7 @@ class ServerWindow:
                 for source, engine, model_name in (key,)
             ],
             "several_servers": self.several_servers,
+            "partial": self.partial,
             "restarts": self.restarts,
             "first_look_late_s": self.first_look_late_s,
             **_levels("kv_cache_usage", self.gauges.get("kv_cache_usage")),

@@ -107,7 +107,7 @@ class PrefixCache:
             before = _at_rest(target, headers)
             asked = self._ask_for(target, {**headers, **chosen}, primers)
             after = _at_rest(target, headers)
-            if after != {**before, engine: before.get(engine, 0.0) + asked}:
+            if before is None or after != {**before, engine: before.get(engine, 0.0) + asked}:
                 in_spite = f" in spite of {_RANK}" if chosen else ""
                 return (
                     f"{target.url} did not count at its engine {engine} just the {asked} prompt tokens "
@@ -137,12 +137,15 @@ def _prompt_tokens(answer: Any) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, float]:
-    """The prompt tokens of each engine, once they do not grow: vLLM counts some after their answer is out."""
+def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, float] | None:
+    """The prompt tokens of each engine, once they do not change: vLLM counts some after their answer is out.
+
+    None where they never stand still.
+    """
     tokens = prompt_tokens_of_engines(target, headers) or {}
     for _ in range(_TRIES):
         gevent.sleep(_BETWEEN_TRIES_S)
         before, tokens = tokens, prompt_tokens_of_engines(target, headers) or {}
         if tokens == before:
-            break
-    return tokens
+            return tokens
+    return None

@@ -12,8 +12,9 @@ from vllm_locust.core.batch_means import intervals_in_order
 from vllm_locust.core.gates import gates
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
-from vllm_locust.core.reconciliation import reconcile
+from vllm_locust.core.reconciliation import is_partial, reconcile
 from vllm_locust.core.recording import Recording
+from vllm_locust.core.server_window import ServerWindow
 from vllm_locust.core.slo import Judgement, Slo, percentiles_of, undetermined
 from vllm_locust.core.summary import nothing_measured, summarize
 from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, Validity, judge, named_parts
@@ -141,15 +142,23 @@ def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) ->
 
 def _server(side: ServerSide, numbers: Mapping[str, Any], client_verdict: str) -> Mapping[str, Any]:
     """The block `server` of the summary; every phase gets one of its own."""
-    for phase in numbers["phases"]:
-        window = side.recording.phase(phase["phase"])
-        phase["server"] = None if window is None else window.to_dict()
     total = side.recording.total()
+    silent = [source["source"] for source in side.sources if not source["up"]]
+    partial = total is not None and is_partial(total, numbers, silent)
+    for phase in numbers["phases"]:
+        phase["server"] = _shown(side.recording.phase(phase["phase"]), partial)
     block: dict[str, Any] = {"sources": list(side.sources)}
     if total is not None:
-        reconciliation = reconcile(total, numbers, client_valid=client_verdict == VALID)
-        block |= {**total.to_dict(), "reconciliation": reconciliation}
+        valid = client_verdict == VALID
+        reconciliation = reconcile(total, numbers, client_valid=valid, silent=silent)
+        block |= {**(_shown(total, partial) or {}), "reconciliation": reconciliation}
     return block
+
+
+def _shown(window: ServerWindow | None, partial: bool) -> Mapping[str, Any] | None:
+    if window is None:
+        return None
+    return (window.of_a_part() if partial else window).to_dict()
 
 
 def sentences_on_lost(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import zlib
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -87,8 +87,9 @@ class Trouble(Exception):
 
 
 class Questioner:
-    """Asks one source for its page, over a connection that is kept.
+    """Asks one source for its page, each time over a connection of its own.
 
+    A load balancer that works per connection would show whoever keeps one a single server, as if it were all.
     `clock` gives the times of pages.
     """
 
@@ -97,9 +98,9 @@ class Questioner:
         self._clock = clock
         self._limit_s = limit_s
         self._parts = urlsplit(source.url)
-        self._connection: http.client.HTTPConnection | None = None
+        self._tls: ssl.SSLContext | None = None
+        """Kept: it takes 10 ms and more to read all certificates."""
         self._socket: socket.socket | None = None
-        self._first_byte_s: float | None = None
 
     def ask(self) -> Page:
         """The page, or a Trouble.
@@ -108,13 +109,14 @@ class Questioner:
         the server wrote it, and half of that time is the most this can be wrong.
         """
         try:
-            return self._ask()
+            with closing(self._connection()) as connection:
+                return self._question(connection)
         except Trouble:
-            self.close()
             raise
         except Exception as error:  # a thread has to live on
-            self.close()
             raise _trouble(error, self._limit_s) from error
+        finally:
+            self._socket = None
 
     def interrupt(self) -> None:
         """End a question under way, from another thread."""
@@ -123,66 +125,42 @@ class Questioner:
                 # A close would not wake who reads; a TLS socket's own shutdown is not for two threads.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = self._socket = None
-
     # ------------------------------------------------------------------------------------------------------
 
-    def _ask(self) -> Page:
-        reused = self._connection is not None
-        try:
-            return self._question()
-        except (http.client.RemoteDisconnected, ConnectionError):
-            # The server closed the connection that was kept, as it may.
-            if not reused or self._first_byte_s is not None:
-                raise
-        self.close()
-        return self._question()
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=self._limit_s)
+        if self._tls is None:
+            self._tls = _tls(self._source)
+        return http.client.HTTPSConnection(host, port, timeout=self._limit_s, context=self._tls)
 
-    def _question(self) -> Page:
-        self._first_byte_s = None
-        connection = self._connection or self._connect()
+    def _question(self, connection: http.client.HTTPConnection) -> Page:
+        connection.connect()
+        self._socket = connection.sock
         deadline_s = monotonic() + self._limit_s
+        began: list[float] = []
 
         def response(sock: socket.socket, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
-            bounded: Any = _Bounded(sock, deadline_s, self._note_first_byte)
+            bounded: Any = _Bounded(sock, deadline_s, lambda: began.append(self._clock()))
             return http.client.HTTPResponse(bounded, *args, **kwargs)
 
         connection.response_class = response  # type: ignore[assignment]
-        connection.sock.settimeout(self._limit_s)
         path = self._parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
         connection.request("GET", path, headers=_headers(self._source, self._parts))
         asked_s = self._clock()
         with connection.getresponse() as answer:
             _refuse(answer, self._parts)
             body = _body(answer)
-        if answer.will_close:
-            self.close()
-        first_byte_s = asked_s if self._first_byte_s is None else self._first_byte_s
-        return Page(body.decode("utf-8", "replace"), (asked_s + first_byte_s) / 2)
+        return Page(body.decode("utf-8", "replace"), (asked_s + began[0]) / 2)
 
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
-        if self._parts.scheme == "https":
-            context = ssl.create_default_context()
-            if self._source.insecure:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, port, timeout=self._limit_s, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=self._limit_s)
-        self._connection = connection
-        connection.connect()
-        self._socket = connection.sock
-        return connection
 
-    def _note_first_byte(self) -> None:
-        if self._first_byte_s is None:
-            self._first_byte_s = self._clock()
+def _tls(source: Source) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if source.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class _Bounded:
@@ -224,7 +202,7 @@ class _BoundedFile(io.RawIOBase):
 
 def _headers(source: Source, parts: SplitResult) -> dict[str, str]:
     headers = {"Accept": "text/plain", "Accept-Encoding": "gzip", "User-Agent": "vllm-locust"}
-    headers |= source.headers
+    headers |= {"Connection": "close", **source.headers}
     if parts.username is not None:  # named for this very address
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
         secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -11,6 +11,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from vllm_locust.core.server import ServerSample
+from vllm_locust.core.server_recording import ServerRecording
 from vllm_locust.observe.answer import LIMIT_S, Source, distinct
 from vllm_locust.observe.endpoint import Endpoint
 from vllm_locust.observe.gpu import GpuReader
@@ -27,6 +28,7 @@ Say = Callable[[Mapping[str, Any]], None]
 _TICK_S = 1.0
 # How often a look that was asked for is checked for.
 _LOOK_EVERY_S = 0.01
+_TURNS = "several servers take turns behind this address: name each of them with --server-metrics-url"
 
 
 class Observer:
@@ -39,6 +41,8 @@ class Observer:
         self._sources: Sequence[ServerSource] = ()
         self._latest: dict[str, ServerSample] = {}
         self._baselines: dict[str, ServerSample] = {}
+        self._seen = ServerRecording()
+        """Since the run began: whether several servers take turns is what it is asked for."""
         self._endpoint: Endpoint | None = None
         self._closed = Event()
         self._ticker = Thread(target=self._tick_regularly, daemon=True)
@@ -60,7 +64,7 @@ class Observer:
         asked = distinct(Source(**source) for source in sources)
         gpus = [GpuReader(interval_s, self._deliver)] if gpu else []
         with self._lock:
-            self._latest, self._baselines = {}, {}
+            self._latest, self._baselines, self._seen = {}, {}, ServerRecording()
             self._sources = [
                 *(Scraper(source, interval_s, self._deliver, self._tell) for source in asked),
                 *(LogFollower(Path(path), self._deliver, self._tell) for path in logs),
@@ -73,7 +77,7 @@ class Observer:
         """A run begins; it takes the place of the one before."""
         with self._lock:
             self._run = LiveRun(identity)
-            self._baselines = {}
+            self._baselines, self._seen = {}, ServerRecording()
 
     def phase(self, **phase: Any) -> None:
         """A phase of the run begins, see `LiveRun.begin_phase`."""
@@ -119,9 +123,14 @@ class Observer:
         with self._lock:
             self._latest[sample.source] = sample
             self._baselines.setdefault(sample.source, sample)
+            known = self._seen.takes_turns(sample.source)
+            self._seen.add(sample)
+            found = self._seen.takes_turns(sample.source) and not known
             if self._run is not None and self._run.ended_s is None:
                 at_s = self._run.identity.since_begin_s(sample.at_s)
                 self._run.series.add_servers(max(at_s, 0.0), self._statuses())
+        if found:
+            self._tell(f"{sample.source}: {_TURNS}. What it tells is not shown.")
         self._say({"say": "sample", "sample": sample.to_dict()})
 
     def _tell(self, sentence: str) -> None:
@@ -136,22 +145,30 @@ class Observer:
             statuses = self._statuses()
             exporter = None if self._endpoint is None else self._endpoint.url
             view = live_view(self._run, statuses, exporter, perf_counter())
-        sources = [{"source": s.source, "up": s.up, "problem": s.problem} for s in statuses]
-        self._say({"say": "status", "sources": sources})
+        self._say_how_sources_are()
         self._say({"say": "view", "body": view})
 
-    def _statuses(self) -> list[ServerStatus]:
-        return [
-            ServerStatus(
-                source.name,
-                source.status.up,
-                source.status.problem,
-                self._latest.get(source.name),
-                self._baselines.get(source.name),
-                source.status.scrape_s,
-            )
+    def _say_how_sources_are(self) -> None:
+        """Whether they can be asked; what is wrong with what they tell is for whoever sums it up."""
+        sources = [
+            {"source": source.name, "up": source.status.up, "problem": source.status.problem}
             for source in self._sources
         ]
+        self._say({"say": "status", "sources": sources})
+
+    def _statuses(self) -> list[ServerStatus]:
+        return [self._status(source) for source in self._sources]
+
+    def _status(self, source: ServerSource) -> ServerStatus:
+        several = self._seen.takes_turns(source.name)
+        return ServerStatus(
+            source.name,
+            source.status.up,
+            source.status.problem or (_TURNS if several else None),
+            None if several else self._latest.get(source.name),
+            self._baselines.get(source.name),
+            source.status.scrape_s,
+        )
 
     def _scrape_and_say(self, token: int, asked_s: float) -> None:
         sources = self._sources
@@ -161,10 +178,7 @@ class Observer:
             if all(_has_looked(source, asked_s) for source in sources):
                 break
             sleep(_LOOK_EVERY_S)
-        with self._lock:
-            statuses = self._statuses()
-        sources_now = [{"source": s.source, "up": s.up, "problem": s.problem} for s in statuses]
-        self._say({"say": "status", "sources": sources_now})
+        self._say_how_sources_are()
         self._say({"say": "done", "token": token})
 
     def _render(self) -> bytes:

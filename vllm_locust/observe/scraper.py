@@ -44,7 +44,7 @@ class Scraper:
         self._told: set[str] = set()
         self._warnings = 0
         self._away_since_s: float | None = None
-        self._rounds = Rounds(self.name, self._look, self._questioner.close)
+        self._rounds = Rounds(self.name, self._look)
 
     def start(self) -> None:
         """Ask now, and from then on regularly."""

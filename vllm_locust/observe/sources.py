@@ -51,7 +51,9 @@ class Rounds:
     in the same thread.
     """
 
-    def __init__(self, name: str, look: Callable[[], float], leave: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, look: Callable[[], float], leave: Callable[[], None] = lambda: None
+    ) -> None:
         self._look = look
         self._leave = leave
         self._wake = Event()

@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 def time_charts(results: Results, link: str) -> list[Chart]:
     """What is known over time; empty where nothing is. `link` makes them zoom together."""
     client = client_timeline(results.requests, _most_bins(results))
-    table = None if _several_servers(results) else read_server_metrics(results.folder / SERVER_METRICS)
+    table = None if _is_nobodys(results) else read_server_metrics(results.folder / SERVER_METRICS)
     server = server_timeline(table) if table else None
     shading = _shading((results.summary or {}).get("phases") or ())
     x = {"ticksuffix": " s", "range": [0, end_of_axis(results)]}
@@ -51,9 +51,10 @@ def time_charts(results: Results, link: str) -> list[Chart]:
     ]
 
 
-def _several_servers(results: Results) -> bool:
-    """Whether several took turns at one address: a line through their looks would be nobody's."""
-    return bool(((results.summary or {}).get("server") or {}).get("several_servers"))
+def _is_nobodys(results: Results) -> bool:
+    """Whether several servers took turns at one address, or others answered a part: no line is the load's."""
+    server = (results.summary or {}).get("server") or {}
+    return bool(server.get("several_servers") or server.get("partial"))
 
 
 def _most_bins(results: Results) -> int:
@@ -77,7 +78,7 @@ def _of_client(client: ClientTimeline) -> Iterator[_Part]:
         return
     yield (
         "TTFT",
-        "Growing within a phase: requests queue up, or prompts get longer. By the time of sending.",
+        "Growing within a phase: a queue, longer prompts or a slower server. By the time of sending.",
         _spread(x, client.ttft),
         scale("ms", client.ttft.p50_ms, client.ttft.max_ms),
         {},
@@ -88,7 +89,7 @@ def _of_client(client: ClientTimeline) -> Iterator[_Part]:
         traces.append(line("longest ITL", x, worst, 3, line={"width": 1.5, "dash": "dot"}))
     yield (
         "TPOT and the longest ITL",
-        "Longest ITL far above TPOT: tokens stood still, often for the prefill of somebody else's prompt.",
+        "Longest ITL far above TPOT: tokens stood still, perhaps for the prefill of somebody else's prompt.",
         traces,
         scale("ms", client.tpot.p50_ms, client.tpot.p99_ms, worst),
         {},
@@ -133,7 +134,7 @@ def _of_server(server: ServerTimeline) -> Iterator[_Part]:
     ]
     if traces:
         y = {"title": "in use", "tickformat": ".0%", "rangemode": "tozero"}
-        yield "KV cache", "Near 100 % requests wait for memory or are preempted.", traces, y, {}
+        yield "KV cache", "Near 100 % a request may have to wait for memory, or is preempted.", traces, y, {}
     if np.nanmax(np.append(server.preemptions_per_s, 0.0)) > 0:
         more = _looks(server, "preemptions", server.preemptions_per_s, 1)
         y = {"title": "per second", "rangemode": "tozero"}
@@ -155,7 +156,7 @@ def _failures(client: ClientTimeline) -> Iterator[_Part]:
         colour = {"color": _OF_FAILURES[place % len(_OF_FAILURES)]}
         bars = {"type": "bar", "name": plain(kind), "width": width_s, "marker": colour}
         traces.append({**bars, "x": numbers(x), "y": counts[some].tolist()})
-    look_for = "All at one time is an event; ever more is overload; evenly spread is a kind of request."
+    look_for = "All at one time may be an event, ever more overload, evenly spread a kind of request."
     y = {"title": f"failed per {width_s:g} s", "rangemode": "tozero"}
     yield "Failures by kind", look_for, traces, y, {"barmode": "stack", "showlegend": True}
 
