@@ -44,7 +44,7 @@ def _throughput() -> list[Panel]:
             "Output tokens/s",
             "phase_output_throughput",
             "short",
-            "Flat from some load on: the server is full, and more load only waits.",
+            "Flat from some load on: more load brings nothing.",
         ),
         _against_load(
             "Good requests/s, with --goodput",

@@ -65,8 +65,8 @@ def _between_and_inside() -> list[Panel]:
         ),
         lines(
             "Where the time goes, server",
-            "Means per request. Much queue: too much load. Much prefill: long prompts, or a prefix cache "
-            "that does not hit.",
+            "Means per request. Much queue: requests wait in the server. Much prefill: long prompts, a "
+            "prefix cache that does not hit, or steps shared with many others.",
             "s",
             Query(mean("server_queue_seconds", SERVER), "queue"),
             Query(mean("server_prefill_seconds", SERVER), "prefill"),
@@ -80,8 +80,9 @@ def _between_and_inside() -> list[Panel]:
         ),
         lines(
             "Tokens per second",
-            "A server that makes more than the client receives has other clients. Prompts of the client are "
-            "those of requests in the window: none while a step warms up.",
+            "A server that makes more than the client receives has other clients, or requests that failed "
+            "here; one that makes less is not the only one. Prompts of the client are those of requests in "
+            "the window: none while a step warms up.",
             "short",
             Query(rate("received_tokens_total", PROFILE), "output, client"),
             Query(server_tokens("generation"), "output, server"),
@@ -134,7 +135,7 @@ def _machine() -> list[Panel]:
         ),
         lines(
             "Server up",
-            "1 while the server tells its metrics: a hole is a restart, or a server too busy to answer.",
+            "1 while the server tells its metrics: a hole may be a restart, or a server too busy to answer.",
             "none",
             Query(gauge("server_up", SERVER, by="server", fold="min"), "{{server}}"),
             most=1,

@@ -67,14 +67,14 @@ def _in_numbers() -> list[Panel]:
         ),
         number(
             "Requests",
-            "Successful requests per second now: they grow with the load until the server is full.",
+            "Successful requests per second now: they grow with the load as long as the server keeps up.",
             "reqps",
             Query(rate("requests_total", _OK)),
         ),
         number(
             "Output tokens/s",
-            "Tokens of the answers that end, per second now: when they no longer grow with the load, the "
-            "server is full.",
+            "Tokens of the answers that end, per second now: when they no longer grow with the load, more "
+            "load brings nothing.",
             "short",
             Query(rate("received_tokens_total", PROFILE)),
         ),
@@ -131,7 +131,8 @@ def _latencies() -> list[Panel]:
         _latency(
             "ITL",
             "itl",
-            "Gaps between tokens: a p99 far above the p50 means stalls by prefills or preemptions.",
+            "Gaps between tokens: a p99 far above the p50 means stalls, by prefills or preemptions for "
+            "instance, or tokens that travel together.",
         ),
         _latency("E2EL", "e2e", "Time to the last token: it also depends on how long answers are."),
     ]
@@ -162,8 +163,8 @@ def _load_and_throughput() -> list[Panel]:
     return [
         heat(
             "TTFT, all requests",
-            "How many requests had which time to first token: two bands are two kinds of requests, or a "
-            "cache that hits some.",
+            "How many requests had which time to first token: two bands may be two kinds of requests, "
+            "or a cache that hits some.",
             "s",
             rate("ttft_seconds_bucket", PROFILE, by="le"),
         ),
@@ -198,7 +199,7 @@ def _load_and_throughput() -> list[Panel]:
         lines(
             "Tokens per second",
             "The client counts an answer's tokens when it ends, the server as it makes them: flat under a "
-            "growing load means full.",
+            "growing load means that more load brings nothing.",
             "short",
             Query(rate("received_tokens_total", PROFILE), "output, client"),
             Query(server_tokens("generation"), "output, server"),
@@ -223,8 +224,8 @@ def _what_may_be_wrong() -> list[Panel]:
         ),
         lines(
             "KV cache and preemptions",
-            "At 100 % requests wait, and preemptions throw work away: less load, shorter requests, fewer "
-            "--max-num-seqs or more memory help.",
+            "Near 100 % a request may have to wait for memory, or is preempted, which throws work away: less "
+            "load, shorter requests, fewer --max-num-seqs or more memory help. As seen now and then.",
             "percentunit",
             Query(gauge("server_kv_cache_usage_ratio", SERVER, by="server", fold="max"), "used, {{server}}"),
             Query(rate("server_preemptions_total", SERVER), "preemptions"),
@@ -236,8 +237,8 @@ def _what_may_be_wrong() -> list[Panel]:
         ),
         lines(
             "Requests in the server",
-            "Requests that wait while few are running met a limit of the server: --max-num-seqs or the KV "
-            "cache.",
+            "Requests that wait met a limit of the server. Which one, these do not tell: memory, "
+            "--max-num-seqs, --max-num-batched-tokens, a LoRA slot, a grammar, or a pause.",
             "short",
             Query(gauge("server_requests_running", SERVER), "running"),
             Query(gauge("server_requests_waiting", SERVER), "waiting"),

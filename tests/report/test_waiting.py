@@ -44,7 +44,7 @@ NOT_KNOWN = "What held them up is not known from these: it can be memory, a plac
         # --max-num-seqs 4 and a grammar for each of 12: all that wait count as passed over.
         (
             server(an_engine(20, (4, 4), (0.1, 0.2)), requests_waiting_deferred_peak=8),
-            "At least 8 at a time counted as passed over (deferred), as those do that need a grammar,",
+            "At least 8 at a time counted as passed over (deferred), as those do for instance that need a",
         ),
         # --max-num-batched-tokens 256 for prompts of 1000 tokens: one runs all the while, of 64.
         (

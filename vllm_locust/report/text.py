@@ -307,7 +307,7 @@ _LEGEND = (
     "E2EL to the last token. * = too few samples for this percentile, n/a = nothing to measure."
 )
 _LEGEND_OF_SERVER = (
-    "Server: the most requests that were seen waiting in it, and the most of its KV cache in use."
+    "Server: the most requests seen waiting, and the most of its KV cache seen in use: at least."
 )
 _LEGEND_OF_RATES = "req/s = requests answered per second, peak = the most that were open at one time."
 

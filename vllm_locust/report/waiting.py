@@ -13,8 +13,8 @@ from vllm_locust.report.words import counted
 
 _CAUSES = (
     "What held them up is not known from these: it can be memory, a place in the batch (--max-num-seqs), "
-    "tokens of a step (--max-num-batched-tokens), a slot of a LoRA adapter, a grammar, a transfer of KV, or "
-    "a pause."
+    "tokens of a step (--max-num-batched-tokens), a slot of a LoRA adapter, a grammar, a transfer of KV, a "
+    "pause, or something else."
 )
 
 
@@ -64,8 +64,8 @@ def _range(least: float, most: float, digits: str) -> str:
 def _passed_over(server: Mapping[str, Any]) -> Iterator[str]:
     if passed_over := server.get("requests_waiting_deferred_peak"):
         yield (
-            f"At least {passed_over} at a time counted as passed over (deferred), as those do that need a "
-            "grammar, a transfer of KV, or a slot of a LoRA adapter that is not free."
+            f"At least {passed_over} at a time counted as passed over (deferred), as those do for instance "
+            "that need a grammar, a transfer of KV, or a slot of a LoRA adapter that is not free."
         )
 
 

@@ -34,15 +34,16 @@ def named(name: str, rows: list[Row]) -> Finding:
 def test_throughput_that_grows_to_the_end_refutes() -> None:
     finding = named(NAME, at_once([64, 128, 256, 512], [0.1, 0.2, 0.4, 0.8]))
     assert finding.verdict == "refuted once"
-    assert finding.sentence.startswith("Throughput still grows at the largest: 64.0 req/s and KV 10.0% at 64")
+    assert finding.sentence.startswith(
+        "Throughput still grows at the largest: 64.0 req/s, KV peak at least 10.0% at 64"
+    )
 
 
 def test_a_cache_that_is_full_at_the_knee_refutes() -> None:
     finding = named(NAME, at_once([64, 128, 130, 131], [0.5, 1.0, 1.0, 1.0]))
     assert finding.verdict == "refuted once"
     assert finding.sentence.startswith(
-        "From 128 to 512 throughput changes by +2.3%, while the peak of KV usage, as seen at least, "
-        "does not grow either:"
+        "From 128 to 512 throughput changes by +2.3%, while the KV peak as seen does not grow either:"
     )
 
 
@@ -57,7 +58,7 @@ def test_throughput_that_falls_has_stopped_growing() -> None:
     finding = named(NAME, at_once([1, 2, 4, 3], [0.1, 0.2, 0.4, 0.8]))
     assert finding.verdict == "confirmed once"
     assert finding.sentence.startswith(
-        "From 256 to 512 throughput changes by -25.0%, while the peak of KV usage, as seen at least, grows on"
+        "From 256 to 512 throughput changes by -25.0%, while the KV peak as seen grows on"
     )
 
 
@@ -134,9 +135,9 @@ def test_a_level_above_one_that_missed_does_not_hold_the_budget() -> None:
         for users, word in outcomes.items()
     ]
     (finding,) = find("max_num_seqs", rows)
-    assert finding.sentence == "4 is the largest load that meets it: met at 4, missed at 8 and met at 12."
+    assert finding.sentence == "Loads up to 4 met it: met at 4, missed at 8 and met at 12."
     (none,) = find("max_num_seqs", rows[1:])
-    assert none.sentence == "No load meets it: missed at 8 and met at 12."
+    assert none.sentence == "Already 8 did not meet it: missed at 8 and met at 12."
 
 
 def test_ladders_of_several_workloads_have_an_answer_each() -> None:
@@ -153,7 +154,7 @@ def test_ladders_of_several_workloads_have_an_answer_each() -> None:
     ]
     told = {finding.name: finding.sentence for finding in find("max_num_seqs", rows)}
     for name, most in held.items():
-        assert told[f"largest load with x<1 (m, {name})"].startswith(f"{most} is the largest load")
+        assert told[f"largest load with x<1 (m, {name})"].startswith(f"Loads up to {most} met it")
 
 
 def test_batches_of_several_caches_are_no_repeats_of_each_other() -> None:

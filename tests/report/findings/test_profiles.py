@@ -78,6 +78,20 @@ def test_h2_is_refuted_when_the_prompt_moves_tpot_as_much_as_ttft() -> None:
     )
 
 
+def test_h2_cannot_be_told_when_the_prompt_moves_neither() -> None:
+    """By 1 % and 2 %, and another day the other way round."""
+    rows = [
+        at_level(name, users, mean_ttft_ms=ttft, mean_tpot_ms=tpot * users, completed=50)
+        for name, ttft, tpot in (("short_long", 10.0, 5.0), ("long_long", 10.1, 5.1))
+        for users in (1, 8)
+    ]
+    finding = named("H2", rows)
+    assert finding.verdict == "cannot tell"
+    assert (
+        "Whether it is decode's cannot be told: at 1 user a long prompt makes TPOT x1.02" in finding.sentence
+    )
+
+
 def test_h2_cannot_be_told_whole_without_profiles_that_differ_in_the_prompt() -> None:
     rows = [at_level("short_long", users, mean_tpot_ms=5.0 * users, completed=50) for users in (1, 8)]
     finding = named("H2", rows)

@@ -104,7 +104,9 @@ def _kv_goes_on(levels: _Levels, where: str) -> Finding:
             "cannot tell",
             f"{counted(len(known), 'value')} of {SEQS} with throughput and KV usage: needed are {_LEAST}.",
         )
-    told = listed([f"{rate[one].told()} req/s and KV {kv[one].told(_share)} at {one:g}" for one in known])
+    told = listed(
+        [f"{rate[one].told()} req/s, KV peak at least {kv[one].told(_share)} at {one:g}" for one in known]
+    )
     *before, last = known
     start = next((level for level in before if exceeds(rate[last], rate[level]) is False), None)
     if start is None:
@@ -118,7 +120,7 @@ def _kv_goes_on(levels: _Levels, where: str) -> Finding:
         name,
         confirmed_if(goes_on, [*rate.values(), *kv.values()]),
         f"From {start:g} to {last:g} throughput changes by {rate[last].value / rate[start].value - 1:+.1%}, "
-        f"while the peak of KV usage, as seen at least, {word}: {told}.",
+        f"while the KV peak as seen {word}: {told}.",
     )
 
 
@@ -186,7 +188,7 @@ def _of_ladder(levels: _Levels, slo: str) -> str:
     ]
     held = [level for level in levels if not failing or level < failing[0]]
     told = [f"{_outcome(row, slo)} at {level:g}" for level, rows in levels.items() for row in rows]
-    most = f"{held[-1]:g} is the largest load that meets it" if held else "No load meets it"
+    most = f"Loads up to {held[-1]:g} met it" if held else f"Already {failing[0]:g} did not meet it"
     return f"{most}: {listed(told)}."
 
 

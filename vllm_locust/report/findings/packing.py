@@ -22,7 +22,7 @@ from vllm_locust.report.evidence import (
     times,
     trusted,
 )
-from vllm_locust.report.findings.finding import Finding, confirmed_if
+from vllm_locust.report.findings.finding import Finding, by_chance, confirmed_if
 from vllm_locust.report.words import digits, listed
 from vllm_locust.results.rows import Row
 
@@ -120,17 +120,17 @@ def _tokens(packed: _Cells, single: Sequence[Row]) -> Iterator[Finding]:
 
 def _best(packed: _Cells, single: Sequence[Row]) -> Iterator[Finding]:
     """The n with the most reviews per second."""
-    rates = {n: n * rate.value for n, rate in means(packed, _RATE).items()}
+    rates = {n: rate.scaled(n) for n, rate in means(packed, _RATE).items()}
     if (ones := mean(single, _RATE)) is not None:
-        rates[1] = ones.value
+        rates[1] = ones
     if len(rates) > 1:
-        first, second = sorted(rates, key=lambda n: -rates[n])[:2]
-        told = [f"{digits(rates[n])} at {n}" for n in sorted(rates, reverse=True)]
-        only = "" if larger(rates[first], rates[second]) else f", hardly more than at {second}"
+        first, second = sorted(rates, key=lambda n: -rates[n].value)[:2]
+        told = [f"{digits(rates[n].value)} at {n}" for n in sorted(rates, reverse=True)]
+        only = "" if larger(rates[first].value, rates[second].value) else f", hardly more than at {second}"
         yield Finding(
             "best reviews per prompt",
             "note",
-            f"Most reviews per second come at n = {first}{only}: {listed(told)}.",
+            f"Most reviews per second came at n = {first}{only}: {listed(told)}{by_chance(rates.values())}.",
         )
 
 

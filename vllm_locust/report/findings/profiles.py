@@ -7,7 +7,6 @@ H4  answers of one token have no TPOT
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import log
 
 from vllm_locust.report.evidence import (
     Mean,
@@ -17,6 +16,7 @@ from vllm_locust.report.evidence import (
     exceeds,
     failed,
     grouped,
+    larger,
     mean,
     means,
     times,
@@ -144,12 +144,25 @@ def _decodes(cells: _Cells, tpot: Mapping[tuple[str, float], Mean]) -> tuple[boo
         return None, " No two profiles differ in the prompt alone: whether TPOT is decode's cannot be told."
     answer, level, short, long = of_tpot[-1]
     _, _, ttft_short, ttft_long = of_ttft[-1]
-    decodes = abs(log(long.value / short.value)) < abs(log(ttft_long.value / ttft_short.value))
+    of_decode, of_prefill = _change(long, short), _change(ttft_long, ttft_short)
+    decodes = True if larger(of_prefill, of_decode) else False if larger(of_decode, of_prefill) else None
     return decodes, (
-        f" It is {'decode' if decodes else 'not only decode'}'s: at {_load(cells, level)} a long prompt "
-        f"makes TPOT {times(long.value, short.value)} and TTFT {times(ttft_long.value, ttft_short.value)} "
-        f"with {answer} answers."
+        f" {_DECODES[decodes]}: at {_load(cells, level)} a long prompt makes TPOT "
+        f"{times(long.value, short.value)} and TTFT {times(ttft_long.value, ttft_short.value)} with {answer} "
+        "answers."
     )
+
+
+_DECODES = {
+    True: "It is decode's",
+    False: "It is not only decode's",
+    None: "Whether it is decode's cannot be told",
+}
+
+
+def _change(one: Mean, other: Mean) -> float:
+    """How many times as much the one is, or the other."""
+    return max(one.value / other.value, other.value / one.value)
 
 
 def _h3(cells: _Cells) -> Finding:

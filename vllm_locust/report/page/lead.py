@@ -102,7 +102,7 @@ def _disturbed(summary: Mapping[str, Any]) -> Iterator[str]:
                 f"counted, up to {worker['unaccounted']} are not accounted for."
             )
     if any(session.get("started_s") is not None for session in summary.get("profiler") or ()):
-        yield "The server's profiler ran and slowed it down: these numbers are not those of a run without it."
+        yield "The server's profiler ran, which slows it: these numbers are not those of a run without it."
 
 
 def verdict(summary: Mapping[str, Any]) -> Html:

@@ -37,8 +37,8 @@ def _look_for(panel: Panel) -> str:
     if panel.ticks is not None:
         return "A difference counts only if it is larger than what repeats of one configuration differ by."
     if panel.knee:
-        return "The ring marks the knee: beyond it more load brings little more, only longer waits."
-    return "Where a line turns up, the load is more than the server can take at that latency."
+        return "The ring marks the knee: beyond it more load brings little more throughput."
+    return "Where a line turns up, more load costs latency."
 
 
 def _traces(curve: Curve, place: int, panel: Panel) -> Iterator[Trace]:
