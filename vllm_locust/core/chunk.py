@@ -43,7 +43,7 @@ _are_usual = frozenset(
         *("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"),
         *("index", "delta", "text", "logprobs", "finish_reason", "stop_reason", "matched_stop", "token_ids"),
         *("role", "content", "reasoning", "reasoning_content", "tool_calls", "refusal", "function_call"),
-        *("prompt_token_ids", "prompt_logprobs"),
+        *("prompt_token_ids", "prompt_text", "prompt_logprobs"),
     }
 ).issuperset
 # Words in the names of fields and events, "internalServerException" or "error_msg", that tell of trouble.
@@ -103,8 +103,11 @@ def carried(choice: Mapping[str, Any], text_parts: list[str]) -> int:
 
 
 def is_usual(chunk: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a chunk with `choices` has no field that could tell of an error; asked for every token."""
-    if not choices or not _are_usual(chunk):
+    """Whether a chunk with `choices`, or with usage, has no field that could tell of an error.
+
+    Asked for every token.
+    """
+    if not _are_usual(chunk) or not (choices or chunk.get("usage")):
         return False
     for choice in choices:
         if not _are_usual(choice) or not _are_usual(choice.get("delta") or ()):

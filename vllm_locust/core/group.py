@@ -219,15 +219,16 @@ class Group:
             return
         self._add_stamps(record, origin_s, inside)
         arrivals = np.array(record.arrivals_s, np.float64)
+        earliest = arrivals - np.array(record.bounds_s, np.float64) if record.bounds_s else arrivals
         if len(arrivals):
-            self._add_tokens(record, arrivals - origin_s)
+            self._add_tokens(record, arrivals - origin_s, earliest - origin_s)
         if record.outcome != OK:
             self._add_failure(record, origin_s, inside)
             return
         self.ok += 1
         if inside:
             self._add_latencies(record, origin_s)
-            self._add_gaps(record, arrivals)
+            self._add_gaps(record, arrivals, earliest)
 
     def _add_stamps(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         ended_s = record.ended_s - origin_s
@@ -281,19 +282,21 @@ class Group:
             self.connect_s.append(record.connect_s)
             self.connect_bound_s.append(record.connect_bound_s)
 
-    def _add_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
+    def _add_gaps(
+        self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
+    ) -> None:
         if len(arrivals) < 2:
             return
-        bounds = np.array(record.bounds_s, np.float64) if record.bounds_s else np.zeros(len(arrivals))
-        earliest = arrivals - bounds
         if record.in_one_piece:
             if record.perhaps_read_late:
                 self._add_unknown_gaps(record, arrivals, earliest)
             return
         self.streams += 1
-        self.itl.record_many(arrivals[1:] - arrivals[:-1])
-        self.itl_low.record_many(earliest[1:] - arrivals[:-1])
-        self.itl_high.record_many(arrivals[1:] - earliest[:-1])
+        before, after = arrivals[:-1], arrivals[1:]
+        bounds = arrivals - earliest
+        self.itl.record_many(after - before)
+        self.itl_low.record_many(earliest[1:] - before)
+        self.itl_high.record_many(after - earliest[:-1])
         self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
         if record.event_tokens:
             self.itl_per_token.record_many(_gaps_per_token(arrivals, np.array(record.event_tokens)))
@@ -308,21 +311,19 @@ class Group:
             most = arrivals[some][1:] - earliest[some][:-1]
             self.itl_per_token_unknown.record_many(np.repeat(most, tokens[some][1:]))
 
-    def _add_tokens(self, record: RequestRecord, arrivals: NDArray[np.float64]) -> None:
-        seconds = np.floor(arrivals).astype(np.int64)
-        first = int(seconds.min())
+    def _add_tokens(
+        self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
+    ) -> None:
         tokens = _tokens_of_events(record, len(arrivals))
-        counts = np.bincount(seconds - first, tokens).tolist()
+        seconds = np.floor(arrivals)
+        first = int(seconds.min())
+        counts = np.bincount((seconds - first).astype(np.int64), tokens).tolist()
         _join_counts(self.tokens_by_second, {s: int(n) for s, n in enumerate(counts, first) if n})
-        if not record.bounds_s:
-            return
-        earliest = np.floor(arrivals - np.array(record.bounds_s)).astype(np.int64)
-        for event in np.flatnonzero(earliest < seconds).tolist():
+        for event in (earliest < seconds).nonzero()[0].tolist():
             count, claimed = 1 if tokens is None else int(tokens[event]), int(seconds[event])
             _join_counts(self.tokens_perhaps_before, {claimed: count})
-            _join_counts(
-                self.tokens_perhaps_there, dict.fromkeys(range(int(earliest[event]), claimed), count)
-            )
+            there = range(math.floor(earliest[event]), claimed)
+            _join_counts(self.tokens_perhaps_there, dict.fromkeys(there, count))
 
     def merge(self, other: "Group") -> None:
         """Add all that `other` has folded; `other` stays as it is."""

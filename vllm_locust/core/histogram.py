@@ -38,7 +38,7 @@ _NS = 10**9
 _SUMMABLE = 2**18
 
 # Values wait here and are counted many at a time: one by one they would cost ten times as much.
-_PENDING = 2048
+_PENDING = 8192
 
 
 def _sum_of_squares(ns: NDArray[np.int64]) -> int:
