@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +82,8 @@ class LocustProcess:
 
     def __init__(self, *options: str, folder: Path, locustfile: str = "chat.py") -> None:
         self.folder = folder
+        self._requests: list[dict[str, Any]] = []
+        self._read = 0
         locust = (sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / locustfile))
         self.process = subprocess.Popen(
             [*locust, *USUAL, *options, "--results-dir", str(folder)],
@@ -104,10 +107,14 @@ class LocustProcess:
         raise AssertionError("it has no observer")
 
     @property
-    def requests(self) -> list[dict[str, Any]]:
+    def requests(self) -> Sequence[Mapping[str, Any]]:
         """The whole lines of requests.jsonl so far."""
-        written, _, _ = (self.folder / "requests.jsonl").read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in written.splitlines()]
+        with (self.folder / "requests.jsonl").open("rb") as file:
+            file.seek(self._read)
+            lines, _, _ = file.read().rpartition(b"\n")
+        self._requests += map(json.loads, lines.splitlines())
+        self._read += len(lines) + bool(lines)
+        return self._requests
 
     def stop(self) -> Outcome:
         """What the run has left when it is told to end, as a container is."""
@@ -169,6 +176,13 @@ class Simulator:
         entries = (line for line in read_lines(self.send_log) if line["request_id"].startswith(f"{run}-"))
         return {int(entry["request_id"].rpartition("-")[2]): entry for entry in entries}
 
+    def served(self, outcome: Outcome) -> dict[int, dict[str, Any]]:
+        """What was sent in a run of which every request came here, as `sent`."""
+        run, planned = outcome.summary["run"], outcome.summary["requests"]["planned"]
+        # It writes its log when it has nothing better to do.
+        wait_until(lambda: len(self.sent(run)) == planned, "the server's log")
+        return self.sent(run)
+
     def in_flight(self) -> int:
         """Requests that wait or run."""
         with urlopen(f"{self.url}/load", timeout=5) as answer:
@@ -207,7 +221,7 @@ def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
-def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
+def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
     """Return once `is_true` says so; fails after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -219,7 +233,7 @@ def wait_until(is_true: Callable[[], bool], what: str, limit_s: float = 60.0) ->
 
 
 def assert_ended_with(code: int, outcome: Outcome) -> None:
-    """This exit code; or one that says why on a machine too busy for a valid measurement, or to send in time."""
+    """This exit code; or that of a machine too busy to measure validly, or to send in time, which is said."""
     client, requests = outcome.summary["client"], outcome.summary["requests"]
     lost = any("accounted" in reason for reason in client["reasons"])
     too_busy = outcome.code == 4 and client["verdict"] == "invalid" and not lost
@@ -250,6 +264,12 @@ def assert_nothing_is_lost(outcome: Outcome) -> None:
 def column(requests: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     """The known values of a key."""
     return [request[key] for request in requests if request[key] is not None]
+
+
+def most_at_once(requests: Sequence[Mapping[str, Any]]) -> int:
+    """The largest number of requests in flight; all are ended."""
+    sent_s, ended_s = (np.array(column(requests, name)) for name in ("sent_s", "ended_s"))
+    return int(max(((sent_s <= at_s) & (at_s < ended_s)).sum() for at_s in sent_s))
 
 
 def read_json(path: Path) -> Any:
