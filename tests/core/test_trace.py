@@ -115,7 +115,7 @@ BAILIAN = '{"chat_id": 1, "parent_chat_id": -1, "timestamp": %s, "input_length":
         ([BAILIAN % s for s in (61.114, 62.5, 70.614)], "s", 9.5),
         (["1764550000123", "1764550001623"], "ms", 1.5),
         (["1764550000", "1764550001.5"], "s", 1.5),
-        (["timestamp,Request tokens,Response tokens", *(f"{40 * n},1,1" for n in range(50))], "s", 1960),
+        (["timestamp,Request tokens,Response tokens", *(f"{4 * n},1,1" for n in range(50))], "s", 196),
         (["2024-05-10", "2024-05-11"], "date-times", 86400),
         (["0", "40"], "s", 40),
         ([str(1_700_000_000_000 + 200 * n) for n in range(40)], "ms", 7.8),
@@ -147,6 +147,10 @@ def test_numbers_that_are_hardly_seconds_are_asked_about(tmp_path):
     assert read_trace(path, "s").times_s[-1] == 295 * 11_999
 
 
+def burstgpt(gap: int) -> list[str]:
+    return ["Timestamp,Request tokens,Response tokens", *(f"{gap * n},1,1" for n in range(50))]
+
+
 AZURE_IN_NUMBERS = ["TIMESTAMP,ContextTokens,GeneratedTokens", *(f"{10 * n},40,4" for n in range(40))]
 
 
@@ -161,6 +165,9 @@ AZURE_IN_NUMBERS = ["TIMESTAMP,ContextTokens,GeneratedTokens", *(f"{10 * n},40,4
         ([str(25.5 * n) for n in range(40)], "s", "0.03922", "ms", "39.22"),
         ([MOONCAKE.replace("%d", f"{n / 5}") for n in range(9)], "ms", "5000", "s", "5"),
         ([MOONCAKE % (9 * n) for n in range(40)], "ms", "111.1", "s", "0.1111"),
+        (burstgpt(40), "s", "0.025", "ms", "25"),
+        (burstgpt(11), "s", "0.09091", "ms", "90.91"),
+        (["timestamp", *(f"{10.5 * n}" for n in range(40))], "s", "0.09524", "ms", "95.24"),
         # Dates of 2001, were they not so far apart.
         ([str(10**12 + 2 * 10**8 * n) for n in range(40)], "ms", "5e-06", "ns", "5"),
     ],

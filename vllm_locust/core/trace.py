@@ -5,7 +5,8 @@ name in COLUMNS, in any case. Times are numbers or ISO date-times (those without
 
 Numbers are in one of UNITS. The format tells which (see FORMATS); of no format they are seconds, unless they
 are dates of this century in a finer unit since 1970. What is inferred so is held against the mean rate that
-it comes to: where another unit is as likely, the user is asked.
+it comes to: where another unit is as likely, the user is asked. So are those who take a calm part of a trace
+in seconds, since it looks as a busy one in milliseconds does.
 """
 
 import csv
@@ -35,21 +36,21 @@ class Format(NamedTuple):
     """What tells it apart, in lower case."""
     unit: str
     """What its times are in."""
-    least_rate: float | None = None
-    """Requests/s on average of its calmest parts, where they are calmer than others."""
+    whole: bool = False
+    """Whether they are whole numbers of it."""
 
 
 FORMATS = (
     Format("Bailian", ("chat_id", "input_length", "output_length"), "s"),
     Format("Mooncake", ("input_length", "output_length"), "ms"),
-    Format("BurstGPT", ("request tokens", "response tokens"), "s", least_rate=0.01),
+    Format("BurstGPT", ("request tokens", "response tokens"), "s", whole=True),
 )
 PLAIN = Format("plain", (), "s")
 
-# Requests/s on average: few traces have fewer or more, and hardly any more than the last.
-_LEAST_RATE, _MOST_RATE, _HIGHEST_RATE = 0.05, 100.0, 1000.0
-# Of whole seconds: with fewer, they look as whole milliseconds at up to the highest rate do.
-_LEAST_RATE_WHOLE = 1.0
+# Requests/s on average: few traces have more than the first, and hardly any more than the last.
+_MOST_RATE, _HIGHEST_RATE = 100.0, 1000.0
+# Of fewer, seconds may be milliseconds at a rate that is usual, and whole ones at any.
+_LEAST_RATE, _LEAST_RATE_WHOLE = _MOST_RATE * 1e-3, _HIGHEST_RATE * 1e-3
 # So far beyond is doubtful of few requests, too, and of dates.
 _FEWEST, _SLACK = 10, 10.0
 # 2000 and 2100, in seconds since 1970.
@@ -94,10 +95,8 @@ def _is_doubtful(known: Format, rate: float, numbers: Sequence[float], *, dated:
     slack = _SLACK if few or dated else 1.0
     if known.unit != "s" and not dated:
         return rate > _MOST_RATE * slack
-    least = known.least_rate or _LEAST_RATE
-    if known.least_rate is None and not few and not dated and all(map(float.is_integer, numbers)):
-        least = _LEAST_RATE_WHOLE
-    return rate < least / slack
+    looks_finer = not (known.whole or few or dated) and all(map(float.is_integer, numbers))
+    return rate < (_LEAST_RATE_WHOLE if looks_finer else _LEAST_RATE) / slack
 
 
 class Times(NamedTuple):
