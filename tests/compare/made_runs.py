@@ -66,9 +66,10 @@ def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 
 
 
 def write_runs(folder: Path, runs: int, *, seed: int = 0, **more: Any) -> Path:
-    """Several, in folders of their own."""
+    """Several, one a minute, in folders of their own."""
     for number in range(runs):
-        write_run(folder / f"{number:02}", seed=seed + number, **more)
+        start = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)).isoformat()
+        write_run(folder / f"{number:02}", seed=seed + number, **{"start_time": start, **more})
     return folder
 
 

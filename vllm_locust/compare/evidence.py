@@ -49,8 +49,8 @@ class CellEvidence:
     """Keys of the metrics that did, as far as that can be told."""
     drift_in: str = ""
     """What `drift` is over, in words."""
-    assumed: str | None = None
-    """Of a baseline that had a session of its own: what is assumed where no drift is seen, in a sentence."""
+    pause: str | None = None
+    """How long ago a baseline was that had a session of its own: where no drift is seen, none is supposed."""
     open_to_drift: bool = False
     """Whether nothing is known of a drift, and any difference of the sides may be one."""
     shown: tuple[Array, Array] | None = None
@@ -61,6 +61,11 @@ class CellEvidence:
     """The error that each metric has at least: of shares, since failures are counted."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Why metrics cannot be compared, by their keys."""
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether more runs in the order of these would do: no drift is left open."""
+        return self.went_on is None and not self.open_to_drift
 
 
 def gather(
@@ -140,10 +145,7 @@ def _of_whole_runs(
         _allow_for_drift(cell, order, np.vstack(scaled), rng)
         if order is not None and order.apart and all(part.of_baseline for part in base):
             cell.open_to_drift = False
-            cell.assumed = (
-                f"{_long(order.pause_s)} lie between the baseline and the new runs. It is assumed that the "
-                "machine is as fast as it was: what slowed it meanwhile counts as a change."
-            )
+            cell.pause = _long(order.pause_s)
     return cell
 
 
@@ -152,6 +154,7 @@ def _allow_for_drift(
 ) -> None:
     """What the order of runs that are no pairs leaves open, and a sentence on it."""
     if order is None:
+        cell.open_to_drift = True
         cell.sentences.append(
             "In which order the runs were made is not known: a drift of the machine cannot be told from a "
             "change."

@@ -3,7 +3,8 @@
 Rule: all metrics of all cells are one family: one false alarm among all of them in 20 comparisons. Sides that
 have too little are refused. Where all runs of one side came after those of the other, everything is judged
 twice, without a drift and as if it went on through any pause, and what holds both times is said
-(`compare.order`). Only of a baseline file, made in another session, a drift that is not seen is not supposed.
+(`compare.order`). Only of a baseline file, made in another session, a drift that is not seen is not supposed,
+and whatever is said has that condition. Where nothing is known of a drift, no difference counts.
 """
 
 import math
@@ -43,7 +44,8 @@ class Judged:
     detectable: float | None = None
     """The change that would have been seen with a chance of 80 %."""
     needed: int | None = None
-    """Of an unclear one: units on each side that would show the tolerance in 4 of 5; None: more than 1000."""
+    """Of an unclear one: units on each side that would show the tolerance in 4 of 5, in turns where these
+    were not; None: more than 1000."""
     may_be_drift: bool = False
     """Whether what it is depends on whether a drift went on from side to side: no number of runs made in this
     order would tell."""
@@ -64,6 +66,10 @@ class Cell:
     sentences: Sequence[str]
     shortcomings: Sequence[str]
     """Why there is no verdict, in words; empty where there is one."""
+    condition: str | None = None
+    """What all of it rests on, in words that begin with "if"; None: on what was measured."""
+    in_turns: bool = True
+    """Whether more runs in the order of these would do: no drift is left open."""
 
 
 def judge(
@@ -103,11 +109,14 @@ def _tell_drift(cells: Sequence[CellEvidence]) -> None:
         if drifted:
             told = ", ".join(f"{key} {change}" for key, change in drifted.items())
             cell.sentences.append(f"The runs drifted, {cell.drift_in}: {told}.")
-            cell.assumed = None
+            cell.pause = None
     for cell in cells:
-        if cell.assumed is not None:
-            cell.sentences.append(cell.assumed)
+        if cell.pause is not None:
             cell.went_on = None
+            cell.sentences.append(
+                f"{cell.pause} lie between the baseline and the new runs. It is assumed that the machine is "
+                "as fast as it was: what slowed it meanwhile counts as a change."
+            )
 
 
 def _signed(change: float, ratio: bool) -> str:
@@ -146,7 +155,18 @@ def _finish(name: str, cell: CellEvidence, judged: Sequence[Judged]) -> Cell:
         shortcomings.append(
             f"{', '.join(unsure)} cannot be told from a drift: make the runs in turns, A B, B A and so on"
         )
-    return Cell(name, cell.unit, cell.units, cell.runs, [*judged, *without], cell.sentences, shortcomings)
+    judged = [metric if metric.verdict == "unclear" else replace(metric, needed=None) for metric in judged]
+    return Cell(
+        name,
+        cell.unit,
+        cell.units,
+        cell.runs,
+        [*judged, *without],
+        cell.sentences,
+        shortcomings,
+        condition=f"if the machine is as fast as it was {cell.pause} before" if cell.pause else None,
+        in_turns=cell.in_turns,
+    )
 
 
 def _left_open(metric: Judged) -> Judged:
@@ -164,7 +184,6 @@ def _both(one: Judged, other: Judged) -> Judged:
         verdict = one.verdict
     elif verdicts == {"regression", "worse"}:
         verdict = "worse"
-    needed = [judged.needed for judged in (one, other) if judged.verdict == "unclear"]
     return replace(
         one,
         verdict=verdict,
@@ -172,7 +191,6 @@ def _both(one: Judged, other: Judged) -> Judged:
         high=_farther(max, one.high, other.high),
         p=_farther(max, one.p, other.p),
         detectable=_farther(max, one.detectable, other.detectable),
-        needed=None if None in needed else max(filter(None, needed), default=None),
         may_be_drift=len(verdicts) == 2 and "regression" in verdicts,
     )
 
@@ -199,7 +217,7 @@ def _judge_all(
         if verdict == "regression" and cell.unit == "block":
             verdict = "worse"  # than that run: of the configuration nothing is known
         needed = None
-        if verdict == "unclear":
+        if verdict == "unclear" or not cell.in_turns:  # which may leave it so
             units = 2 / sum(1 / count for count in cell.units)
             now = comparison.Estimate(float(evidence.error[i]), float(evidence.df[i]), units)
             sides = 1 if cell.unit == "pair" else 2

@@ -16,13 +16,16 @@ def outcome(cells: Sequence[Cell], tolerance: float, strict: bool) -> tuple[int,
     beyond = f"beyond {tolerance * 100:g} %"
     metrics = [metric for cell in cells for metric in cell.metrics]
     worse = dict.fromkeys(metric.key for metric in metrics if metric.verdict == "regression")
+    conditions = " and ".join(dict.fromkeys(cell.condition for cell in cells if cell.condition))
     if worse:
-        return EXIT_REGRESSION, f"Regression {beyond}: {', '.join(worse)}."
+        on = f", {conditions}" if conditions else ""
+        return EXIT_REGRESSION, f"Regression {beyond}{on}: {', '.join(worse)}."
     if short := "; ".join(dict.fromkeys(_shortcomings(cells, strict))):
         return EXIT_NOT_CONCLUSIVE, f"No verdict: {short}."
     unclear = sum(metric.verdict == "unclear" for metric in metrics)
     more = f"; {unclear} of {len(metrics)} metrics are unclear" if unclear else ""
-    return 0, f"No regression {beyond} was shown{more}."
+    on = f" {conditions}" if conditions else ""
+    return 0, f"No regression {beyond} was shown{on}{more}."
 
 
 def _shortcomings(cells: Sequence[Cell], strict: bool) -> Iterator[str]:
@@ -37,4 +40,5 @@ def _shortcomings(cells: Sequence[Cell], strict: bool) -> Iterator[str]:
             needed = [metric.needed for metric in unclear]
             most = "more than 1000" if None in needed else str(max(filter(None, needed)))
             each = "" if cell.unit == "pair" else " each"
-            yield f"{name}{keys} stay unclear, {most} {cell.unit}s{each} would tell"
+            turns = "" if cell.in_turns else " in turns"
+            yield f"{name}{keys} stay unclear, {most} {cell.unit}s{each}{turns} would tell"

@@ -98,7 +98,7 @@ class Comparison:
                 outcome = _OUTCOMES.get(metric.verdict, "passed")
                 if self.strict and outcome == "skipped":
                     outcome = "error"
-                yield Case(f"{cell.name} {metric.key}".strip(), outcome, in_words(metric))
+                yield Case(f"{cell.name} {metric.key}".strip(), outcome, in_words(metric, cell.condition))
 
 
 def compare_folders(

@@ -39,9 +39,11 @@ def row(metric: Judged) -> tuple[str, ...]:
     )
 
 
-def in_words(metric: Judged) -> str:
-    """The row as a sentence."""
+def in_words(metric: Judged, condition: str | None) -> str:
+    """The row as a sentence, and what it rests on."""
     _, base, new, change, ends, verdict = row(metric)
+    if condition is not None and verdict != "unclear":
+        verdict = f"{verdict} {condition}"
     return (
         f"{verdict}: {base} in base, {new} in new, {change} [{ends}], p {metric.p or 0:.2g}"
         if ends
@@ -73,12 +75,13 @@ def unclear(cell: Cell, tolerance: float) -> Iterator[str]:
 
 
 def _needed(cell: Cell, metric: Judged) -> str:
+    turns = "" if cell.in_turns else " in turns"
     if metric.needed is None:
-        return f"not even 1000 {cell.unit}s"
+        return f"not even 1000 {cell.unit}s{turns}"
     if cell.unit == "block":
         longer = metric.needed / min(cell.units)
         return f"runs {longer:.2g} times as long" if longer > 1 else "runs as long as these"
-    return f"{metric.needed} {cell.unit}s{'' if cell.unit == 'pair' else ' each'}"
+    return f"{metric.needed} {cell.unit}s{'' if cell.unit == 'pair' else ' each'}{turns}"
 
 
 def _table(cell: Cell) -> Iterator[str]:
