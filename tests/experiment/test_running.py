@@ -17,7 +17,7 @@ from tests.locust_command import wait_until
 from tests.scripted_server import plain, scripted_server
 from vllm_locust.experiment import running
 from vllm_locust.experiment.definition import Experiment, Timing, Workload
-from vllm_locust.experiment.plan import plan
+from vllm_locust.experiment.plan import plan, runs_of
 from vllm_locust.experiment.progress import Progress
 from vllm_locust.experiment.running import Conduct
 from vllm_locust.experiment.store import Store
@@ -208,6 +208,31 @@ def test_a_second_time_only_what_is_missing_is_made(tmp_path: Path, starts: Path
     starts.unlink()
     conduct(tmp_path / "out", more)
     assert not starts.exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "own_seed", "goes_on", "others"),
+    [
+        (False, True, True, False),
+        (True, True, True, True),
+        (True, False, True, False),  # a seed that the user has chosen
+        (True, True, False, False),  # a server that is started anew, and knows nothing
+    ],
+)
+def test_a_server_that_goes_on_is_asked_other_prompts_when_a_run_is_made_anew(
+    tmp_path: Path, starts: Path, begun: bool, own_seed: bool, goes_on: bool, others: bool
+) -> None:
+    with scripted_server([plain("200 OK", b"")]) as here:
+        known = {"start": [], "url": here.url} if goes_on else {}
+        experiment = an_experiment(a_configuration(**known), seed_is_drawn=own_seed)
+        Store(tmp_path / "out", experiment, plan(experiment)).close()
+        if begun:
+            (tmp_path / "out/runs/a/w-l/1").mkdir(parents=True)
+        conduct(tmp_path / "out", experiment)
+    (run,) = runs_of(plan(experiment))
+    asked = next(line for line in starts.read_text().splitlines() if line.startswith("locust")).split()
+    assert asked[-2] == run.options[-2] == "--seed"
+    assert (asked[-1] != run.options[-1]) == others
 
 
 def test_ctrl_c_ends_the_run_and_the_server_and_records_neither(tmp_path: Path, starts: Path) -> None:

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -66,12 +66,18 @@ class Run:
     repeat: int
     locustfile: Path
     options: Sequence[str]
-    """Of Locust's command line, the seed among them; the engine adds where and into which folder."""
+    """Of Locust's command line, the seed last; the engine adds where and into which folder."""
+    own_seed: bool = False
+    """Whether its server goes on from run to run, so that no two of them may ask the same prompts."""
 
     @property
     def folder(self) -> str:
         """Of its results, in the experiment's folder."""
         return f"runs/{self.key}"
+
+    def with_seed(self, seed: int) -> "Run":
+        """The same with other prompts."""
+        return replace(self, options=[*self.options[:-1], str(seed)])
 
     @property
     def asks(self) -> str:
@@ -148,6 +154,7 @@ def _run(
         options=_command_line(
             options, configuration, _seed(experiment, configuration, pair, repeat), where, problems
         ),
+        own_seed=_own_seed(experiment, configuration),
     )
 
 
@@ -175,9 +182,13 @@ def _seed(experiment: Experiment, configuration: Configuration, what: str, repea
     A server that goes on from one configuration to the next may have prompts of the last one in its prefix
     cache: there each configuration has a seed of its own, unless the user chose one.
     """
-    if experiment.seed_is_drawn and configuration.url is not None:
+    if _own_seed(experiment, configuration):
         what = f"{configuration.name}/{what}"
     return crc32(f"{experiment.seed}/{what}/{repeat}".encode()) % SEEDS
+
+
+def _own_seed(experiment: Experiment, configuration: Configuration) -> bool:
+    return experiment.seed_is_drawn and configuration.url is not None
 
 
 def _command_line(

@@ -4,6 +4,7 @@ Rule: nothing that a server or a run does ends the experiment; only its user doe
 a server that does not go away, a disk that is full.
 """
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import orjson
 
 from vllm_locust.experiment.definition import Timing
 from vllm_locust.experiment.outcome import LOG, outcome_of
-from vllm_locust.experiment.plan import Run, Session, locust_command
+from vllm_locust.experiment.plan import SEEDS, Run, Session, locust_command
 from vllm_locust.experiment.process import Process
 from vllm_locust.experiment.progress import Estimate, Progress, in_short, left_in_words, run_title, title
 from vllm_locust.experiment.server import Server, ServerFailed, serving
@@ -112,6 +113,8 @@ class Conduct:
             raise ServerFailed(death)
         number = self._total - len(self._to_do) + 1
         self._progress.begin(run_title(run, number, self._total))
+        if run.own_seed and self._store.was_begun(run):  # what it asked then the server may know by now
+            run = run.with_seed(secrets.randbelow(SEEDS))
         folder = self._store.results_folder(run)
         started, began_s = datetime.now(UTC), time.monotonic()
         code = self._locust(

@@ -69,6 +69,10 @@ class Store:
         self._journal.close()
         self._lock.close()
 
+    def was_begun(self, run: Run) -> bool:
+        """Whether something of the run was asked before, at least perhaps."""
+        return (self.folder / run.folder).exists()
+
     def results_folder(self, run: Run) -> Path:
         """A new folder for the results of a run; what an unfinished one has left is moved aside."""
         folder = self.folder / run.folder
