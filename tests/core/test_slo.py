@@ -373,6 +373,15 @@ def late_by(seconds, **more):
         ("p99_ttft_ms<200", "missed"),
         ("request_throughput>=0.5", "met"),  # so much the server did, whatever it was asked
         ("request_throughput>=5", "undetermined"),  # it may be able to do more
+        ("request_throughput>5", "undetermined"),
+        ("request_throughput<0.5", "undetermined"),  # 1 a second, of requests sent too late and at once
+        ("request_throughput<5", "undetermined"),
+        ("request_goodput<=0.5", "undetermined"),
+        ("output_throughput<1", "undetermined"),
+        ("total_token_throughput==5", "undetermined"),
+        ("duration<100", "undetermined"),
+        ("completed<=100", "undetermined"),
+        ("completed==500", "undetermined"),
         ("completed>=1000", "undetermined"),  # more might have been sent in time
         ("completed>=2", "met"),
         ("max_concurrent_requests<=6", "undetermined"),  # those sent too late were sent at once

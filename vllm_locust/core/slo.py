@@ -18,9 +18,10 @@ summary's `error_bounds`: what the client itself may have added). It is `undeter
 there is no value or was nothing to take it of, or when the sample is too small for the percentile's interval
 to have both ends (see `core.percentile`). Then it is decided only if the end that is known leaves no doubt:
 nine requests never pass a p99, but may fail it. A maximum is that of the requests there were: one beyond the
-limit misses it. Where it was the client's fault that the load was not as planned (see `core.validity`),
-throughputs and counts might have been higher, latencies from the plan lower, and peaks either. All
-this is about answered requests; `core.gates` counts the others as outside.
+limit misses it. Where it was the client's fault that the load was not as planned (see `core.validity`), a
+throughput or a count says that the server can do so much, and no more: it meets an objective to reach so
+much, and is undetermined in any other. Latencies from the plan might have been lower, peaks and times
+anything. All this is about answered requests; `core.gates` counts the others as outside.
 
 A 95 % interval stands behind the value where there is one: from long runs of means and percentiles, allowing
 for requests that are alike (see `core.batch_means`); else of percentiles as if they were independent, as it
@@ -91,6 +92,9 @@ _OF_THE_LOAD = (
     "total_input_tokens",
     "total_output_tokens",
     "total_cached_tokens",
+    "duration",
+    "start_s",
+    "end_s",
 )
 # What a client that catches up sends at once makes these larger, and what it did not send smaller.
 _BY_BURSTS = ("max_output_tokens_per_s", "max_concurrent_requests", "duration", "start_s", "end_s")
@@ -341,10 +345,9 @@ def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Va
 
 def _with_a_better_client(slo: Slo) -> tuple[float, ...]:
     """How far a value might have gone with a client that is never late; none where it makes no difference."""
-    if slo.key in _BY_BURSTS:
-        return 0.0, math.inf
     if slo.key in _RATES or slo.key in _OF_THE_LOAD:
-        return (math.inf,)
+        at_least = slo.op in (">", ">=") and slo.key not in _BY_BURSTS
+        return (math.inf,) if at_least else (0.0, slo.bound, math.inf)
     return (0.0,) if slo.family in FROM_PLAN else ()
 
 
