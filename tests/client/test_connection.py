@@ -1,5 +1,6 @@
 """What must hold whatever the platform and the transport: TLS, no kernel stamps, refused and silent peers."""
 
+import itertools
 import math
 import socket
 import ssl
@@ -174,6 +175,9 @@ class PlayedSocket:
     def setsockopt(self, *_: int) -> None:
         pass
 
+    def getsockopt(self, *_: int) -> bytes:
+        raise OSError("nothing is counted")
+
     def fileno(self) -> int:
         return self.ours.fileno()
 
@@ -335,6 +339,35 @@ def test_a_stamp_within_the_doubt_of_the_clocks_contradicts_nothing(desk: Desk) 
     """It is claimed as late as it can be, which may be after the read."""
     assert desk.read(at_s=8.5, stamp_s=8.5 + 5e-7, earliest_s=8.0)[0] == 8.5
     assert desk.connection.contradictions == 0
+
+
+def test_packets_out_of_order_are_known_when_the_connection_is_closed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert desk.connection.out_of_order == 0  # nothing is counted
+    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(30, 3, 2))
+    assert desk.connection.out_of_order == 2
+    desk.connection.close()
+    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(30, 3, 7))
+    assert desk.connection.out_of_order == 2
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_stamps_of_an_answer_whose_packets_came_out_of_order_are_not_believed(
+    monkeypatch: pytest.MonkeyPatch, in_order: bool
+) -> None:
+    packets = itertools.count()
+    monkeypatch.setattr(Connection, "out_of_order", property(lambda _: 0 if in_order else next(packets)))
+    with scripted_server(SCRIPT) as server:
+        _, record = ask_twice(Target.parse(server.url), busy_s=0.06)[0]
+    assert record.contradictions == (0 if in_order else len(record.lags_s))
+    assert_true(record, server.sent_s[6:8], server.sent_by_s[6:8])
+
+
+def test_what_is_read_is_kept_with_the_arrival_that_was_told(desk: Desk) -> None:
+    desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0)
+    desk.read(at_s=9.0, stamp_s=None, earliest_s=8.9)
+    assert {round(told_s, 9): read_s for told_s, read_s in desk.connection.read_s.items()} == {8.2: 8.5}
 
 
 def record_of(length: int) -> bytes:

@@ -95,3 +95,19 @@ def test_an_event_that_the_end_of_the_body_completes() -> None:
     assert exchange.answer.arrivals_s == [10.0]
     assert exchange.bounds_s == [pytest.approx(ANY_S)]
     assert exchange.ended_s == 12.0
+
+
+def test_without_trust_in_stamps_each_arrival_is_when_it_was_read() -> None:
+    """Those of 10.0 and 12.0 were read 0.5 and 0.25 s later; the one of 11.0 had no stamp to distrust."""
+    exchange = Exchange(1, Chunks(are_whole=True))
+    for number, data in enumerate((STREAM_HEAD + A, A + A, token("b", "stop") + DONE + LAST_CHUNK)):
+        exchange.on_bytes(data, 10.0 + number, 0.0, END_S, ANY_S)
+    earliest_s = [at_s - bound_s for at_s, bound_s in claims(exchange)]
+    exchange.distrust({10.0: 10.5, 12.0: 12.25})
+    assert exchange.answer.arrivals_s == [10.5, 11.0, 11.0, 12.25]
+    assert [at_s - bound_s for at_s, bound_s in claims(exchange)] == pytest.approx(earliest_s)
+    assert (exchange.arrival_s, exchange.ended_s, exchange.contradictions) == (12.25, 12.25, 2)
+
+
+def claims(exchange: Exchange) -> list[tuple[float, float]]:
+    return list(zip(exchange.answer.arrivals_s, exchange.bounds_s, strict=True))

@@ -100,6 +100,8 @@ class Connection:
         """When all that was to be sent had been written."""
         self.contradictions = 0
         """Reads whose stamp cannot be true; the moment of the read was taken instead."""
+        self.read_s: dict[float, float] = {}
+        """When bytes were read, by the arrival that was told of them; whoever asks for it clears it."""
         self._sock = sock
         self._recvmsg = sock.recvmsg
         self._pulse = pulse
@@ -110,6 +112,7 @@ class Connection:
         self._bytes_read = 0
         # How many packets had come when all had been read; None when that is not known of the last read.
         self._packets: int | None = 0
+        self._out_of_order = 0
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
@@ -126,6 +129,7 @@ class Connection:
     def close(self) -> None:
         if self.closed:
             return
+        self._out_of_order = self.out_of_order  # afterwards there is nobody to ask
         self.closed = True
         self.receiver = None
         for watcher in (self._watcher, self._writer):  # first: they must not outlive their descriptor
@@ -133,6 +137,16 @@ class Connection:
                 watcher.stop()
                 watcher.close()
         self._sock.close()
+
+    @property
+    def out_of_order(self) -> int:
+        """How many packets came before one that precedes them, as far as the kernel counts them.
+
+        With such packets a stamp tells nothing: that of a read is that of its last byte's packet, and bytes
+        before it may have come later.
+        """
+        info = None if self.closed else tcp_info(self._sock)
+        return self._out_of_order if info is None else info.out_of_order
 
     def send(self, data: bytes) -> None:
         """Write `data`; what the socket's buffer does not take now follows as soon as it does.
@@ -204,6 +218,7 @@ class Connection:
             arrival_s = (seconds * 1_000_000_000 + nanoseconds + pulse.offset_ns) * _NANO
             if earliest_s <= arrival_s <= now and self._latest_s <= arrival_s:
                 self._latest_s = arrival_s
+                self.read_s[arrival_s] = now
                 bound_s = arrival_s - earliest_s
                 end_bound_s = pulse.doubt_s if exact else bound_s
                 receiver.on_bytes(data, arrival_s, now - arrival_s, end_bound_s, bound_s)

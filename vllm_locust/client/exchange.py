@@ -5,6 +5,7 @@ Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an ev
 """
 
 import re
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -171,6 +172,20 @@ class Exchange:
         self.keep_alive = False
         self._end(now_s)
 
+    def distrust(self, read_s: Mapping[float, float]) -> None:
+        """Take the moments of these reads, by what was told to be their arrival, instead of their stamps."""
+        told_s = self.answer.arrivals_s
+        arrivals_s = [read_s.get(arrival_s, arrival_s) for arrival_s in told_s]
+        # All may have come as early as it was told, and as late as they were read.
+        self.bounds_s = [
+            bound_s + later_s - earlier_s
+            for bound_s, later_s, earlier_s in zip(self.bounds_s, arrivals_s, told_s, strict=True)
+        ]
+        self.answer.arrivals_s = arrivals_s
+        self.arrival_s = read_s.get(self.arrival_s, self.arrival_s)
+        self.ended_s = max(self.ended_s, self.arrival_s)
+        self.contradictions += len(read_s)
+
     # What the HTTP parser tells
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -288,7 +303,8 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     connection.receiver = exchange
     if exchange.chunks.unknown:
         connection.on_packet = exchange.chunks.on_packet
-    before = connection.contradictions
+    contradictions, out_of_order = connection.contradictions, connection.out_of_order
+    connection.read_s.clear()
     try:
         try:
             connection.send(request)
@@ -299,7 +315,9 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         exchange.over.wait(timeout_s)
     finally:
         exchange.release()
-        exchange.contradictions = connection.contradictions - before
+        exchange.contradictions = connection.contradictions - contradictions
+        if connection.out_of_order > out_of_order:
+            exchange.distrust(connection.read_s)
         connection.receiver = connection.on_packet = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
         if not reusable or connection.sending:

@@ -114,7 +114,7 @@ class Group:
         self.without_usage = 0
         """Successful requests in the window whose tokens were counted, since the server sent no usage."""
         self.contradictions = 0
-        """Reads of requests in the window, successful or not, whose stamps contradicted what was known."""
+        """Reads of requests in the window, successful or not, whose stamps were not to be trusted."""
         self.promised_lengths = 0
         """Successful requests in the window whose plan promised an exact number of prompt tokens, ..."""
         self.kept_lengths = 0

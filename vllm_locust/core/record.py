@@ -104,7 +104,10 @@ class RequestRecord:
     connect_bound_s: float = 0.0
     """How much of `connect_s` this client may have lost, at most."""
     contradictions: int = 0
-    """Reads whose stamp contradicted what was known; their arrival is the moment of the read."""
+    """Reads whose stamp was not to be trusted; their arrival is the moment of the read.
+
+    It contradicted what was known, or packets of the answer came out of order.
+    """
 
     @property
     def id(self) -> str:

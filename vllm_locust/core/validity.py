@@ -182,7 +182,7 @@ class Validity:
     """By process, 1.0 is all of one core."""
     dropped: int
     contradictions: int
-    """Reads whose stamp contradicted what was known: the moment of the read was taken, with a wider bound."""
+    """Reads whose stamp was not to be trusted: the moment of the read was taken, with a wider bound."""
     lost: int
     """Requests that were begun and are not accounted for."""
 
@@ -308,8 +308,9 @@ def _lags(parts: Mapping[str, Measured]) -> Iterator[_Finding]:
 def _contradicted(count: int) -> Iterator[str]:
     if count:
         yield (
-            f"{count} reads had a stamp that contradicts what was known: the moment of the read counts, and "
-            "the possible errors are as much larger"
+            f"{count} reads had a stamp that is not to be trusted, since it contradicts what was known or "
+            "packets came out of order: the moment of the read counts, and the possible errors are as much "
+            "larger"
         )
 
 

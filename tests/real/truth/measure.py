@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,22 @@ def _disturbance(name: str) -> Iterator[Callable[[int], None]]:
         with _quota() as folder:
             yield lambda pid: (folder / "cgroup.procs").write_text(str(pid)) and None
     else:
-        yield _stop_and_go if name.startswith("stopped") else _nothing
+        yield _stop_and_go if "stopped" in name else _nothing
+
+
+@contextmanager
+def _link(name: str) -> Iterator[tuple[str, str, str]]:
+    """The interface, the server's address there, and the one that it has for its client."""
+    if not name.startswith("packets out of order"):
+        yield "lo", "127.0.0.1", "127.0.0.1"
+        return
+    # A pair of our own, of the addresses that are set aside for benchmarks.
+    of_ours = ip_address("198.18.0.0") + os.getpid() % (1 << 14) * 4
+    host, farther = str(of_ours + 1), str(of_ours + 2)
+    with _process(_module("wire"), host, farther) as (_, interface):
+        if not interface:
+            raise CannotBeDoneHereError("no link that brings packets out of order can be made")
+        yield interface, host, farther
 
 
 DISTURBANCES = (
@@ -138,6 +155,8 @@ DISTURBANCES = (
     "gc",
     "blocking task",
     "sleep in a listener",
+    "packets out of order",
+    "packets out of order, stopped",
 )
 
 
@@ -149,8 +168,11 @@ def measure(name: str, folder: Path) -> Measured:
     claims, packets, log = folder / "claims.jsonl", folder / "packets", folder / "sent.jsonl"
     offset_ns = _offset_ns()
     with ExitStack() as stack:
-        server, port = stack.enter_context(_process(_module("server"), str(log)))
-        witness = stack.enter_context(_sniffer(int(port), packets))
+        interface, host, farther = stack.enter_context(_link(name))
+        server, port = stack.enter_context(_process(_module("server"), str(log), host))
+        witness = stack.enter_context(_sniffer(interface, int(port), packets))
+        if witness is None and host != farther:
+            raise CannotBeDoneHereError("the server does not know when what it sent comes out of the link")
         disturb = stack.enter_context(_disturbance(name))
         options = [
             "--headless",
@@ -161,7 +183,7 @@ def measure(name: str, folder: Path) -> Measured:
             "-t",
             f"{_RUN_S}s",
         ]
-        options += ["--host", f"http://127.0.0.1:{port}", "--max-tokens", "450", "--only-summary"]
+        options += ["--host", f"http://{farther}:{port}", "--max-tokens", "450", "--only-summary"]
         os.environ |= {"CLAIMS_FILE": str(claims), "DISTURBANCE": name}
         run = stack.enter_context(
             started(*options, folder=folder / "results", locustfile=f"chat.py,{HERE / 'probe.py'}")
@@ -193,8 +215,8 @@ def _process(command: list[str], *options: str) -> Iterator[tuple["subprocess.Po
 
 
 @contextmanager
-def _sniffer(port: int, file: Path) -> Iterator["subprocess.Popen[str] | None"]:
-    with _process(_module("sniffer"), str(port), str(file)) as (process, said):
+def _sniffer(interface: str, port: int, file: Path) -> Iterator["subprocess.Popen[str] | None"]:
+    with _process(_module("sniffer"), interface, str(port), str(file)) as (process, said):
         yield process if said else None
 
 
@@ -225,21 +247,26 @@ def _packets_truth(file: Path, offset_ns: int, sniffer: "subprocess.Popen[str]")
 
 
 def _streams(file: Path) -> dict[int, tuple[bytearray, list[tuple[int, int]]]]:
-    """By the client's port, the bytes in order, and (position of its end, stamp) of each packet."""
+    """By the client's port, the bytes in order, and when they were there: (position of the end, stamp).
+
+    A byte is there when all bytes before it are.
+    """
     streams: dict[int, tuple[bytearray, list[tuple[int, int]]]] = {}
-    following: dict[int, int] = {}
+    first: dict[int, int] = {}
+    early: dict[int, dict[int, bytes]] = defaultdict(dict)
     data, at = file.read_bytes(), 0
     while at < len(data):
         stamp_ns, port, sequence, size = HEAD.unpack_from(data, at)
         payload = data[at + HEAD.size : at + HEAD.size + size]
         at += HEAD.size + size
         stream, ends = streams.setdefault(port, (bytearray(), []))
-        new = (sequence + size - following.setdefault(port, sequence)) % (1 << 32)
-        if not 0 < new <= size:
-            continue  # sent once more
-        following[port] = (sequence + size) % (1 << 32)
-        stream += payload[-new:]
-        ends.append((len(stream), stamp_ns))
+        position = (sequence - first.setdefault(port, sequence)) % (1 << 32)
+        early[port][position] = max(payload, early[port].get(position, b""), key=len)  # some are sent again
+        while begins := [position for position in early[port] if position <= len(stream)]:
+            for position in begins:
+                stream += early[port].pop(position)[len(stream) - position :]
+        if not ends or len(stream) > ends[-1][0]:
+            ends.append((len(stream), stamp_ns))
     return streams
 
 

@@ -1,6 +1,6 @@
 """Streams numbered tokens, and notes when: a process of its own that nothing disturbs.
 
-    python server.py FILE [TOKENS EVERY_S]      prints its port, and a line when the first request has come
+    python server.py FILE [HOST TOKENS EVERY_S]   prints its port, and a line when the first request has come
 
 Token n of request i (as its X-Request-Id ends) is `"i.n"`. Answers take turns: tokens one by one; in bursts
 of two; the last one, finish, usage and [DONE] in four packets, or in one. FILE gets a line per answer: the
@@ -31,8 +31,8 @@ MODEL = "numbered"
 _FINISH = event('{"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}')
 
 
-def main(file: Path, tokens: int = 450, every_s: float = 0.005) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, file.open("a", encoding="utf-8") as log:
+def main(file: Path, host: str = "127.0.0.1", tokens: int = 450, every_s: float = 0.005) -> None:
+    with socket.create_server((host, 0)) as listener, file.open("a", encoding="utf-8") as log:
         print(listener.getsockname()[1], flush=True)
         while True:
             connection, _ = listener.accept()

@@ -1,9 +1,10 @@
-"""Writes down which bytes a server sent over the loopback interface, and when, by the kernel's stamps.
+"""Writes down which bytes of a server come over an interface, and when, by the kernel's stamps.
 
-    python sniffer.py PORT FILE      prints a line when it listens, and at SIGTERM how many packets it lost
+    python sniffer.py INTERFACE PORT FILE   prints a line when it listens, at SIGTERM how many packets it lost
 
 It shares nothing with the client but the clock. One record per packet: the stamp in ns, the client's port,
-the TCP sequence number, the number of bytes, the bytes.
+the TCP sequence number, the number of bytes, the bytes. One without bytes says where those of a connection
+begin.
 """
 
 import ctypes
@@ -17,19 +18,23 @@ from typing import BinaryIO, NoReturn
 
 HEAD = struct.Struct("<QHIH")
 
-_ALL_PROTOCOLS = 3
+_ALL_PROTOCOLS = 3  # sees a packet before TCP does; of one protocol it would see it afterwards
 _OUTGOING = 4
+_OPENS = 0x02  # the packet that opens a connection has the number before that of the first byte
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 26, 33, 35
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _BUFFER_BYTES = 256 << 20
 
 
-def main(port: int, file: Path) -> None:
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock, file.open("wb", buffering=0) as output:
+def main(interface: str, port: int, file: Path) -> None:
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as sock,
+        file.open("wb", buffering=0) as output,
+    ):
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         _keep_only(sock, port)
-        sock.bind(("lo", _ALL_PROTOCOLS))
+        sock.bind((interface, _ALL_PROTOCOLS))
         signal.signal(signal.SIGTERM, _stop)
         print("listening", flush=True)
         with suppress(KeyboardInterrupt):
@@ -43,14 +48,12 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _keep_only(sock: socket.socket, port: int) -> None:
-    """Let the kernel pass over what is not TCP over IPv4 from `port`: others may use the interface, too."""
+    """Let the kernel pass over what is not TCP from `port`: others may use the interface, too."""
     program = [
-        (0x28, 0, 0, 12),  # the Ethernet type ...
-        (0x15, 0, 6, 0x0800),  # ... is IPv4, else the end
-        (0x30, 0, 0, 23),  # the protocol ...
+        (0x30, 0, 0, 9),  # the protocol ...
         (0x15, 0, 4, 6),  # ... is TCP
-        (0xB1, 0, 0, 14),  # the length of the IP header
-        (0x48, 0, 0, 14),  # the source port behind it ...
+        (0xB1, 0, 0, 0),  # the length of the IP header
+        (0x48, 0, 0, 0),  # the source port behind it ...
         (0x15, 0, 1, port),
         (0x06, 0, 0, 0xFFFF),  # ... is ours: all of it
         (0x06, 0, 0, 0),
@@ -63,22 +66,22 @@ def _keep_only(sock: socket.socket, port: int) -> None:
 
 def _copy(sock: socket.socket, output: BinaryIO) -> None:
     while True:
-        packet, ancillary, _, address = sock.recvmsg(1 << 17, 64)
-        if address[2] == _OUTGOING:  # every packet of the loopback is seen on its way out, and in
+        ip, ancillary, _, address = sock.recvmsg(1 << 17, 64)
+        if address[2] == _OUTGOING:  # on its way out, and will come in
             continue
-        ip = packet[14:]
         length = int.from_bytes(ip[2:4], "big")
         tcp = ip[(ip[0] & 15) * 4 : length]
         payload = tcp[(tcp[12] >> 4) * 4 :]
-        if payload:
+        opens = bool(tcp[13] & _OPENS)
+        if payload or opens:
             seconds, nanoseconds = struct.unpack_from("qq", ancillary[0][2])
             to_port, sequence = struct.unpack_from(">HI", tcp, 2)
             stamp_ns = seconds * 1_000_000_000 + nanoseconds
-            output.write(HEAD.pack(stamp_ns, to_port, sequence, len(payload)) + payload)
+            output.write(HEAD.pack(stamp_ns, to_port, (sequence + opens) % (1 << 32), len(payload)) + payload)
 
 
 if __name__ == "__main__":
     try:
-        main(int(sys.argv[1]), Path(sys.argv[2]))
+        main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     except PermissionError:
         sys.exit("no raw socket may be opened here")
