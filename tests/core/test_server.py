@@ -248,6 +248,11 @@ def test_which_cache_v0_keeps_its_requests_in(swapped, gpu, cpu, usage):
     assert one(page).gauges == {"swapped": swapped, "kv_cache_usage": usage}
 
 
+def test_a_cpu_that_does_not_tell_of_swapping_has_its_requests_in_the_cpu_cache():
+    page = 'vllm:gpu_cache_usage_perc{model_name="m"} 0.0\nvllm:cpu_cache_usage_perc{model_name="m"} 0.015\n'
+    assert one(page).gauges == {"kv_cache_usage": 0.015}
+
+
 @pytest.mark.parametrize(
     ("gpu", "cpu", "ratio"),
     [(0.0, 0.37, 0.37), (-1.0, 0.37, 0.37), (0.5, 0.0, 0.5), (0.5, -1.0, 0.5), (0, 0, 0)],

@@ -172,7 +172,7 @@ class ServerSample:
 
 def kv_cache_usage_of(gpu: float | None, cpu: float | None, swapped: float | None) -> float | None:
     """The CPU's where nothing else can be in it: v0 calls so what a GPU's requests are swapped to as well."""
-    return cpu if gpu is None or (gpu == 0 and swapped == 0 and cpu is not None) else gpu
+    return cpu if gpu is None or (gpu == 0 and not swapped and cpu is not None) else gpu
 
 
 def hit_ratio_of(gpu: float | None, cpu: float | None) -> float | None:
