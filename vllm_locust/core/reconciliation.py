@@ -155,7 +155,7 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
         yield (
             f"The first token came {ttft['gap_ms']:.1f} ms late by the server's clock, and the others faster "
             f"than it made them ({_both(itl)} between tokens): on their way tokens were held back and then "
-            "sent together, by vLLM's API server when it lacks CPU time, or by a gateway that buffers."
+            "sent together, as by vLLM's API server when it lacks CPU time, or by a gateway that buffers."
         )
         return
     reasons = _reasons(ttft, client, client_valid)
@@ -165,9 +165,9 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
         yield f"Mean E2EL is {_more(e2el)}. {_reasons(e2el, client, client_valid)}"
     elif e2el["gap_ms"] is not None and _is_bunched(itl):
         yield (
-            f"Mean ITL is {_both(itl)} though E2EL agrees: tokens travel several at a time, because of "
-            "--stream-interval, of speculative decoding, of a parser of tool calls or reasoning that holds "
-            "some back, or of a gateway that buffers."
+            f"Mean ITL is {_both(itl)} though E2EL agrees: tokens travel several at a time, or some not at "
+            "all, because of --stream-interval, of speculative decoding, of a parser of tool calls or "
+            "reasoning that holds some back, or of a gateway that buffers."
         )
     early = [name for name, block in (("TTFT", ttft), ("E2EL", e2el)) if _is_early(block)]
     if early:
@@ -272,13 +272,14 @@ def _too_few(
 ) -> bool | None:
     """Whether a counter is smaller than the client's count, by more than looks now and then can make it.
 
-    None where one of them is not known.
+    What ends at the borders of each phase may be on either side. None where one of them is not known.
     """
     theirs, (ours, per_s) = server.count(counter), (client.get(key) for key in keys)
     if ours is None or theirs is None:
         return None
-    between_looks_s = server.covered_s / max(server.samples, 1)
-    return bool(theirs < ours - _slack(ours, per_s, max(_SLACK_S, between_looks_s)))
+    phases = len(client.get("phases") or ()) or 1
+    unsure_s = max(_SLACK_S, server.covered_s / max(server.samples, 1)) * phases
+    return bool(theirs < ours - _slack(ours, per_s, unsure_s))
 
 
 def _on_missing_requests(
