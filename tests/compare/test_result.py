@@ -7,10 +7,12 @@ import orjson
 import pytest
 
 from tests.compare.made_runs import write_run, write_runs
+from vllm_locust.compare.baseline import write_baseline
 from vllm_locust.compare.judge import Judged
 from vllm_locust.compare.metrics import parse
 from vllm_locust.compare.outcome import EXIT_NOT_CONCLUSIVE
 from vllm_locust.compare.result import Comparison, compare_folders
+from vllm_locust.compare.units import read_side
 from vllm_locust.errors import UsageError
 
 
@@ -263,6 +265,19 @@ def test_dropped_requests_stand_beside_failed_ones(tmp_path: Path) -> None:
     none = compare_folders(base, write_runs(tmp_path / "c", 4, seed=50))
     assert "drop_rate" not in verdicts(none)
     assert not none.sentences
+
+
+def test_odd_answers_are_told_of_both_sides(tmp_path: Path) -> None:
+    pieces = {"in_one_piece": 10, "shorter_than_asked": 0, "usage_below_stream": 0, "usage_above_asked": 0}
+    base = write_runs(tmp_path / "a", 4)
+    new = write_runs(tmp_path / "b", 4, seed=50, answers={**pieces, "sentences": []})
+    told = "Answers in one piece, or perhaps so (without TPOT and ITL): "
+    unknown = f"{told}an unknown number of 2400 in base, 40 of 2400 in new."
+    assert unknown in compare_folders(base, new).sentences
+    file = tmp_path / "baseline.json"
+    write_baseline(file, read_side(new))
+    found = compare_folders(file, write_runs(tmp_path / "c", 4, answers={**pieces, "in_one_piece": 0}))
+    assert f"{told}40 of 2400 in base, 0 of 2400 in new." in found.sentences
 
 
 @pytest.mark.parametrize(("hits", "told"), [((0.07, 0.8), True), ((0.07, 0.09), False)])

@@ -65,6 +65,13 @@ def test_a_measurement_in_doubt_says_why() -> None:
     assert "- degraded: The client was late." in text
 
 
+def test_odd_answers_are_told_of_each_run() -> None:
+    odd = {"answers": {"in_one_piece": 4, "sentences": ["4 of 10 answers arrived in one piece."]}}
+    rows = [a_row("base", completed=10, **VALID), a_row("new", completed=10, **odd, **VALID)]
+    assert "\n- new: 4 of 10 answers arrived in one piece.\n" in text_of(*rows)
+    assert "\n- 4 of 10 answers arrived in one piece.\n" in text_of(rows[1])
+
+
 def test_several_runs_are_counted_and_named() -> None:
     rows = [
         a_row("base", completed=10, **VALID),

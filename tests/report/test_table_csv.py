@@ -41,6 +41,14 @@ def test_numbers_are_those_of_the_summary() -> None:
     assert (line["run"], line["workload"], line["level"], line["unit"]) == ("r", "chat", 2.5, "requests/s")
 
 
+def test_odd_answers_are_counted() -> None:
+    rows = [a_row(answers={"in_one_piece": 4, "shorter_than_asked": 0, "sentences": ["4 of 10"]}), a_row()]
+    known, unknown = read(rows).to_dict("records")
+    assert (known["answers_in_one_piece"], known["answers_shorter_than_asked"]) == (4, 0)
+    assert np.isnan(known["answers_usage_above_asked"])
+    assert np.isnan(unknown["answers_in_one_piece"])
+
+
 def test_factors_are_columns() -> None:
     table = read(CHUNKED_PREFILL)
     assert list(table["max-num-batched-tokens"])[:3] == [64, 128, 256]

@@ -11,7 +11,7 @@ import orjson
 
 from vllm_locust import __version__
 from vllm_locust.compare.metrics import DEFAULT
-from vllm_locust.compare.units import ALL, Part, Side
+from vllm_locust.compare.units import ALL, ODD_ANSWERS, Part, Side
 from vllm_locust.errors import UsageError
 from vllm_locust.report.cache_hits import HIT_RATE, hit_rate
 
@@ -89,5 +89,11 @@ def _run(part: Part, keys: tuple[str, ...]) -> dict[str, Any]:
         "invalid": None,
         "what": dict(part.what),
         "numbers": {key: part.numbers.get(key) for key in keys}
-        | {"server": {HIT_RATE: hit_rate(part.numbers)}},
+        | {"server": {HIT_RATE: hit_rate(part.numbers)}, "answers": _odd_answers(part)},
     }
+
+
+def _odd_answers(part: Part) -> dict[str, int] | None:
+    """The counts, where the summary has them."""
+    answers = part.numbers.get("answers")
+    return answers and {key: answers.get(key) for key in ODD_ANSWERS}

@@ -15,6 +15,7 @@ from vllm_locust.compare.units import (
     cache_hits,
     differences,
     lengths,
+    odd_answers,
     read_side,
     runs_of,
     unsent,
@@ -126,7 +127,7 @@ def compare_folders(
     sentences += [
         f"{name}: {told}" if name else told
         for name, one in cells.items()
-        for told in (*lengths(*one), *cache_hits(*one), *unsent(*one))
+        for told in (*lengths(*one), *cache_hits(*one), *unsent(*one), *odd_answers(*one))
     ]
     parts = [part for both in cells.values() for side in both for part in side]
     if any(part.what.get("request_rate") is not None for part in parts):

@@ -164,6 +164,37 @@ def unsent(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
         )
 
 
+ODD_ANSWERS = {
+    "in_one_piece": "in one piece, or perhaps so (without TPOT and ITL)",
+    "shorter_than_asked": "shorter than asked, although ignore_eos was sent",
+    "usage_below_stream": "whose usage counts fewer tokens than there were events with output",
+    "usage_above_asked": "whose usage counts more tokens than were asked for",
+}
+
+
+def odd_answers(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
+    """What is odd about answers that are ok, in sentences."""
+    sides = [list(base), list(new)]
+    for key, what in ODD_ANSWERS.items():
+        counts = [_count_of_odd(parts, key) for parts in sides]
+        if any(counts):
+            told = [
+                f"{'an unknown number' if count is None else count} of {_completed(parts)} in {side}"
+                for count, parts, side in zip(counts, sides, ("base", "new"), strict=True)
+            ]
+            yield f"Answers {what}: {', '.join(told)}."
+
+
+def _count_of_odd(parts: Sequence[Part], key: str) -> int | None:
+    """None where a run does not say."""
+    counts: list[Any] = [(part.numbers.get("answers") or {}).get(key) for part in parts]
+    return None if None in counts else sum(counts)
+
+
+def _completed(parts: Sequence[Part]) -> int:
+    return sum(part.numbers.get("completed") or 0 for part in parts)
+
+
 def _ends(rates: Sequence[float]) -> str:
     ends = dict.fromkeys(f"{rate * 100:.1f} %" for rate in (min(rates), max(rates)))
     return " to ".join(ends)

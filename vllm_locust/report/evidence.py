@@ -149,6 +149,11 @@ def planned(row: Row) -> int:
     return max(finished, (row.numbers.get("requests") or {}).get("planned") or 0)
 
 
+def odd_answers(row: Row) -> Sequence[str]:
+    """What is odd about answers that are ok, in sentences."""
+    return (row.numbers.get("answers") or {}).get("sentences") or ()
+
+
 def raw(row: Row, key: str) -> float | None:
     """A number of the summary, or `server.` something; None where it is not known."""
     numbers = row.server if key.startswith(_SERVER) else row.numbers

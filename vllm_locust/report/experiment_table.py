@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
+from vllm_locust.report.evidence import odd_answers
 from vllm_locust.results.experiment import ExperimentResults, ExperimentRun, rows_of_run
 from vllm_locust.results.rows import Row
 
 WIDTH = 110
 _NOT_KNOWN = "n/a"
 _FAILURES = "!"
+_MOST_ODD = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def render(results: ExperimentResults) -> str:
     """All of it, at most 110 columns wide; ends with a newline."""
     groups = _groups(results)
     blocks = [_table(groups), _legend(results)] if groups else []
-    blocks += [_capacities(results), _troubles(results)]
+    blocks += [_capacities(results), _odd_answers(results), _troubles(results)]
     return "\n".join(block for block in blocks if block)
 
 
@@ -177,6 +179,20 @@ def _capacities(results: ExperimentResults) -> str:
 def _capacity(run: ExperimentRun) -> Mapping[str, Any] | None:
     summary = run.results.summary if run.results is not None else None
     return (summary or {}).get("capacity")
+
+
+def _odd_answers(results: ExperimentResults) -> str:
+    """What is not as it looks in the table, run by run."""
+    told = [
+        f"  {run.planned.key}: {sentence}"
+        for run in results.runs
+        for row in rows_of_run(run)[:1]
+        for sentence in odd_answers(row)
+    ]
+    lines = [_folded(line, "    ") for line in told[:_MOST_ODD]]
+    if len(told) > _MOST_ODD:
+        lines.append(f"  and {len(told) - _MOST_ODD} more such sentences\n")
+    return "".join(["Odd answers:\n", *lines]) if lines else ""
 
 
 def _troubles(results: ExperimentResults) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_locust.report.evidence import dropped, failed, planned, whole, work_word
+from vllm_locust.report.evidence import dropped, failed, odd_answers, planned, whole, work_word
 from vllm_locust.report.findings import Finding
 from vllm_locust.report.words import counted, digits, listed
 from vllm_locust.results.folder import Results
@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 def markdown(
     runs: Sequence[Results], rows: Sequence[Row], findings: Sequence[Finding] = (), title: str | None = None
 ) -> str:
-    """Verdict and validity, a table of the rows, objectives, failures and findings; ends in a newline.
+    """Verdict, validity, odd answers, a table of the rows, objectives, failures, findings; ends in a newline.
 
     `rows` are those of `runs`; a run without a summary has none, and is told of in a sentence.
     """
@@ -115,8 +115,9 @@ def _doubts(runs: Sequence[Row]) -> list[str]:
         for row in runs
         for reason in (_client(row).get("load") or {}).get("reasons") or ()
     ]
+    doubts += [f"- {_whose(row, runs)}{escaped(told)}" for row in runs for told in odd_answers(row)]
     more = len(doubts) - _MOST_DOUBTS
-    return [*doubts[:_MOST_DOUBTS], *([f"- and {more} more such reasons"] if more > 0 else [])]
+    return [*doubts[:_MOST_DOUBTS], *([f"- and {more} more such sentences"] if more > 0 else [])]
 
 
 def _problems(runs: Sequence[Results]) -> Iterator[str]:

@@ -29,6 +29,7 @@ _COUNTS = (
     "total_token_throughput",
     "max_concurrent_requests",
 )
+_ANSWERS = ("in_one_piece", "shorter_than_asked", "usage_below_stream", "usage_above_asked")
 _LATENCIES = tuple(
     f"{statistic}_{family}_ms"
     for family in ("ttft", "tpot", "itl", "e2el")
@@ -49,8 +50,9 @@ def table_csv(rows: Sequence[Row]) -> str:
     """A heading and a line per row, each ended by a newline; only the heading when there are no rows.
 
     The columns: what the row is of, its factors, `measurement` (the client's verdict, of whole runs), the
-    numbers, behind each percentile the ends of its 95 % interval (`_low`, `_high`), and with `server_` in
-    front what the server said. A factor with the name of another column is called `factor_` and its name.
+    numbers, with `answers_` in front how many answers are odd, behind each percentile the ends of its 95 %
+    interval (`_low`, `_high`), and with `server_` in front what the server said. A factor with the name of
+    another column is called `factor_` and its name.
     """
     factors = list(dict.fromkeys(name for row in rows for name in row.factors))
     numbers = [_numbers(row) for row in rows]
@@ -72,6 +74,8 @@ def _numbers(row: Row) -> dict[str, Any]:
     client: Mapping[str, Any] = row.numbers.get("client") or {}
     values: dict[str, Any] = {"measurement": client.get("verdict")}
     values.update({key: row.numbers.get(key) for key in _COUNTS})
+    answers = row.numbers.get("answers") or {}
+    values.update({f"answers_{key}": answers.get(key) for key in _ANSWERS})
     intervals = row.numbers.get("intervals") or {}
     for key in _LATENCIES:
         values[key] = row.numbers.get(key)
