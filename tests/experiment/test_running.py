@@ -182,6 +182,24 @@ def test_servers_that_are_there_already_are_asked_and_left_alone(tmp_path: Path,
     assert started(starts) == ["locust ss"] * 4
 
 
+def test_the_secrets_of_a_url_are_sent_and_left_nowhere(tmp_path: Path) -> None:
+    with scripted_server([plain("200 OK", b"")]) as here:
+        url = f"http://me:p%40w@127.0.0.1:{here.port}/base/?key=7"
+        conduct(tmp_path / "out", an_experiment(a_configuration(start=[], url=url)))
+        assert here.requests[0].startswith(b"GET /base/health?key=7 ")
+        assert b"\r\nAuthorization: Basic bWU6cEB3\r\n" in here.requests[0]  # me:p@w
+    conduct(
+        tmp_path / "none",
+        an_experiment(a_configuration(start=[], url="http://me:p%40w@127.0.0.1:9?key=7")),
+        replace(TIMING, ready_timeout_s=0.3),
+    )
+    why = "it was not ready within 0.3 s (http://***@127.0.0.1:9/health?***)"
+    assert journal(tmp_path / "none")[0]["why"] == why
+    left = [path.read_text() for out in ("out", "none") for path in (tmp_path / out).rglob("*.*")]
+    assert left
+    assert not [text for text in left if "p%40w" in text or "key=7" in text]
+
+
 def test_a_url_where_nobody_is(tmp_path: Path) -> None:
     experiment = an_experiment(a_configuration(start=[], url="http://127.0.0.1:9"))
     conduct(tmp_path / "out", experiment, replace(TIMING, ready_timeout_s=0.3))

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 
+from tests.scripted_server import plain, scripted_server
 from vllm_locust.errors import UsageError
 from vllm_locust.kv_cache.server import EngineCache, ask_server, read_page
 
@@ -140,6 +141,19 @@ def test_a_server_that_is_none() -> None:
         ask_server(url)
     with pytest.raises(UsageError, match=r"127.0.0.1:1/metrics does not answer: .*refused"):
         ask_server("http://127.0.0.1:1")
-    for url in ("localhost:8000", "ftp://x", "http://"):
+    for url in ("localhost:8000", "ftp://x", "http://", "http://a b", "http://a:x"):
         with pytest.raises(UsageError, match="is no address of a server"):
             ask_server(url)
+
+
+def test_credentials_and_a_query_go_along_and_are_told_nowhere() -> None:
+    with scripted_server([plain("403 Forbidden", b"")]) as server:
+        with pytest.raises(UsageError) as raised:
+            ask_server(f"http://me:p%40w@127.0.0.1:{server.port}/v1?key=7")
+        asked = server.requests[0].decode()
+    assert asked.startswith("GET /metrics?key=7 HTTP/1.1\r\n")
+    assert "\r\nAuthorization: Basic bWU6cEB3\r\n" in asked  # me:p@w
+    assert f"http://127.0.0.1:{server.port}/metrics?*** answered 403" in str(raised.value)
+    with pytest.raises(UsageError) as raised:
+        ask_server("http://me:p@w:x?key=7")
+    assert "--url 'http://***@w:x?***' is no address" in str(raised.value)

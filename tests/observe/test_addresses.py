@@ -7,7 +7,6 @@ from vllm_locust.observe.addresses import (
     parse_interval,
     parse_metrics_url,
     same_origin,
-    without_secrets,
 )
 
 
@@ -74,16 +73,3 @@ def test_how_often_to_ask(text: str, seconds: float) -> None:
 def test_how_often_nobody_can_ask(text: str) -> None:
     with pytest.raises(ValueError):
         parse_interval(text)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("http://a:1/metrics", "http://a:1/metrics"),
-        ("http://me:p/w@a/metrics?token=t", "http://***@a/metrics?***"),
-        ("what http://a/?b=c was", "what http://a/?*** was"),
-        ("why?", "why?"),
-    ],
-)
-def test_what_may_be_secret_is_not_told(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown

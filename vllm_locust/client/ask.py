@@ -12,14 +12,20 @@ import orjson
 from vllm_locust.client.target import Target
 from vllm_locust.core.chunk import error_message
 from vllm_locust.core.server import parse_page
+from vllm_locust.core.urls import hider, secrets_of_headers, without_secrets
 from vllm_locust.errors import NobodyCounts, UsageError
 
 logger = logging.getLogger(__name__)
 
+_DENIALS = (401, 403)
 _TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
 
 T = TypeVar("T")
+
+
+class NoAnswer(UsageError):
+    """The server was reached, and gave no answer of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +42,26 @@ class ServerModel:
 def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -> ServerModel:
     """The model called `wanted`, or the server's first one.
 
-    Where the server's list is missing, or tells too little, `wanted` is taken at the user's word, with a
-    warning. Raises UsageError when nothing answers, when access is denied, when a list names models and not
+    Where the server's list is missing, denied, or tells too little, `wanted` is taken at the user's word,
+    with a warning. Raises UsageError when the server cannot be reached, when a list names models and not
     `wanted`, or when there is no name to take.
     """
-    status, body = _ask(target, headers, "GET", "/v1/models")
+    try:
+        status, body = _ask(target, headers, "GET", "/v1/models")
+    except NoAnswer as silence:
+        if wanted is None:
+            raise
+        logger.warning("%s It was asked for its models: going on with --model %s.", silence, wanted)
+        return ServerModel(wanted, None, None)
     version = _version(target, headers)
-    if status in (401, 403):
-        raise UsageError(f"{target.url} wants a key ({status}): set OPENAI_API_KEY or give --api-key.")
     known = _known_models(body) if status == 200 else None
     if wanted is None:
+        if status in _DENIALS:
+            raise UsageError(f"{target.url} wants a key ({status}): set OPENAI_API_KEY or give --api-key.")
         if known is None:
             raise UsageError(
-                f"{target.url}/v1/models answered {status}: {error_message(body)}. Give a model with --model."
+                f"{target.url}/v1/models answered {_told(target, headers, status, body)}. "
+                "Give a model with --model."
             )
         if not known:
             raise UsageError(f"{target.url} serves no model: give one with --model.")
@@ -58,7 +71,7 @@ def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -
             raise UsageError(
                 f"--model {name!r} is not served by {target.url}, which has: {', '.join(known)}."
             )
-        _warn_of_list(target, name, status, known)
+        _warn_of_list(target, name, _told(target, headers, status, body), known)
         return ServerModel(name, None, version)
     length = (known or {})[name].get("max_model_len")
     return ServerModel(name, length if isinstance(length, int) else None, version, [*(known or {})])
@@ -73,14 +86,9 @@ def _known_models(body: Any) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def _warn_of_list(
-    target: Target, name: str, status: int, known: Mapping[str, Mapping[str, Any]] | None
+    target: Target, name: str, answer: str, known: Mapping[str, Mapping[str, Any]] | None
 ) -> None:
-    if status != 200:
-        what = f"answered {status}"
-    elif known is None:
-        what = "has no list of models"
-    else:
-        what = f"has a list of {', '.join(known) or 'no models'}"
+    what = f"answered {answer}" if known is None else f"has a list of {', '.join(known) or 'no models'}"
     logger.warning("%s/v1/models %s: going on with --model %s.", target.url, what, name)
 
 
@@ -120,16 +128,21 @@ def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool | Non
     if status in (404, 405):
         return None
     if status != 200:
-        raise UsageError(f"{target.url}/reset_prefix_cache answered {status}: {error_message(body)}")
+        raise UsageError(f"{target.url}/reset_prefix_cache answered {_told(target, headers, status, body)}")
     # Old servers answer nothing, and may have done nothing.
     return body.get("success") if isinstance(body, dict) else None
 
 
-def send(target: Target, headers: Mapping[str, str], path: str, body: Mapping[str, Any]) -> Any:
-    """The answer to a request that nobody measures. UsageError when there is none."""
-    status, answer = _ask(target, headers, "POST", path, body, timeout_s=_ANSWER_TIMEOUT_S)
+def send(target: Target, headers: Mapping[str, str], resource: str, body: Mapping[str, Any]) -> Any:
+    """The answer to a request that nobody measures. UsageError when there is none.
+
+    `resource` is what its request line names, such as `target.resource(path)`.
+    """
+    status, content = _answer(target, headers, "POST", resource, body, _ANSWER_TIMEOUT_S)
+    answer = _decoded(content)
     if status != 200:
-        raise UsageError(f"{target.url}{path} answered {status}: {error_message(answer)}")
+        place = f"{target.authority}{resource.partition('?')[0]}"
+        raise UsageError(f"{place} answered {_told(target, headers, status, answer)}")
     return answer
 
 
@@ -138,7 +151,7 @@ def prompt_tokens_of_engines(target: Target, headers: Mapping[str, str]) -> Mapp
 
     UsageError when nothing answers.
     """
-    status, content = _answer(target, headers, "GET", "/metrics")
+    status, content = _answer(target, headers, "GET", target.resource("/metrics"))
     try:
         engines, _ = parse_page(content.decode("utf-8", "replace")) if status == 200 else ((), ())
     except ValueError:
@@ -155,14 +168,27 @@ def switch_profiler(
     UsageError when nothing answers within `timeout_s`.
     """
     status, body = _ask(target, headers, "POST", path, timeout_s=timeout_s)
-    return status, error_message(body)
+    return status, _message(target, headers, body)
 
 
 def _version(target: Target, headers: Mapping[str, str]) -> str | None:
-    status, body = _ask(target, headers, "GET", "/version")
+    try:
+        status, body = _ask(target, headers, "GET", "/version")
+    except UsageError:
+        return None
     if status == 200 and isinstance(body, dict) and isinstance(body.get("version"), str):
         return str(body["version"])
     return None
+
+
+def _told(target: Target, headers: Mapping[str, str], status: int, body: Any) -> str:
+    """A status, and what came with it."""
+    return f"{status}: {_message(target, headers, body)}"
+
+
+def _message(target: Target, headers: Mapping[str, str], body: Any) -> str:
+    """The words for a human in an answer, without the secrets that it may have from the question."""
+    return hider([*target.secrets, *secrets_of_headers(headers)])(error_message(body))
 
 
 def _ask(
@@ -173,23 +199,28 @@ def _ask(
     question: Mapping[str, Any] | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, Any]:
-    """Status and decoded body (JSON, or the text where it is none); UsageError when nothing answers."""
-    status, content = _answer(target, headers, method, path, question, timeout_s)
+    """Status and decoded body; UsageError when nothing answers."""
+    status, content = _answer(target, headers, method, target.resource(path), question, timeout_s)
+    return status, _decoded(content)
+
+
+def _decoded(content: bytes) -> Any:
+    """JSON, or the beginning of the text where it is none."""
     try:
-        return status, orjson.loads(content)
+        return orjson.loads(content)
     except orjson.JSONDecodeError:
-        return status, content[:200].decode("utf-8", "replace")
+        return content[:200].decode("utf-8", "replace")
 
 
 def _answer(
     target: Target,
     headers: Mapping[str, str],
     method: str,
-    path: str,
+    resource: str,
     question: Mapping[str, Any] | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, bytes]:
-    """Status and body, of 4 MiB at most; UsageError when nothing answers."""
+    """Status and body, of 4 MiB at most; UsageError when nothing answers, NoAnswer when somebody listens."""
     connection: http.client.HTTPConnection
     if target.tls is not None:
         connection = http.client.HTTPSConnection(
@@ -198,17 +229,19 @@ def _answer(
     else:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
     body = None if question is None else orjson.dumps(question)
+    trouble: type[UsageError] = UsageError
     try:
+        connection.connect()
+        trouble = NoAnswer
         sent = {"Content-Type": "application/json", **target.headers, **headers}
-        connection.request(method, target.resource(path), body, sent)
+        connection.request(method, resource, body, sent)
         response = connection.getresponse()
         content = response.read(4 << 20)
-        if 300 <= response.status < 400:
-            raise UsageError(
-                f"{target.url} redirects to {response.getheader('Location')}: give that address as --host."
-            )
-        return response.status, content
     except (OSError, http.client.HTTPException) as error:
-        raise UsageError(f"{target.url} does not answer: {error or type(error).__name__}.") from None
+        raise trouble(f"{target.url} does not answer: {error or type(error).__name__}.") from None
     finally:
         connection.close()
+    if 300 <= response.status < 400:
+        where = without_secrets(response.getheader("Location") or "nowhere")
+        raise NoAnswer(f"{target.url} redirects to {where}: give that address as --host.")
+    return response.status, content

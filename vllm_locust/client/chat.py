@@ -4,7 +4,7 @@ A `Transport` holds what all users of a process share, a `ChatClient` is one use
 alive, never raises for what the server or the network does, and turns every request into a `RequestRecord`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -21,6 +21,7 @@ from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
 from vllm_locust.core.record import CANCELLED, CONNECT, OK, PROTOCOL, TIMEOUT, RequestRecord
+from vllm_locust.core.urls import hider, secrets_of_headers, secrets_of_query
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -51,6 +52,11 @@ class RequestOptions:
     connect_timeout_s: float = 30.0
     timeout_s: float = 600.0
     """For a whole request, connecting included."""
+
+    def resource(self, target: Target, path: str) -> str:
+        """What a request line names for a path of the API on this server."""
+        own = self.endpoints.get(path)
+        return target.resource(path) if own is None else target.endpoint(own)
 
 
 class Reply(NamedTuple):
@@ -120,6 +126,8 @@ class Transport:
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
         self.chunks = [Chunks() for _ in self.targets]
         self._heads = [_head(target, options) for target in self.targets]
+        self.hide = hider(_secrets(self.targets, options))
+        """Takes out of a text what the server has from us and may tell back."""
         stream_options: dict[str, Any] = {"include_usage": True}
         if options.running_usage:
             stream_options["continuous_usage_stats"] = True
@@ -167,9 +175,8 @@ class Transport:
     def render(self, host: int, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
         content = orjson.dumps({**self._body, **body})
-        path = self.options.endpoints.get(path, path)
         head = (
-            f"POST {self.targets[host].resource(path)} HTTP/1.1\r\n{self._heads[host]}"
+            f"POST {self.options.resource(self.targets[host], path)} HTTP/1.1\r\n{self._heads[host]}"
             f"X-Request-Id: {self._request_id}{index}\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         return head.encode("latin-1") + content
@@ -271,6 +278,8 @@ class ChatClient:
             self.free_s = exchange.ended_s if exchange.over.is_set() else now
             self._owed_s = now - self.free_s
             _settle(record, exchange, self.free_s)
+            if record.error is not None:
+                record.error = transport.hide(record.error)
             self._on_finished(record)
         if record.outcome == CONNECT:
             gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
@@ -328,6 +337,14 @@ def _head(target: Target, options: RequestOptions) -> str:
         **options.headers,
     }
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
+def _secrets(targets: Sequence[Target], options: RequestOptions) -> Iterator[str]:
+    for target in targets:
+        yield from target.secrets
+    yield from secrets_of_headers(options.headers)
+    for path in options.endpoints.values():
+        yield from secrets_of_query(path.partition("?")[2])
 
 
 def _crossed(exchange: Exchange, sent_s: float) -> bool:

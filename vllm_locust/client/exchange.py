@@ -17,6 +17,7 @@ from vllm_locust.client.connection import Connection
 from vllm_locust.core.chunk import beginning, error_in, error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
 from vllm_locust.core.stream import Answer
+from vllm_locust.core.urls import without_secrets
 
 _MAX_BODY_BYTES = 64 << 10
 # Names that are none of a compression: two are there so that proxies keep their hands off, one is a mistake.
@@ -231,7 +232,7 @@ class Exchange:
         if self.status == 0:
             return TRUNCATED, "the connection was closed before any response"
         if 300 <= self.status < 400:
-            to = self.location or "nowhere"
+            to = without_secrets(self.location) or "nowhere"
             return http_outcome(self.status), f"redirected to {to}: give that address as --host"
         if self.status != 200:
             return http_outcome(self.status), self._body_message()

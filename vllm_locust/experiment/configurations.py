@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from vllm_locust.core.urls import as_address
 from vllm_locust.experiment.definition import Configuration
 from vllm_locust.experiment.document import Document, Place
 from vllm_locust.experiment.names import check_names
@@ -137,7 +138,7 @@ def _configuration(
             place, "a server with a url is there already: arguments and environment come too late"
         )
     elif url and not str(url).startswith(("http://", "https://")):
-        document.complain(place, f"url {url!r} must begin with http:// or https://")
+        document.complain(place, f"url {as_address(str(url))!r} must begin with http:// or https://")
     elif not url and not start:
         document.complain(place, "say how the server is started (server.start), or where it is (url)")
     words = [] if url or not start else _words(document, str(start), bool(arguments), place)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from vllm_locust.core.urls import without_secrets
 from vllm_locust.experiment.configurations import PORT
 from vllm_locust.experiment.definition import Experiment
 from vllm_locust.experiment.plan import Session, locust_command, runs_of, server_command, shown
@@ -30,11 +31,12 @@ def describe(experiment: Experiment, sessions: Sequence[Session]) -> str:
 def _commands(session: Session) -> Iterator[str]:
     known = session.configuration
     if known.url is not None:
-        yield f"server there already: {known.url}"
+        url = without_secrets(known.url)
+        yield f"server there already: {url}"
     else:
+        url = f"http://127.0.0.1:{PORT}"
         variables = "".join(f"{name}={value} " for name, value in known.environment.items())
         yield variables + shown(server_command(known, PORT))
-    url = known.url or f"http://127.0.0.1:{PORT}"
     if session.warmup is not None:
         locustfile, options = session.warmup
         yield f"warm-up: {shown(locust_command(locustfile, options, url, None))}"

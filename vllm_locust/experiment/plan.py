@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, TypeVar
 from zlib import crc32
 
+from vllm_locust.core.urls import without_secrets
 from vllm_locust.errors import UsageError
 from vllm_locust.experiment.configurations import ARGUMENTS, PORT
 from vllm_locust.experiment.definition import Configuration, Experiment, Load, Values, Workload
@@ -88,7 +89,8 @@ class Run:
     def server(self) -> str:
         """A digest of the server that is asked."""
         known = self.configuration
-        return _digest([known.start, known.url, known.arguments, known.environment])
+        url = known.url and without_secrets(known.url)
+        return _digest([known.start, url, known.arguments, known.environment])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vllm_locust.core.urls import authorization, credentials_of, without_secrets
 from vllm_locust.errors import VllmLocustError
 from vllm_locust.experiment.definition import Configuration, Timing
 from vllm_locust.experiment.log import telling_lines
@@ -80,28 +81,35 @@ def free_port() -> int:
 def _await_ready(
     url: str, timing: Timing, process: Process | None, log: Path, tell: Callable[[str], None]
 ) -> None:
+    health = _behind(url, timing.ready_path)
     began_s = asked_s = time.monotonic()
     while (now_s := time.monotonic()) - began_s < timing.ready_timeout_s:
         if process is not None and (code := process.poll()) is not None:
             raise ServerFailed(_ended(code, log))
         if now_s >= asked_s:
             asked_s = now_s + _ASK_EVERY_S
-            if _is_ready(url, timing.ready_path):
+            if _is_ready(health):
                 return
         tell("waiting for its health")
         time.sleep(_POLL_S)
     last = f": {words}" if process is not None and (words := telling_lines(log)) else ""
     raise ServerFailed(
-        f"it was not ready within {timing.ready_timeout_s:g} s ({url}{timing.ready_path}){last}"
+        f"it was not ready within {timing.ready_timeout_s:g} s ({without_secrets(health)}){last}"
     )
 
 
-def _is_ready(url: str, path: str) -> bool:
+def _behind(url: str, path: str) -> str:
     parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}{path}").geturl()
+
+
+def _is_ready(health: str) -> bool:
+    parts = urlsplit(health)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=_ANSWER_S)
     try:
-        connection.request("GET", parts.path.rstrip("/") + path)
+        resource = parts._replace(scheme="", netloc="", fragment="").geturl()
+        connection.request("GET", resource, headers=authorization(credentials_of(parts.netloc)))
         return connection.getresponse().status < 400
     except (OSError, HTTPException):
         return False

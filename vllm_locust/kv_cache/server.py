@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from math import ceil
 from urllib.parse import urlsplit
 
 from vllm_locust.core.kv_size import Told, blocks_of_each, engine_of
+from vllm_locust.core.urls import as_address, authorization, credentials_of, without_secrets
 from vllm_locust.errors import UsageError
 
 _TIMEOUT_S = 10.0
@@ -48,9 +50,10 @@ class EngineCache:
 
 def ask_server(url: str) -> Sequence[EngineCache]:
     """The caches of all engines of the server at `url`, at least one. UsageError when it does not tell."""
-    address = _address(url)
+    question = _question(url)
+    address = without_secrets(question.full_url)
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(question, timeout=_TIMEOUT_S) as answer:
             page = answer.read(_LARGEST_PAGE).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         raise UsageError(
@@ -115,9 +118,20 @@ def _number(text: str | None) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--url {url!r} is no address of a server, such as http://localhost:8000")
+def _question(url: str) -> urllib.request.Request:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"\s", url):
+        raise UsageError(
+            f"--url {as_address(url)!r} is no address of a server, such as http://localhost:8000"
+        )
     path = parts.path.rstrip("/").removesuffix("/v1")
-    return parts._replace(path=path if path.endswith("/metrics") else f"{path}/metrics").geturl()
+    whole = parts._replace(
+        netloc=parts.netloc.rpartition("@")[2],
+        path=path if path.endswith("/metrics") else f"{path}/metrics",
+        fragment="",
+    )
+    return urllib.request.Request(whole.geturl(), headers=authorization(credentials_of(parts.netloc)))

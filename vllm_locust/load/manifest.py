@@ -12,9 +12,9 @@ from typing import Any
 
 from vllm_locust.core.rate import Rate
 from vllm_locust.core.slo import Slo
+from vllm_locust.core.urls import HIDDEN, without_secrets
 from vllm_locust.load.phases import plain_rate
 from vllm_locust.load.prepare import Prepared
-from vllm_locust.observe.addresses import without_secrets
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.scenario import sources_of
 from vllm_locust.workloads.variety import Adapter, Variation
@@ -22,7 +22,6 @@ from vllm_locust.workloads.variety import Adapter, Variation
 _PACKAGES = ("vllm-locust", "locust", "gevent", "httptools", "orjson", "numpy")
 # Options whose values may be secret: their place on the command line is kept, what they say is not.
 _SECRET_OPTIONS = ("--api-key", "--header", "--web-login")
-_HIDDEN = "***"
 
 
 def describe_run(
@@ -73,12 +72,14 @@ def redact(arguments: list[str]) -> list[str]:
     shown: list[str] = []
     hide = False
     for argument in arguments:
-        name, separator, _ = argument.partition("=")
+        name, separator, value = argument.partition("=")
         secret = _is_secret(name)
         if hide:
-            shown.append(_HIDDEN)
+            shown.append(HIDDEN)
         elif separator and secret:
-            shown.append(f"{name}={_HIDDEN}")
+            shown.append(f"{name}={HIDDEN}")
+        elif separator and name.startswith("--"):
+            shown.append(f"{name}={without_secrets(value)}")
         else:
             shown.append(without_secrets(argument))
         hide = not hide and secret and not separator

@@ -42,24 +42,24 @@ class ServerSide:
 def what_to_watch(prepared: Prepared) -> Watch:
     """The sources that a run's options name; by default `/metrics` of the target."""
     settings = prepared.settings
-    own_urls = [f"{target.secret_url}/metrics" for target in prepared.targets]
     urls = settings.server_metrics_urls
     if urls is None:  # a log is given where the server's metrics cannot be reached
-        urls = () if settings.server_log is not None else own_urls
+        own = () if settings.server_log is not None else prepared.targets
+        urls = [f"{target.origin}{target.resource('/metrics')}" for target in own]
     return Watch(
-        [
-            {
-                "url": url,
-                # What the target may know, such as a key, is nobody else's.
-                "headers": dict(settings.headers) if any(same_origin(url, own) for own in own_urls) else {},
-                "insecure": settings.insecure,
-            }
-            for url in urls
-        ],
+        [{"url": url, "headers": _headers_for(url, prepared), "insecure": settings.insecure} for url in urls],
         [] if settings.server_log is None else [str(settings.server_log)],
         gpu=settings.watches_server and all(target.host in _LOOPBACK_NAMES for target in prepared.targets),
         interval_s=settings.server_metrics_interval_s,
     )
+
+
+def _headers_for(url: str, prepared: Prepared) -> dict[str, str]:
+    """What a target gets with its requests: it may know that, such as a key, and nobody else."""
+    for target in prepared.targets:
+        if same_origin(url, target.origin):
+            return {**target.headers, **prepared.settings.headers}
+    return {}
 
 
 class Observation:

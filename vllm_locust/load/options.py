@@ -200,7 +200,9 @@ def _add_requests(add: _Add) -> None:
     add(
         "--endpoint",
         metavar="PATH",
-        help="The path to ask behind --host, for servers that have another one than --endpoint-type says",
+        help="The path to ask behind --host, for servers that have another one than --endpoint-type says; "
+        "tasks of one's own: for client.complete where it ends with /completions, for client.chat with "
+        "/chat/completions, else for both",
     )
     add(
         "--ignore-eos",

@@ -122,8 +122,8 @@ class PrefixCache:
         told_s, tokens = perf_counter(), 0
         for number, primer in enumerate(primers):
             path, body = request_body(primer, settings.endpoint_type)
-            path = options.endpoints.get(path, path)
-            answer = send(target, headers, path, {"model": options.model, **options.body, **body})
+            resource = options.resource(target, path)
+            answer = send(target, headers, resource, {"model": options.model, **options.body, **body})
             tokens += _prompt_tokens(answer)
             if perf_counter() - told_s > _TELL_EVERY_S:
                 told_s = perf_counter()

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 from vllm_locust.client.ask import ServerModel, ServerTokenizer, find_model
-from vllm_locust.client.chat import RequestOptions
+from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH, RequestOptions
 from vllm_locust.client.target import Target
 from vllm_locust.core.trace import read_trace, rescale
 from vllm_locust.errors import UsageError
@@ -54,7 +54,7 @@ class Prepared:
     @property
     def request_options(self) -> RequestOptions:
         """What every request of the run has in common."""
-        settings, path = self.settings, self.settings.endpoint
+        settings = self.settings
         body = dict(settings.extra_body)
         if settings.ignore_eos:
             body.setdefault("ignore_eos", True)
@@ -64,7 +64,7 @@ class Prepared:
             model=self.model.name,
             headers=settings.headers,
             body=body,
-            endpoints={} if path is None else {path_of(settings.endpoint_type): path},
+            endpoints=_endpoints(settings),
             running_usage=settings.continuous_usage_stats,
             timeout_s=settings.request_timeout_s,
         )
@@ -90,7 +90,7 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     if settings.junit_xml is not None:
         file = settings.junit_xml
         attempt(lambda: check_junit(file))
-    targets = attempt(lambda: [Target.parse(url, _tls_context(settings)) for url in host.split(",")])
+    targets = attempt(lambda: Target.parse_all(host, _tls_context(settings)))
     model = attempt(lambda: _model(settings, targets)) if targets else None
     counters = attempt(lambda: _counters(settings, targets, model)) or _NOBODY
     scenario = attempt(lambda: _scenario(settings, counters, model))
@@ -100,6 +100,21 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     if problems or targets is None or model is None or scenario is None:
         raise UsageError(*problems)
     return Prepared(settings, targets, model, scenario, arrivals or ())
+
+
+def _endpoints(settings: Settings) -> dict[str, str]:
+    """Which paths of the API --endpoint stands for: that of the scenario's requests, and what its end says.
+
+    Tasks of the user's own may ask for either.
+    """
+    if settings.endpoint is None:
+        return {}
+    path = settings.endpoint.partition("?")[0].rstrip("/")
+    known = [api for api in (CHAT_PATH, COMPLETIONS_PATH) if path.endswith(api.removeprefix("/v1"))]
+    replaced = known[:1] or [CHAT_PATH, COMPLETIONS_PATH]
+    if not settings.own_tasks:
+        replaced.append(path_of(settings.endpoint_type))
+    return dict.fromkeys(replaced, settings.endpoint)
 
 
 def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:

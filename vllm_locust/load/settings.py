@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from vllm_locust.client.target import ROUND_ROBIN, STICKY
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_slo
+from vllm_locust.core.urls import without_secrets
 from vllm_locust.core.validity import Loop
 from vllm_locust.errors import UsageError
 from vllm_locust.load import convert
-from vllm_locust.observe.addresses import parse_bind, parse_interval, without_secrets
+from vllm_locust.observe.addresses import parse_bind, parse_interval
 from vllm_locust.workloads.lengths import Lengths
 from vllm_locust.workloads.variety import Adapter, Variation
 
@@ -105,6 +106,8 @@ class Settings:
     server_metrics_interval_s: float = 1.0
     exporter: tuple[str, int] | None = None
     """Host and port to listen at."""
+    own_tasks: bool = False
+    """No user can ask for requests of the scenario."""
     of_scenario: Sequence[str] = ()
     """The options given that only requests of the scenario obey."""
 
@@ -177,6 +180,7 @@ def read_settings(
         **_observer_settings(reader),
         **_load_settings(reader, shape),
         most_users=_most_users(options),
+        own_tasks=own_tasks,
     )
     settings = replace(settings, of_scenario=list(_of_scenario(settings, reader)))
     if own_tasks and settings.of_scenario:

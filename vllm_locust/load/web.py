@@ -25,8 +25,10 @@ from locust.runners import (
 )
 from locust.util.timespan import parse_timespan
 from locust.web import WebUI
+from werkzeug.datastructures import ImmutableMultiDict
 
 from vllm_locust.errors import UsageError
+from vllm_locust.load.hosts import conceal, host_of, in_full
 from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.own_tasks import asks_for_scenario
 from vllm_locust.load.prepare import prepare
@@ -109,6 +111,7 @@ def _answer_for_locust(environment: Environment) -> Response | None:
     else:
         problems = _problems_of_start(environment)
     if not problems:
+        _conceal_host_of_form(environment)
         return None
     return jsonify({"success": False, "message": " ".join(problems), "host": environment.host})
 
@@ -119,7 +122,7 @@ def _problems_of_start(environment: Environment) -> Sequence[str]:
     choose_shape(environment, settings)
     try:
         # A field that was emptied is what Locust takes.
-        prepare(settings, request.form.get("host", environment.host or ""), problems)
+        prepare(settings, _host_of_form(environment), problems)
     except UsageError as error:
         return error.problems
     if not run_time and environment.parsed_options is not None:
@@ -132,9 +135,21 @@ def _problems_of_edit(environment: Environment, run: Run) -> Sequence[str]:
     if environment.shape_class is not None:
         return [_SHAPED]
     settings, problems = _settings_of_form(environment)
-    host = request.form.get("host") or environment.host
-    same = _without_users(settings) == _without_users(run.settings) and host == environment.host
+    host = _host_of_form(environment) or host_of(environment)
+    same = _without_users(settings) == _without_users(run.settings) and host == host_of(environment)
     return () if same and not problems else [_ONLY_USERS]
+
+
+def _host_of_form(environment: Environment) -> str:
+    return in_full(environment, request.form.get("host", environment.host or ""))
+
+
+def _conceal_host_of_form(environment: Environment) -> None:
+    """Locust takes the host from the form, and shows it from then on."""
+    if "host" in request.form:
+        form = request.form.copy()
+        form["host"] = conceal(environment, _host_of_form(environment))
+        request.form = ImmutableMultiDict(form)
 
 
 def _settings_of_form(

@@ -38,6 +38,7 @@ from vllm_locust.load.csv_files import use_complete_files
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
+from vllm_locust.load.hosts import conceal_given, host_of
 from vllm_locust.load.junit import write_refusal
 from vllm_locust.load.master import Workers
 from vllm_locust.load.messages import TO_MASTER, TO_WORKER
@@ -96,7 +97,8 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
 def _prepare_to_lead(environment: Environment) -> None:
     try:
         settings, problems = _settings(environment)
-        host = _host(environment)
+        conceal_given(environment)
+        host = host_of(environment)
         simulated = host is None
         if host is None:
             host = environment.host = start_simulator()
@@ -170,7 +172,7 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         prepared = _prepared(environment)
         if (before := _run(environment)) is not None:
             before.discard()
-        environment.vllm_run = Run(  # type: ignore[attr-defined]
+        run = environment.vllm_run = Run(  # type: ignore[attr-defined]
             environment,
             prepared,
             partial(_on_plan_end, environment),
@@ -181,7 +183,7 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
             _refuse(error)
         raise StopTest(str(error)) from None
     if environment.parsed_options is not None:  # which Locust sends to the workers, each when it begins
-        environment.parsed_options.vllm_run = dict(environment.vllm_run.for_workers)  # type: ignore[attr-defined]
+        environment.parsed_options.vllm_run = {**run.for_workers, "host": host_of(environment)}
 
 
 def _join(environment: Environment) -> None:
@@ -194,7 +196,7 @@ def _join(environment: Environment) -> None:
     try:
         settings, problems = _settings(environment)
         alone = replace(settings, results_dir=None, junit_xml=None)  # which are the master's
-        prepared = prepare(alone, environment.host or "", problems)
+        prepared = prepare(alone, run["host"], problems)
     except UsageError as error:
         worker.refuse(runner, run["id"], error)
         _refuse(error)
@@ -247,7 +249,7 @@ def _prepared(environment: Environment) -> Prepared:
         prepared: Prepared = environment.vllm_prepared  # type: ignore[attr-defined]
         return prepared
     settings, problems = _settings(environment)
-    return prepare(settings, _host(environment) or "", problems)
+    return prepare(settings, host_of(environment) or "", problems)
 
 
 def _on_plan_end(environment: Environment) -> None:
@@ -429,10 +431,3 @@ def _link(environment: Environment) -> worker.WorkerLink | None:
 
 def _is_headless(environment: Environment) -> bool:
     return environment.web_ui is None
-
-
-def _host(environment: Environment) -> str | None:
-    """The address to test: from --host or the web UI's form, else from a user class."""
-    if environment.host:
-        return environment.host
-    return next((user.host for user in environment.user_classes if user.host), None)

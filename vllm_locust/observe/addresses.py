@@ -14,9 +14,6 @@ LOOPBACK = "127.0.0.1"
 _METRICS_PATH = "/metrics"
 # Servers take milliseconds to write their metrics down.
 _SHORTEST_INTERVAL_S = 0.2
-_HIDDEN = "***"
-_PASSWORD = re.compile(r"://\S*@")
-_QUERY = re.compile(r"(://[^\s?]*)\?\S+")
 
 
 def parse_bind(text: str) -> tuple[str, int]:
@@ -46,11 +43,6 @@ def parse_interval(text: str) -> float:
     if seconds < _SHORTEST_INTERVAL_S:
         raise ValueError(f"is shorter than {_SHORTEST_INTERVAL_S:g} s")
     return seconds
-
-
-def without_secrets(url: str) -> str:
-    """A URL, or any text with URLs in it, as it may be told: without a password or a query."""
-    return _QUERY.sub(rf"\1?{_HIDDEN}", _PASSWORD.sub(f"://{_HIDDEN}@", url))
 
 
 def same_origin(one: str, other: str) -> bool:

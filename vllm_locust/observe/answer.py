@@ -8,14 +8,15 @@ import io
 import socket
 import ssl
 import zlib
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from vllm_locust.core.urls import authorization, credentials_of
 
 LIMIT_S = 5.0
 """For connecting, and from then on for the whole answer."""
@@ -205,8 +206,7 @@ def _headers(source: Source, parts: SplitResult) -> dict[str, str]:
     headers |= {"Connection": "close", **source.headers}
     if parts.username is not None:  # named for this very address
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {b64encode(secret.encode()).decode()}"
+        headers |= authorization(credentials_of(parts.netloc))
     return headers
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from threading import Event
 from typing import Any, TypeVar
 
+from vllm_locust.core.urls import without_secrets
 from vllm_locust.errors import UsageError
 from vllm_locust.observe.addresses import (
     DEFAULT_PORT,
     parse_bind,
     parse_interval,
     parse_metrics_url,
-    without_secrets,
 )
 
 DESCRIPTION = """\

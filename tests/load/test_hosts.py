@@ -1,0 +1,85 @@
+"""The address under test: what Locust has of it, what is asked there, and who gets its secrets."""
+
+from dataclasses import replace
+
+import pytest
+from locust import HttpUser
+from locust.env import Environment
+
+from vllm_locust import VllmUser
+from vllm_locust.client.ask import ServerModel
+from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH
+from vllm_locust.client.target import Target
+from vllm_locust.load.hosts import conceal_given, host_of, in_full
+from vllm_locust.load.observation import what_to_watch
+from vllm_locust.load.prepare import Prepared
+from vllm_locust.load.settings import Settings
+from vllm_locust.workloads import catalogue
+from vllm_locust.workloads.scenario import Context
+
+GIVEN = "http://me:p,w@a:8000/base/v1?key=7,http://b"
+SHOWN = "http://***@a:8000/base/v1?***,http://b"
+BASIC = {"Authorization": "Basic bWU6cA=="}  # me:p
+
+
+def test_locust_has_a_host_without_its_secrets() -> None:
+    environment = Environment(host=GIVEN)
+    conceal_given(environment)
+    assert (environment.host, host_of(environment)) == (SHOWN, GIVEN)
+    assert in_full(environment, SHOWN) == GIVEN
+    assert in_full(environment, "http://c") == "http://c"
+
+
+def test_so_has_a_users_class_but_for_those_that_ask_by_themselves() -> None:
+    class Ours(VllmUser):
+        host = GIVEN
+
+    class Other(HttpUser):
+        host = "http://me:p@c"
+
+    environment = Environment(user_classes=[Ours, Other])
+    conceal_given(environment)
+    assert (environment.host, Ours.host, Other.host) == (None, SHOWN, "http://me:p@c")
+    assert host_of(environment) == GIVEN
+
+
+def prepared(settings: Settings, *hosts: str) -> Prepared:
+    scenario = catalogue.load("tiny", Context())
+    return Prepared(settings, [Target.parse(host) for host in hosts], ServerModel("m", None, None), scenario)
+
+
+def test_metrics_are_asked_as_all_else_is() -> None:
+    watch = what_to_watch(prepared(Settings(), "http://me:p@a:8000/base/v1?key=7", "https://b"))
+    assert [(source["url"], source["headers"]) for source in watch.sources] == [
+        ("http://a:8000/base/metrics?key=7", BASIC),
+        ("https://b/metrics", {}),
+    ]
+
+
+def test_secrets_go_to_no_other_server() -> None:
+    urls = ["http://a:8000/other", "http://a:8001/metrics", "https://a:8000/metrics", "http://b/metrics"]
+    settings = Settings(headers={"X-Token": "t"}, server_metrics_urls=urls)
+    watch = what_to_watch(prepared(settings, "http://me:p@a:8000?key=7"))
+    assert [source["url"] for source in watch.sources] == urls
+    assert [source["headers"] for source in watch.sources] == [{**BASIC, "X-Token": "t"}, {}, {}, {}]
+
+
+OWN = Settings(own_tasks=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "endpoint", "replaced"),
+    [
+        (Settings(), "/v3/chat/completions", {CHAT_PATH}),
+        (Settings(), "/generate", {CHAT_PATH, COMPLETIONS_PATH}),
+        # A scenario's requests go where the user says, whatever that is called.
+        (Settings(), "/v3/completions", {CHAT_PATH, COMPLETIONS_PATH}),
+        (Settings(endpoint_type="completions"), "/v3/completions?x=1", {COMPLETIONS_PATH}),
+        (OWN, "/v3/completions", {COMPLETIONS_PATH}),
+        (OWN, "/v3/chat/completions/", {CHAT_PATH}),
+        (OWN, "/generate", {CHAT_PATH, COMPLETIONS_PATH}),
+    ],
+)
+def test_which_calls_an_endpoint_is_for(settings: Settings, endpoint: str, replaced: set[str]) -> None:
+    options = prepared(replace(settings, endpoint=endpoint), "http://a").request_options
+    assert options.endpoints == dict.fromkeys(replaced, endpoint)
