@@ -170,8 +170,16 @@ BARE = [{"id": "org/name", "object": "model"}]
         ("200 OK", b"<html>", "answered 200: <html>"),
         ("404 Not Found", {"detail": "Not Found"}, "answered 404: Not Found"),
         ("500 Oops", {"error": {"message": "no GPU"}}, "answered 500: no GPU"),
-        ("401 Unauthorized", {"error": "who?"}, "answered 401: who?"),
-        ("403 Forbidden", {"error": "not you"}, "answered 403: not you"),
+        (
+            "401 Unauthorized",
+            {"error": "who?"},
+            "answered 401: who? (OPENAI_API_KEY or --api-key gives a key)",
+        ),
+        (
+            "403 Forbidden",
+            {"error": "not you"},
+            "answered 403: not you (OPENAI_API_KEY or --api-key gives a key)",
+        ),
     ],
 )
 def test_a_list_that_tells_too_little_is_a_warning_where_a_model_is_given(

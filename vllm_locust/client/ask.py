@@ -71,7 +71,7 @@ def find_model(target: Target, headers: Mapping[str, str], wanted: str | None) -
             raise UsageError(
                 f"--model {name!r} is not served by {target.url}, which has: {', '.join(known)}."
             )
-        _warn_of_list(target, name, _told(target, headers, status, body), known)
+        _warn_of_list(target, name, status, _told(target, headers, status, body), known)
         return ServerModel(name, None, version)
     length = (known or {})[name].get("max_model_len")
     return ServerModel(name, length if isinstance(length, int) else None, version, [*(known or {})])
@@ -86,9 +86,11 @@ def _known_models(body: Any) -> Mapping[str, Mapping[str, Any]] | None:
 
 
 def _warn_of_list(
-    target: Target, name: str, answer: str, known: Mapping[str, Mapping[str, Any]] | None
+    target: Target, name: str, status: int, answer: str, known: Mapping[str, Mapping[str, Any]] | None
 ) -> None:
     what = f"answered {answer}" if known is None else f"has a list of {', '.join(known) or 'no models'}"
+    if status in _DENIALS:
+        what += " (OPENAI_API_KEY or --api-key gives a key)"
     logger.warning("%s/v1/models %s: going on with --model %s.", target.url, what, name)
 
 
@@ -187,8 +189,13 @@ def _told(target: Target, headers: Mapping[str, str], status: int, body: Any) ->
 
 
 def _message(target: Target, headers: Mapping[str, str], body: Any) -> str:
-    """The words for a human in an answer, without the secrets that it may have from the question."""
-    return hider([*target.secrets, *secrets_of_headers(headers)])(error_message(body))
+    """The words for a human in an answer."""
+    return _hide(target, headers, error_message(body))
+
+
+def _hide(target: Target, headers: Mapping[str, str], text: str) -> str:
+    """What the server said without the secrets that it may have from the question."""
+    return hider([*target.secrets, *secrets_of_headers(headers)])(text)
 
 
 def _ask(
@@ -238,10 +245,16 @@ def _answer(
         response = connection.getresponse()
         content = response.read(4 << 20)
     except (OSError, http.client.HTTPException) as error:
-        raise trouble(f"{target.url} does not answer: {error or type(error).__name__}.") from None
+        why = _hide(target, headers, str(error) or type(error).__name__)
+        raise trouble(f"{target.url} does not answer: {why}.") from None
     finally:
         connection.close()
     if 300 <= response.status < 400:
-        where = without_secrets(response.getheader("Location") or "nowhere")
-        raise NoAnswer(f"{target.url} redirects to {where}: give that address as --host.")
+        where = _hide(target, headers, without_secrets(response.getheader("Location") or ""))
+        told = (
+            f"to {where}: give that address as --host"
+            if where
+            else f"({response.status}) and does not say where to"
+        )
+        raise NoAnswer(f"{target.url} redirects {told}.")
     return response.status, content

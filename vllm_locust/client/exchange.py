@@ -22,6 +22,8 @@ from vllm_locust.core.urls import without_secrets
 _MAX_BODY_BYTES = 64 << 10
 # Names that are none of a compression: two are there so that proxies keep their hands off, one is a mistake.
 _NO_COMPRESSION = ("identity", "none", "utf-8")
+_GZIP = b"\x1f\x8b"
+_UNTOLD_GZIP = "the body is compressed with gzip, and no content-encoding says so"
 # How a read ends that ends with an event: with the line break that closes its chunk, or without.
 _CLOSED = (b"\n\n\r\n", b"\r\n\r\n\r\n")
 _BARE = (b"\n\n", b"\r\n\r\n")
@@ -138,7 +140,8 @@ class Exchange:
         except Exception as error:  # an upgrade, say: what escapes here would silence the connection
             self.keep_alive = False
             if not self.complete:
-                answer.fail(PROTOCOL, f"not an HTTP response: {type(error).__name__} {error}")
+                what = f"{type(error).__name__} {error}, in {beginning(data)}"
+                answer.fail(PROTOCOL, f"not an HTTP response: {what}")
         new = len(answer.arrivals_s) - before
         if new == 1 and self._ends_with_event(data, end_bound_s < bound_s):
             self.bounds_s.append(end_bound_s)
@@ -232,8 +235,11 @@ class Exchange:
         if self.status == 0:
             return TRUNCATED, "the connection was closed before any response"
         if 300 <= self.status < 400:
-            to = without_secrets(self.location) or "nowhere"
-            return http_outcome(self.status), f"redirected to {to}: give that address as --host"
+            to = without_secrets(self.location)
+            told = (
+                f"redirected to {to}: give that address as --host" if to else "redirected, and not told where"
+            )
+            return http_outcome(self.status), told
         if self.status != 200:
             return http_outcome(self.status), self._body_message()
         return self._not_a_stream()
@@ -245,32 +251,42 @@ class Exchange:
         if not answer.finished:
             return answer.failure or self._unfinished()
         if not answer.arrivals_s:
-            return PROTOCOL, "the answer carried no output"
+            return PROTOCOL, f"the answer carried no output{_last_of(answer)}"
         return None
 
     def _unfinished(self) -> tuple[str, str]:
         answer = self.answer
         if not answer.arrivals_s and answer.stray is not None:
+            if answer.stray.startswith(_GZIP):
+                return PROTOCOL, _UNTOLD_GZIP
             return PROTOCOL, f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
         if answer.missing_choices and answer.done:
             return TRUNCATED, f"{answer.missing_choices} of the choices that were asked for never came"
         if answer.finish_reason is not None:
             return TRUNCATED, "the stream ended before all choices had a finish reason"
         missing = "a finish reason" if answer.done else "a finish reason or [DONE]"
-        met = "" if answer.odd_line is None else f"; among its events was {beginning(answer.odd_line)}"
+        if answer.half is not None:
+            met = f"; it ended in the middle of {beginning(answer.half)}"
+        elif answer.odd_line is not None:
+            met = f"; among its events was {beginning(answer.odd_line)}"
+        else:
+            met = "" if answer.arrivals_s else _last_of(answer) or "; it had no event"
         return TRUNCATED, f"the stream ended without {missing}{met}"
 
     def _not_a_stream(self) -> tuple[str, str]:
         if self._compressed:
             return PROTOCOL, f"the body is compressed: its content-encoding is {self._compressed}"
         content = b"".join(self._body)
+        if content.startswith(_GZIP):
+            return PROTOCOL, _UNTOLD_GZIP
         try:
             body = orjson.loads(content)
         except orjson.JSONDecodeError:
             body = None
         if isinstance(body, dict) and (message := error_in(body)) is not None:
             return SERVER_ERROR_EVENT, message
-        met = f"{self.content_type or 'no content type'}: {beginning(content)}"
+        what = beginning(content) if content else "an empty body"
+        met = f"{self.content_type or 'no content type'}: {what}"
         return PROTOCOL, f"expected an event stream, got {met}"
 
     def _body_message(self) -> str:
@@ -293,6 +309,11 @@ class Exchange:
                 del self.bounds_s[place]
             self.ended_s = ended_s
             self.over.set()
+
+
+def _last_of(answer: Answer) -> str:
+    """The last event of an answer without output, where there was one."""
+    return "" if answer.silent is None else f"; its last event was {beginning(answer.silent)}"
 
 
 def run_exchange(exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None) -> None:

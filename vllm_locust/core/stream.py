@@ -65,8 +65,10 @@ class Answer:
         "event_tokens",
         "failure",
         "finish_reason",
+        "half",
         "output_tokens",
         "prompt_tokens",
+        "silent",
         "text_parts",
     )
 
@@ -102,6 +104,10 @@ class Answer:
         self.ends_with_token = False
         """The last piece ended with an event that carries output: its arrival is the piece's."""
         self.failure: tuple[str, str] | None = None
+        self.silent: bytes | None = None
+        """The last event of the answer that carried no output: its opening, its end, or what nobody reads."""
+        self.half: bytes | None = None
+        """The event that the end of the body cut."""
 
     @property
     def text(self) -> str:
@@ -172,9 +178,9 @@ class Answer:
             try:
                 self._take_event(data, arrival_s)
             except ValueError:
-                # Half an event at a cut: the missing end of the stream says enough.
+                self.half = b"data: " + data
                 if _is_several_chunks(data):
-                    self.fail(PROTOCOL, f"no blank line ends the events: {beginning(b'data: ' + data)}")
+                    self.fail(PROTOCOL, f"no blank line ends the events: {beginning(self.half)}")
         self._take_error()
 
     def fail(self, outcome: str, message: str) -> None:
@@ -228,7 +234,8 @@ class Answer:
         try:
             return self._take_chunk(chunk, data, arrival_s)
         except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-            raise ValueError(f"{error}, in {beginning(data)}") from None
+            what = error if isinstance(chunk, dict) else "an event is no JSON object"
+            raise ValueError(f"{what}, in {beginning(data)}") from None
 
     def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> bool:
         choices, usage = chunk.get("choices") or (), chunk.get("usage")
@@ -241,6 +248,8 @@ class Answer:
                 self._take_progress(choice, arrival_s)
         tokens = self._take_usage(usage) if usage else None
         if not said or (said == EMPTY and tokens == 0):
+            if choices:
+                self.silent = data
             if self.output_tokens and not self.arrivals_s and self._finish_s is not None:
                 # All that was generated are special tokens, which have no text: they came with the end.
                 self.arrivals_s.append(self._finish_s)
