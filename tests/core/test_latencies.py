@@ -35,6 +35,7 @@ def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
     claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **common)
     truth = an_ok(sent_s, ended_s, tokens, truths, **common)
     assume(not claim.in_one_piece and not truth.in_one_piece)  # of those nobody knows a gap
+    assume(bool(claim.later_tokens) == bool(truth.later_tokens))
     return claim, truth
 
 
