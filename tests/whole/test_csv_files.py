@@ -72,9 +72,18 @@ def test_the_last_second_of_a_run_time_is_told(server: Simulator, tmp_path: Path
     assert_all_is_told(outcome, tmp_path / PREFIX)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("tokens", ["250", "10000"], ids=["finished", "cancelled"])
+FINISHED, CANCELLED = "250", "10000"
+
+
+@pytest.mark.parametrize(
+    ("processes", "ending", "tokens"),
+    [
+        (1, signal.SIGINT, FINISHED),
+        (1, signal.SIGTERM, CANCELLED),
+        (2, signal.SIGTERM, FINISHED),
+        (2, signal.SIGINT, CANCELLED),
+    ],
+)
 def test_an_interrupted_run_tells_how_it_ended(
     server: Simulator, tmp_path: Path, processes: int, ending: signal.Signals, tokens: str
 ) -> None:
@@ -86,5 +95,5 @@ def test_an_interrupted_run_tells_how_it_ended(
         outcome = run.wait()
     assert len(outcome.requests) >= 4
     assert_all_is_told(outcome, tmp_path / PREFIX)
-    if tokens == "10000":
+    if tokens == CANCELLED:
         assert outcome.summary["failures"] == {"cancelled": 4}

@@ -16,6 +16,7 @@ from tests.locust_command import (
     assert_nothing_is_lost,
     column,
     in_processes,
+    most_at_once,
     run_locust,
     simulator,
     started,
@@ -53,8 +54,8 @@ def test_requests_come_as_the_arrival_process_says(server: Simulator, tmp_path: 
     plan = scheduled(Schedule(parse_rate(rate), 0.5, 3, 0))
     assert intended(outcome) == pytest.approx(plan, abs=2e-6)
     assert outcome.summary["request_rate"] == rate
-    sent = np.array(column(outcome.requests, "sent_s")) - np.array(column(outcome.requests, "intended_s"))
-    assert sent.min() >= 0
+    sent = [request for request in outcome.requests if request["sent_s"] is not None]
+    assert min(request["sent_s"] - request["intended_s"] for request in sent) >= 0
     assert "From the Intended Start" in outcome.stdout
 
 
@@ -108,9 +109,8 @@ def test_all_at_once(server: Simulator, tmp_path: Path) -> None:
     )  # fmt: skip
     assert_nothing_is_lost(outcome)
     assert set(intended(outcome)) == {0.0}
-    sent_s, ended_s = (np.array(column(outcome.requests, name)) for name in ("sent_s", "ended_s"))
-    most = max(((sent_s <= at_s) & (at_s < ended_s)).sum() for at_s in sent_s)
-    assert (outcome.summary["completed"], outcome.summary["max_concurrent_requests"]) == (60, most)
+    assert outcome.summary["completed"] == 60
+    assert outcome.summary["max_concurrent_requests"] == most_at_once(outcome.requests)
 
 
 def test_a_trace_is_replayed(server: Simulator, tmp_path: Path) -> None:
@@ -162,8 +162,11 @@ def test_a_ladder_of_rates(server: Simulator, tmp_path: Path, processes: int) ->
     phases = outcome.summary["phases"]
     assert [phase["request_rate"] for phase in phases] == [20, 60]
     for phase, rate in zip(phases, (20, 60), strict=True):
-        assert phase["duration"] == pytest.approx(1.5, abs=0.5)
-        assert phase["request_throughput"] == pytest.approx(rate, rel=0.25)
+        assert phase["duration"] >= 1.499
+        assert phase["request_throughput"] == pytest.approx(phase["completed"] / phase["duration"])
         assert phase["requests"]["planned"] == 2 * rate, "of all processes together"
+        for worker in range(processes):  # each has a clock of its own
+            own = [r for r in outcome.requests if (r["phase"], r["worker"]) == (phase["phase"], worker)]
+            assert np.diff(sorted(column(own, "intended_s"))) == pytest.approx(processes / rate, abs=5e-6)
     begins = [min(r["intended_s"] for r in outcome.requests if r["phase"] == phase) for phase in (0, 1)]
-    assert begins[1] - begins[0] == pytest.approx(2.0, abs=1.0), "no waiting between the steps"
+    assert begins[1] - begins[0] > 1.5

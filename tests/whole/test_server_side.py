@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.balancer import balancer
 from tests.locust_command import (
     HEADLESS,
-    LocustProcess,
     Outcome,
     Simulator,
     assert_ended_well,
@@ -212,14 +210,18 @@ def test_a_log_is_a_source(own_server: Simulator, tmp_path: Path) -> None:
     )
     with started(
         *HEADLESS, "--host", own_server.url, "--server-log", str(log),
-        "-t", "3s", "--scenario", "ss", folder=tmp_path / "results",
+        "--scenario", "ss", folder=tmp_path / "results",
     ) as run:  # fmt: skip
-        wait_until((tmp_path / "results" / "run.json").exists, "the run's begin")
-        while run.process.poll() is None:
+        table = tmp_path / "results" / "server_metrics.csv"
+
+        def is_read() -> bool:
             with log.open("a") as more:
                 more.write(line)
-            time.sleep(0.2)
-        outcome = run.wait()
+            return len(rows_of(table)) > 1
+
+        wait_until((tmp_path / "results" / "run.json").exists, "the run's begin")
+        wait_until(is_read, "what the log says")
+        outcome = run.stop()
     assert_ended_well(outcome)
     server = outcome.summary["server"]
     assert (server["requests_running_peak"], server["requests_waiting_peak"]) == (8, 3)
@@ -265,13 +267,11 @@ def test_sigterm_tells_the_result_once(own_server: Simulator, tmp_path: Path) ->
     with (
         Prometheus(port) as prometheus,
         started(
-            *on(own_server), "-t", "30s", "--scenario", "ss", "--exporter-port", str(port),
-            folder=tmp_path / "results",
+            *on(own_server), "--scenario", "ss", "--exporter-port", str(port), folder=tmp_path / "results"
         ) as run,
-    ):  # fmt: skip
+    ):
         wait_until(lambda: prometheus.sees("vllm_locust_requests_total"), "a run to be seen twice")
-        run.process.terminate()
-        outcome = run.wait()
+        outcome = run.stop()
     assert_ended_well(outcome)
     assert outcome.stdout.count("Serving Benchmark Result") == 1
     assert prometheus.total("vllm_locust_requests_total") == outcome.summary["requests"]["planned"]
@@ -281,12 +281,12 @@ def test_sigterm_tells_the_result_once(own_server: Simulator, tmp_path: Path) ->
 def test_a_run_goes_on_without_its_observer(
     own_server: Simulator, tmp_path: Path, signal_number: signal.Signals
 ) -> None:
-    with started(*on(own_server), "-t", "4s", "--scenario", "ss", folder=tmp_path / "results") as run:
-        lines = tmp_path / "results" / "requests.jsonl"
-        wait_until(lambda: lines.stat().st_size > 0, "the first requests")
-        observer = run.observer
+    with started(*on(own_server), "--scenario", "ss", folder=tmp_path / "results") as run:
+        wait_until(lambda: bool(run.requests), "the first requests")
+        observer, before = run.observer, len(run.requests)
         os.kill(observer, signal_number)
-        outcome = run.wait()
+        wait_until(lambda: len(run.requests) > before + 100, "more requests")
+        outcome = run.stop()
     assert_ended_well(outcome)
     assert_nothing_is_lost(outcome)
     assert outcome.summary["server"] is not None
@@ -294,7 +294,7 @@ def test_a_run_goes_on_without_its_observer(
 
 
 def test_an_observer_ends_with_a_run_that_is_killed(own_server: Simulator, tmp_path: Path) -> None:
-    with started(*on(own_server), "-t", "30s", "--scenario", "ss", folder=tmp_path / "results") as run:
+    with started(*on(own_server), "--scenario", "ss", folder=tmp_path / "results") as run:
         wait_until((tmp_path / "results" / "requests.jsonl").exists, "the run's begin")
         observer = run.observer
         run.process.kill()
@@ -304,18 +304,20 @@ def test_an_observer_ends_with_a_run_that_is_killed(own_server: Simulator, tmp_p
 def test_a_restarted_server_is_told(tmp_path: Path) -> None:
     port = str(free_port())
     url = f"http://127.0.0.1:{port}"
-    with simulator(tmp_path, "--port", port) as first:
-        run = LocustProcess(
-            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "8s",
-            "--scenario", "ss", "--slo", "error_rate<0.99", folder=tmp_path / "results",
-        )  # fmt: skip
+    options = (*HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "--scenario", "ss")
+    with (
+        simulator(tmp_path, "--port", port) as first,
+        started(*options, "--slo", "error_rate<0.99", folder=tmp_path / "results") as run,
+    ):
         seen = tmp_path / "results" / "server_metrics.csv"
         wait_until(lambda: finished(seen) > 5, "the first answers, as the server tells them")
         first.process.kill()
         first.process.wait()
-    with simulator(tmp_path, "--port", port) as second:
-        outcome = run.wait()
-        after = counters(second.url)["vllm:request_success_total"]
+        before = finished(seen)
+        with simulator(tmp_path, "--port", port) as second:
+            wait_until(lambda: finished(seen) > before + 20, "answers of the second, as it tells them")
+            outcome = run.stop()
+            after = counters(second.url)["vllm:request_success_total"]
     assert_ended_with(0, outcome)
     server = outcome.summary["server"]
     assert server["restarts"] == 1

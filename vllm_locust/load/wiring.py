@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event
-from locust import events
+from locust import events, runners
 from locust.env import Environment
 from locust.exception import StopTest
 from locust.runners import STATE_CLEANUP, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
@@ -59,6 +59,9 @@ from vllm_locust.observe.addresses import DEFAULT_PORT, LOOPBACK
 logger = logging.getLogger(__name__)
 
 _SOON_S = 0.01
+# A worker is missed when so many are, one a second. Locust's own 3 give up those that read a large data set
+# or are stopped for a moment, and others then send what they will send too.
+_HEARTBEATS = 10
 _CANNOT_GO_ON = "the run could not go on to its end, the log says why"
 
 
@@ -81,6 +84,7 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
         runner.register_message(TO_MASTER, _on_word_of_worker)
         # When a worker leaves, Locust waits so long for reports that it cannot read meanwhile, nor we ours.
         os.environ.setdefault("LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP", "0.1")
+        runners.HEARTBEAT_LIVENESS = _HEARTBEATS
         options = environment.parsed_options
         if options is not None and options.expect_workers_max_wait and _is_headless(environment):
             gevent.spawn_later(options.expect_workers_max_wait, _give_up_on_workers, environment, runner)
