@@ -99,18 +99,28 @@ class Prometheus:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_exporter_counts_what_the_summary_counts(
-    own_server: Simulator, tmp_path: Path, processes: int
-) -> None:
-    port = free_port()
+def test_summary_exporter_and_server_agree(own_server: Simulator, tmp_path: Path, processes: int) -> None:
+    port, before = free_port(), counters(own_server.url)
     with Prometheus(port) as prometheus:
         outcome = run_locust(
-            *on(own_server), *in_processes(processes), "--scenario", "ss:3,ls:1", "--num-prompts", "60",
-            "--goodput", "ttft:1000", "--exporter-port", str(port), folder=tmp_path / "results",
+            *on(own_server), *in_processes(processes), "--scenario", "ss:1,ll:1", "--num-prompts", "40",
+            "--max-tokens", "30", "--goodput", "ttft:1000", "--exporter-port", str(port),
+            folder=tmp_path / "results",
         )  # fmt: skip
     assert_ended_well(outcome)
+    assert_the_exporter_counts_alike(prometheus, outcome)
+    assert "The Server's Side" in outcome.stdout
+    rows = table(outcome)
+    if float(rows[0]["time_s"]) > min(column(outcome.requests, "sent_s")):
+        pytest.skip("this machine is too busy: the server did not tell in time how it stood before the load")
+    assert_the_server_agrees(outcome, growth(before, counters(own_server.url)))
+    assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
+    assert max(float(row["running"]) for row in rows) == outcome.summary["server"]["requests_running_peak"]
+
+
+def assert_the_exporter_counts_alike(prometheus: Prometheus, outcome: Outcome) -> None:
     summary = outcome.summary
-    assert prometheus.total("vllm_locust_requests_total", outcome="ok") == summary["requests"]["ok"] == 60
+    assert prometheus.total("vllm_locust_requests_total", outcome="ok") == summary["requests"]["ok"] == 40
     for family, key in (("ttft", "ttft"), ("e2e", "e2el"), ("tpot", "tpot")):
         count = prometheus.total(f"vllm_locust_{family}_seconds_count")
         # A client that is put aside reads an answer in one piece now and then: that one has no TPOT.
@@ -128,18 +138,9 @@ def test_the_exporter_counts_what_the_summary_counts(
     assert runs == {summary["run"]}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_both_sides_of_a_run_agree(own_server: Simulator, tmp_path: Path, processes: int) -> None:
-    before = counters(own_server.url)
-    outcome = run_locust(
-        *on(own_server), *in_processes(processes), "--scenario", "ss:1,ll:1", "--num-prompts", "40",
-        "--max-tokens", "30", folder=tmp_path / "results",
-    )  # fmt: skip
-    assert_ended_well(outcome)
-    rows = table(outcome)
-    if float(rows[0]["time_s"]) > min(column(outcome.requests, "sent_s")):
-        pytest.skip("this machine is too busy: the server did not tell in time how it stood before the load")
-    server, grown = outcome.summary["server"], growth(before, counters(own_server.url))
+def assert_the_server_agrees(outcome: Outcome, grown: Mapping[str, float]) -> None:
+    """With its own page, by which its counters have `grown`."""
+    server = outcome.summary["server"]
     assert server["requests_finished"] == grown["vllm:request_success_total"] == 40
     assert server["prompt_tokens"] == grown["vllm:prompt_tokens_total"]
     assert server["generation_tokens"] == outcome.summary["total_output_tokens"] == 40 * 30
@@ -155,9 +156,6 @@ def test_both_sides_of_a_run_agree(own_server: Simulator, tmp_path: Path, proces
         assert both[family]["server_mean_ms"] == pytest.approx(mean_ms)
         assert both[family]["client_mean_ms"] == outcome.summary[f"mean_{family}_ms"]
         assert both[family]["server_count"] == both[family]["client_count"] == 40
-    assert "The Server's Side" in outcome.stdout
-    assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
-    assert max(float(row["running"]) for row in rows) == server["requests_running_peak"]
 
 
 def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path) -> None:
