@@ -1,5 +1,8 @@
 """Cold and warm: what the simulator's cache knew of each request, in whole runs."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,16 +19,20 @@ SHARED = (
 )  # fmt: skip
 
 
-def run(folder: Path, *options: str, runs: int = 1) -> Outcome:
-    """The last of several runs against one simulator."""
-    folder.mkdir(exist_ok=True)
+@contextmanager
+def cache(folder: Path) -> Iterator[Callable[..., Outcome]]:
+    """A server with an empty cache, for runs with these options one after the other."""
     with simulator(folder, "--enable-prompt-tokens-details") as server:
-        for number in range(runs):
-            results = folder / f"results-{number}"
+        numbers = count()
+
+        def run(*options: str) -> Outcome:
+            results = folder / f"results-{next(numbers)}"
             outcome = run_locust(*ALONE, "--host", server.url, *options, folder=results)
             assert_ended_well(outcome)
             assert_nothing_is_lost(outcome)
-    return outcome
+            return outcome
+
+        yield run
 
 
 def cached(outcome: Outcome, phase: int = 0) -> list[int]:
@@ -36,7 +43,9 @@ def cached(outcome: Outcome, phase: int = 0) -> list[int]:
 
 def test_a_second_run_finds_what_the_first_has_left(tmp_path: Path) -> None:
     """All of it, as the seed is the same: prompts have 296 tokens, of which the last one is computed anew."""
-    assert set(cached(run(tmp_path, *SHARED, runs=2))) == {(PREFIX + 40 - 1) // BLOCK * BLOCK}
+    with cache(tmp_path) as run:
+        run(*SHARED)
+        assert set(cached(run(*SHARED))) == {(PREFIX + 40 - 1) // BLOCK * BLOCK}
 
 
 @pytest.mark.parametrize("resets", [True, False], ids=["reset", "salted"])
@@ -44,8 +53,9 @@ def test_cold_begins_each_step_with_nothing_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resets: bool
 ) -> None:
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1" if resets else "0")
-    steps = ("--ladder", "1,1", "--step-warmup", "0")
-    outcome = run(tmp_path, *SHARED, "--prefix-cache", "cold", *steps, runs=2)
+    with cache(tmp_path) as run:
+        for _ in range(2):
+            outcome = run(*SHARED, "--prefix-cache", "cold", "--ladder", "1,1", "--step-warmup", "0")
     for phase in (0, 1):
         known = cached(outcome, phase)
         assert known[0] == 0
@@ -63,16 +73,18 @@ def test_cold_is_cold_for_prompts_that_are_always_the_same(tmp_path: Path) -> No
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(f'{{"prompt": "{i} {"word " * 50}", "output_len": 1}}\n' for i in range(6)))
     options = ("--scenario", "prompts", "--dataset-path", str(data), "--num-prompts", "6")
-    as_it_is = run(tmp_path / "as it is", *options, runs=2)
-    cold = run(tmp_path / "cold", *options, "--prefix-cache", "cold", runs=2)
+    with cache(tmp_path) as run:
+        run(*options)
+        as_it_is, *cold = run(*options), *(run(*options, "--prefix-cache", "cold") for _ in range(2))
     assert min(cached(as_it_is)) > 0
-    assert set(cached(cold)) == {0}
-    sent = [{request["prompt_hash"] for request in outcome.requests} for outcome in (as_it_is, cold)]
-    assert sent[0] == sent[1]
+    assert [set(cached(outcome)) for outcome in cold] == [{0}, {0}]
+    sent = [{request["prompt_hash"] for request in outcome.requests} for outcome in (as_it_is, *cold)]
+    assert sent[0] == sent[1] == sent[2]
 
 
 def test_warm_begins_with_every_prefix_known(tmp_path: Path) -> None:
-    outcome = run(tmp_path, *SHARED, "--prefix-cache", "warm")
+    with cache(tmp_path) as run:
+        outcome = run(*SHARED, "--prefix-cache", "warm")
     assert cached(outcome) == [PREFIX] * 12
     assert "Warming the prefix cache with 2 requests" in outcome.stderr
     assert outcome.summary["requests"]["planned"] == 12
