@@ -164,7 +164,9 @@ def test_a_ladder_of_rates(server: Simulator, tmp_path: Path, processes: int) ->
     for phase, rate in zip(phases, (20, 60), strict=True):
         assert phase["duration"] >= 1.499
         assert phase["request_throughput"] == pytest.approx(phase["completed"] / phase["duration"])
-        assert phase["requests"]["planned"] == 2 * rate, "of all processes together"
+        planned = phase["requests"]["planned"]
+        # A worker whose clock is behind is told of the end before its last request is due.
+        assert planned == 2 * rate if processes == 1 else rate < planned <= 2 * rate
         for worker in range(processes):  # each has a clock of its own
             own = [r for r in outcome.requests if (r["phase"], r["worker"]) == (phase["phase"], worker)]
             assert np.diff(sorted(column(own, "intended_s"))) == pytest.approx(processes / rate, abs=5e-6)

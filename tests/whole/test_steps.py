@@ -125,8 +125,9 @@ def test_a_search_stops_at_a_server_that_breaks_down(tmp_path: Path) -> None:
             "--max-tokens", "3", folder=tmp_path / "results", locustfile="capacity.py",
         )  # fmt: skip
     found = outcome.summary["capacity"]
-    assert found["level"] in (4, 5, 6)
-    assert outcome.code == 0, "what failed above the answer is what was looked for"
+    # Of 7 one is refused now and then, of 12 most are: how often depends on how soon they ask again.
+    assert 4 <= found["level"] < 12
+    assert outcome.code == (4 if found["undecided"] else 0), "what failed above is what was looked for"
     assert any(probe["outcome"] == "collapsed" for probe in found["probes"])
 
 
