@@ -6,13 +6,14 @@ import pytest
 from locust import HttpUser
 from locust.env import Environment
 
+from tests.scripted_server import plain, scripted_server
 from vllm_locust import VllmUser
 from vllm_locust.client.ask import ServerModel
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH
 from vllm_locust.client.target import Target
 from vllm_locust.load.hosts import conceal_given, host_of, in_full
 from vllm_locust.load.observation import what_to_watch
-from vllm_locust.load.prepare import Prepared
+from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.settings import Settings
 from vllm_locust.workloads import catalogue
 from vllm_locust.workloads.scenario import Context
@@ -62,6 +63,18 @@ def test_secrets_go_to_no_other_server() -> None:
     watch = what_to_watch(prepared(settings, "http://me:p@a:8000?key=7"))
     assert [source["url"] for source in watch.sources] == urls
     assert [source["headers"] for source in watch.sources] == [{**BASIC, "X-Token": "t"}, {}, {}, {}]
+
+
+def test_an_endpoint_that_looks_like_another_api_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    models = plain("200 OK", b'{"data": [{"id": "m"}]}')
+    with scripted_server([models]) as server:
+        for endpoint_type in ("chat", "completions"):
+            settings = Settings(scenario="tiny", endpoint="/v3/completions", endpoint_type=endpoint_type)
+            prepare(settings, server.url)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert (
+        message == "--endpoint has the end of /v1/completions, and is sent requests of --endpoint-type chat."
+    )
 
 
 OWN = Settings(own_tasks=True)

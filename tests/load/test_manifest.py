@@ -1,8 +1,16 @@
 """Secrets stay out of `run.json`."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from vllm_locust.load.manifest import redact
+from vllm_locust.client.ask import ServerModel
+from vllm_locust.client.target import Target
+from vllm_locust.load.manifest import describe_run, redact
+from vllm_locust.load.prepare import Prepared
+from vllm_locust.load.settings import Settings
+from vllm_locust.workloads import catalogue
+from vllm_locust.workloads.scenario import Context
 
 
 @pytest.mark.parametrize(
@@ -16,7 +24,25 @@ from vllm_locust.load.manifest import redact
         (["--host", "http://me:word@there/x"], ["--host", "http://***@there/x"]),
         (["--server-metrics-url=http://me:p/w@there/m"], ["--server-metrics-url=http://***@there/m"]),
         (["--server-metrics-url", "https://a/m?token=t"], ["--server-metrics-url", "https://a/m?***"]),
+        (["--host=http://me:a b,c@there,http://b"], ["--host=http://***@there,http://b"]),
+        (["--endpoint", "/v3/chat?key=7"], ["--endpoint", "/v3/chat?***"]),
+        (["--endpoint=/v3/chat?key=7"], ["--endpoint=/v3/chat?***"]),
     ],
 )
 def test_redacted_command_lines(given: list[str], shown: list[str]) -> None:
     assert redact(given) == shown
+
+
+def test_options_are_told_without_them() -> None:
+    settings = Settings(
+        endpoint="/v3/chat?key=7",
+        extra_body={"images": [{"url": "http://me:word@there/x?key=7"}], "n": 2},
+        server_metrics_urls=["http://me:word@there/m?key=7"],
+        headers={"X-Token": "word"},
+    )
+    model, targets = ServerModel("m", None, None), [Target.parse("http://me:word@there?key=7")]
+    prepared = Prepared(settings, targets, model, catalogue.load("tiny", Context()))
+    options = describe_run(prepared, "run", datetime.now(UTC))["options"]
+    assert (options["endpoint"], options["headers"]) == ("/v3/chat?***", ["X-Token"])
+    assert options["server_metrics_urls"] == ["http://***@there/m?***"]
+    assert options["extra_body"] == {"images": [{"url": "http://***@there/x?***"}], "n": 2}

@@ -98,6 +98,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Variation | Adapter):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [str(item) if isinstance(item, Slo) else _plain(item) for item in value]
     return without_secrets(value) if isinstance(value, str) else value

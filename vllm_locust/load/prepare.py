@@ -97,6 +97,7 @@ def prepare(settings: Settings, host: str, known_problems: Sequence[str] = ()) -
     if scenario is not None:
         problems.extend(_misfits(settings, model, scenario))
     arrivals = attempt(lambda: _arrivals(settings, scenario))
+    _warn_of_endpoint(settings)
     if problems or targets is None or model is None or scenario is None:
         raise UsageError(*problems)
     return Prepared(settings, targets, model, scenario, arrivals or ())
@@ -109,12 +110,28 @@ def _endpoints(settings: Settings) -> dict[str, str]:
     """
     if settings.endpoint is None:
         return {}
-    path = settings.endpoint.partition("?")[0].rstrip("/")
-    known = [api for api in (CHAT_PATH, COMPLETIONS_PATH) if path.endswith(api.removeprefix("/v1"))]
-    replaced = known[:1] or [CHAT_PATH, COMPLETIONS_PATH]
+    named = _api_of(settings.endpoint)
+    replaced = [CHAT_PATH, COMPLETIONS_PATH] if named is None else [named]
     if not settings.own_tasks:
         replaced.append(path_of(settings.endpoint_type))
     return dict.fromkeys(replaced, settings.endpoint)
+
+
+def _api_of(endpoint: str) -> str | None:
+    """The path of the API that has the same end."""
+    path = endpoint.partition("?")[0].rstrip("/")
+    apis = (api for api in (CHAT_PATH, COMPLETIONS_PATH) if path.endswith(api.removeprefix("/v1")))
+    return next(apis, None)
+
+
+def _warn_of_endpoint(settings: Settings) -> None:
+    named = None if settings.endpoint is None else _api_of(settings.endpoint)
+    if named is not None and named != path_of(settings.endpoint_type) and not settings.own_tasks:
+        logger.warning(
+            "--endpoint has the end of %s, and is sent requests of --endpoint-type %s.",
+            named,
+            settings.endpoint_type,
+        )
 
 
 def _model(settings: Settings, targets: Sequence[Target]) -> ServerModel:
