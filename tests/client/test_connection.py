@@ -203,7 +203,7 @@ class Desk:
     def on_bytes(self, _: bytes, *told: float) -> None:
         self.told = told
 
-    def on_close(self, error: str | None, _: float) -> None:
+    def on_close(self, error: str | None, *_: float) -> None:
         raise AssertionError(error)
 
     def read(
@@ -339,6 +339,13 @@ def test_a_stamp_within_the_doubt_of_the_clocks_contradicts_nothing(desk: Desk) 
     """It is claimed as late as it can be, which may be after the read."""
     assert desk.read(at_s=8.5, stamp_s=8.5 + 5e-7, earliest_s=8.0)[0] == 8.5
     assert desk.connection.contradictions == 0
+
+
+def test_the_end_of_a_connection_came_since_the_last_look_that_found_nothing(desk: Desk) -> None:
+    ends: list[tuple[object, ...]] = []
+    desk.connection.receiver = SimpleNamespace(on_close=lambda *told: ends.append(told))  # type: ignore[assignment]
+    desk.read(at_s=8.5, stamp_s=None, earliest_s=8.0, data=b"")
+    assert ends == [(None, 8.5, 0.5)]
 
 
 def test_packets_out_of_order_are_known_when_the_connection_is_closed(

@@ -44,7 +44,7 @@ def read(pieces: Sequence[bytes], choices: int = 1, head: bytes = HEAD) -> Excha
     exchange.on_bytes(head, 0.0, 0.0, 0.0, 0.0)
     for second, piece in enumerate(pieces):
         exchange.on_bytes(piece, float(second), 0.0, 0.0, 0.0)
-    exchange.on_close(None, float(len(pieces)))
+    exchange.on_close(None, float(len(pieces)), 0.0)
     return exchange
 
 
@@ -562,7 +562,7 @@ def test_what_only_opens_an_answer_does_not_count(delta: dict[str, Any]) -> None
 def test_a_lost_stream_is_no_answer_though_its_chunks_have_an_empty_finish_reason(ending: str) -> None:
     exchange = Exchange()
     exchange.on_bytes(HEAD + chunk({"content": "a"}, ""), 0.0, 0.0, 0.0, 0.0)
-    exchange.on_close("connection reset" if ending == "lost" else None, 1.0)
+    exchange.on_close("connection reset" if ending == "lost" else None, 1.0, 0.0)
     assert not exchange.answer.finished
     assert (exchange.outcome() or ("ok", ""))[0] == "truncated"
 

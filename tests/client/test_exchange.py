@@ -91,10 +91,18 @@ def test_an_event_that_the_end_of_the_body_completes() -> None:
     exchange = Exchange()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
     exchange.on_bytes(head + EVENT[:-2], 10.0, 0.0, END_S, ANY_S)
-    exchange.on_close(None, 12.0)
+    exchange.on_close(None, 12.0, 1.5)
     assert exchange.answer.arrivals_s == [10.0]
     assert exchange.bounds_s == [pytest.approx(ANY_S)]
-    assert exchange.ended_s == 12.0
+    assert (exchange.arrival_s, exchange.arrival_bound_s) == (10.0, END_S)
+    assert (exchange.ended_s, exchange.ended_bound_s) == (12.0, 1.5)
+
+
+def test_an_answer_ends_with_its_last_byte() -> None:
+    exchange = Exchange()
+    exchange.on_bytes(STREAM_HEAD + A, 10.0, 0.0, END_S, ANY_S)
+    exchange.on_bytes(token("b", "stop") + DONE + LAST_CHUNK, 11.0, 0.0, 2 * END_S, ANY_S)
+    assert (exchange.ended_s, exchange.ended_bound_s) == (11.0, 2 * END_S)
 
 
 def test_without_trust_in_stamps_each_arrival_is_when_it_was_read() -> None:
@@ -107,6 +115,7 @@ def test_without_trust_in_stamps_each_arrival_is_when_it_was_read() -> None:
     assert exchange.answer.arrivals_s == [10.5, 11.0, 11.0, 12.25]
     assert [at_s - bound_s for at_s, bound_s in claims(exchange)] == pytest.approx(earliest_s)
     assert (exchange.arrival_s, exchange.ended_s, exchange.contradictions) == (12.25, 12.25, 2)
+    assert exchange.arrival_bound_s == exchange.ended_bound_s == 0.25 + END_S
 
 
 def claims(exchange: Exchange) -> list[tuple[float, float]]:

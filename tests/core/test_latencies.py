@@ -1,5 +1,6 @@
 """Whatever the truth is inside the bounds of the events, each number of it lies between the ends."""
 
+import math
 from typing import Any
 
 import msgpack
@@ -32,8 +33,14 @@ def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
     tokens = len(gaps) + draw(st.integers(0, 2))
     common = {"profile": draw(st.sampled_from("ab")), "intended_s": sent_s - 0.25}
     ended_s = arrivals[-1] + 0.1
-    claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **common)
-    truth = an_ok(sent_s, ended_s, tokens, truths, **common)
+    ends = {
+        "send_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4])),
+        "ended_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4, 3.0])),
+    }
+    claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **ends, **common)
+    truly_sent_s = min(sent_s + draw(st.floats(0, 1)) * ends["send_bound_s"], truths[0])
+    truly_ended_s = max(ended_s - draw(st.floats(0, 1)) * ends["ended_bound_s"], truths[-1])
+    truth = an_ok(truly_sent_s, truly_ended_s, tokens, truths, **common)
     assume(not claim.in_one_piece and not truth.in_one_piece)  # of those nobody knows a gap
     assume(bool(claim.later_tokens) == bool(truth.later_tokens))
     return claim, truth
@@ -50,11 +57,28 @@ def shipped(recording: Recording) -> Recording:
     return Recording.from_dict(msgpack.loads(msgpack.dumps(recording.to_dict())))
 
 
-def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]) -> None:
+def measured(records: list[Any], from_s: float, to_s: float) -> Recording:
+    """With a warm-up until `from_s` and an end of the load."""
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=from_s)
+    for record in sorted(records, key=lambda record: record.ended_s):
+        if record.ended_s > to_s:
+            recording.close_phase(0, to_s)
+        recording.add(record)
+    recording.close_phase(0, to_s)
+    return recording
+
+
+def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any], *keys: str) -> None:
     for key, (low, high) in claimed["error_bounds"].items():
-        if truth[key] is None:
-            assert low is high is None
+        if keys and key not in keys:
             continue
+        if truth[key] is None:
+            assert high is None, key
+            continue
+        if high is None:  # all of it may have taken no time
+            assert claimed["error_bounds"]["duration"][0] == 0
+            high = math.inf
         # Of gaps the histogram's own error of the true value comes on top.
         slack = 1e-6 + (1.1e-3 * truth[key] if "_itl_" in key else 0.0)
         assert low - slack <= truth[key] <= high + slack, key
@@ -88,7 +112,62 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
             "itl_per_token",
             "connect",
         )
-    } | {"request_goodput", "max_output_tokens_per_s"}
+    } | {
+        "duration",
+        "request_throughput",
+        "request_goodput",
+        "output_throughput",
+        "total_token_throughput",
+        "max_output_tokens_per_s",
+        "max_concurrent_requests",
+    }
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(claims_and_truths(), min_size=1, max_size=12))
+def test_the_true_rates_of_a_window_lie_between_their_ends(made: list[Any]) -> None:
+    """Who ended on which side of a border is not known either."""
+    claims, truths = (measured([pair[i] for pair in made], from_s=2.0, to_s=4.0) for i in (0, 1))
+    rates = ("request_throughput", "request_goodput", "output_throughput", "total_token_throughput")
+    claimed, truth = summarize(shipped(claims), GOODPUT_MS), summarize(truths, GOODPUT_MS)
+    assert_the_truth_lies_between(claimed, truth, "duration", *rates)
+
+
+def test_the_ends_of_rates_by_hand() -> None:
+    """The first one was sent 0.2 s later at most, and the last one ended 1 s earlier: in 3.8 to 5 s."""
+    first = an_ok(0.0, 2.0, tokens=10, prompt_tokens=20, send_bound_s=0.2, ended_bound_s=0.5)
+    last = an_ok(1.0, 5.0, tokens=9, prompt_tokens=30, send_bound_s=0.4, ended_bound_s=1.0)
+    bounds = summarize(recorded([first, last]), {"e2el": 4500.0})["error_bounds"]
+    expected = {
+        "duration": [3.8, 5.0],
+        "request_throughput": [2 / 5, 2 / 3.8],
+        "request_goodput": [2 / 5, 2 / 3.8],
+        "output_throughput": [19 / 5, 19 / 3.8],
+        "total_token_throughput": [69 / 5, 69 / 3.8],
+        "max_concurrent_requests": [2, 2],
+    }
+    assert {key: bounds[key] for key in expected} == {k: pytest.approx(v) for k, v in expected.items()}
+
+
+def test_requests_at_the_borders_of_a_window_by_hand() -> None:
+    """From 2 to 4 s: one perhaps ended before it, one certainly inside, one perhaps before its end."""
+    made = [
+        an_ok(0.5, 2.1, tokens=10, ended_bound_s=0.2),
+        an_ok(1.0, 3.0, tokens=20, ended_bound_s=0.2),
+        an_ok(1.5, 4.1, tokens=40, ended_bound_s=0.2),
+    ]
+    summary = summarize(shipped(measured(made, from_s=2.0, to_s=4.0)))
+    assert (summary["duration"], summary["output_throughput"]) == (2.0, 15.0)
+    bounds = summary["error_bounds"]
+    assert bounds["duration"] == [2.0, 2.0]
+    assert bounds["request_throughput"] == [1 / 2, 3 / 2]
+    assert bounds["output_throughput"] == [20 / 2, 70 / 2]
+
+
+def test_who_was_in_flight_with_whom_is_not_known_either() -> None:
+    """The second was sent before the first ended, by the stamps; that one may have ended before."""
+    made = [an_ok(0.0, 2.0, ended_bound_s=0.5), an_ok(1.8, 3.0)]
+    assert summarize(recorded(made))["error_bounds"]["max_concurrent_requests"] == [1, 2]
 
 
 def test_the_ends_by_hand() -> None:

@@ -361,6 +361,35 @@ def test_what_the_client_may_have_added_is_told_in_the_sentence():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("request_throughput>=0.4", "met"),  # 2 requests in 3.8 to 5 s: 0.4 to 0.526 a second
+        ("request_throughput>=0.5", "undetermined"),
+        ("request_throughput>=0.6", "missed"),
+        ("request_throughput<0.5", "undetermined"),
+        ("output_throughput<4.5", "undetermined"),
+        ("duration<4", "undetermined"),
+        ("duration<3", "missed"),
+    ],
+)
+def test_an_objective_on_a_rate_is_decided_where_both_ends_agree(text, outcome):
+    recording = Recording()
+    recording.add(an_ok(0.0, 2.0, tokens=10, send_bound_s=0.2))
+    recording.add(an_ok(1.0, 5.0, tokens=10, ended_bound_s=1.0))
+    assert on(recording, text).outcome == outcome
+
+
+def test_a_rate_without_a_higher_end_may_be_anything():
+    recording = Recording()
+    recording.add(an_ok(0.0, 2.0, ended_bound_s=2.0))
+    assert on(recording, "request_throughput>=0.5").outcome == "met"
+    assert on(recording, "request_throughput>=1e6").sentence == (
+        "request_throughput>=1e+06 is undetermined: 0.5, but the client's own error may be of any size: "
+        "it may be met or missed"
+    )
+
+
 def late_by(seconds, **more):
     recording = slow(0.0, intended_s=-seconds)
     return recording, validity.judge(validity.Measured.of(recording.total()), {}, "kernel", **more)

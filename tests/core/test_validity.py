@@ -6,8 +6,8 @@ import pytest
 
 from tests.core.made_records import an_ok
 from vllm_locust.core.record import DROPPED, TIMEOUT, RequestRecord
-from vllm_locust.core.recording import Recording
-from vllm_locust.core.validity import Measured, judge, named_parts, told_apart
+from vllm_locust.core.recording import Recording, Window
+from vllm_locust.core.validity import Measured, judge, named_parts, perhaps_shorter, told_apart
 
 
 def of(made: list[RequestRecord]) -> Measured:
@@ -108,6 +108,12 @@ def test_stamps_that_contradicted_are_counted_and_shown():
     )
     assert validity.to_dict()["contradictions"] == 3
     assert [remark[:21] for remark in validity.remarks] == ["3 reads had a stamp t"]
+
+
+@pytest.mark.parametrize(("shorter_s", "remarks"), [(0.09, 0), (0.11, 1)])
+def test_a_shorter_time_that_would_make_throughputs_2_percent_higher_is_a_remark(shorter_s, remarks):
+    sentence = "the measured 5 s may have been 4.89 s, and throughputs as much higher"
+    assert list(perhaps_shorter(Window(1.0, 6.0, slack_s=shorter_s))) == [sentence] * remarks
 
 
 @pytest.mark.parametrize(("lag_ms", "remarks"), [(9.9, 0), (10.1, 1), (101, 1)])

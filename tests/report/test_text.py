@@ -96,6 +96,13 @@ def test_the_lines_of_vllm_are_printed_as_it_prints_them():
         assert any(line.startswith(seen) for line in lines), seen
 
 
+def test_a_duration_that_may_truly_be_shorter_says_so():
+    made = [an_ok(0.0, 5.0, ended_bound_s=1.0), an_ok(0.0, 3.0)]
+    duration = value_of("Benchmark duration (s)", render(summary_of(made)))
+    assert duration.split(maxsplit=1) == ["5.00", "(in truth 4.00 at least)"]
+    assert value_of("Benchmark duration (s)", render(summary_of(made[1:]))) == "3.00"
+
+
 def test_nothing_measured_prints_as_not_known():
     text = render(summary_of([]))
     assert "0.00" not in text

@@ -367,7 +367,11 @@ def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
     if record.outcome == CANCELLED:
         record.error = "the run ended before the answer was complete"
     # What is complete ended with its last bytes, whenever we were told that nothing follows.
-    record.ended_s = exchange.arrival_s if exchange.complete or record.outcome == OK else ended_s
+    record.ended_s, record.ended_bound_s = (
+        (exchange.arrival_s, exchange.arrival_bound_s)
+        if exchange.complete or record.outcome == OK
+        else (ended_s, exchange.ended_bound_s)
+    )
     if arrivals:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
     record.arrivals_s, record.lags_s = arrivals, exchange.lags_s

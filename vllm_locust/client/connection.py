@@ -43,8 +43,8 @@ class Receiver(Protocol):
         Its last byte arrived `end_bound_s` earlier at most, and any other `bound_s` at most.
         """
 
-    def on_close(self, error: str | None, now_s: float) -> None:
-        """The peer closed, orderly (None) or not; nothing follows."""
+    def on_close(self, error: str | None, now_s: float, bound_s: float) -> None:
+        """The peer closed, orderly (None) or not, `bound_s` before `now_s` at most; nothing follows."""
 
 
 class ConnectError(Exception):
@@ -206,11 +206,11 @@ class Connection:
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
         except OSError as error:  # SSLError is one
-            self._lost(str(error))
+            self._lost(str(error), earliest_s)
             return
         receiver = self.receiver
         if not data or receiver is None:
-            self._lost(None)
+            self._lost(None, earliest_s)
             return
         end_since_s = earliest_s
         if ancillary:
@@ -280,11 +280,12 @@ class Connection:
                 self._write(self._outgoing.read())
         return b"".join(pieces)
 
-    def _lost(self, error: str | None) -> None:
+    def _lost(self, error: str | None, earliest_s: float) -> None:
         receiver = self.receiver
         self.close()
         if receiver is not None:
-            receiver.on_close(error, perf_counter())
+            now_s = perf_counter()
+            receiver.on_close(error, now_s, now_s - earliest_s)
 
     def _handshake(self, tls: ssl.SSLObject) -> None:
         while True:

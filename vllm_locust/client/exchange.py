@@ -62,7 +62,8 @@ class Chunks:
 class Exchange:
     """Receives the response to one request. `over` is set once nothing more is to come.
 
-    `arrival_s` is when the last bytes came, and `ended_s` when it was known that nothing follows.
+    `arrival_s` is when the last bytes came, and `ended_s` when it was known that nothing follows; either may
+    have been earlier, by `arrival_bound_s` and `ended_bound_s` at most.
     `bounds_s` runs beside `answer.arrivals_s`: how much earlier each event may have arrived, at most.
     """
 
@@ -72,6 +73,7 @@ class Exchange:
         "_body_size",
         "_parser",
         "answer",
+        "arrival_bound_s",
         "arrival_s",
         "bounds_s",
         "chunks",
@@ -79,6 +81,7 @@ class Exchange:
         "content_encoding",
         "content_type",
         "contradictions",
+        "ended_bound_s",
         "ended_s",
         "framed",
         "keep_alive",
@@ -103,6 +106,7 @@ class Exchange:
         self.complete = False
         self.keep_alive = False
         self.arrival_s = self.ended_s = 0.0
+        self.arrival_bound_s = self.ended_bound_s = 0.0
         self.lags_s: list[float] = []
         self.bounds_s: list[float] = []
         self.contradictions = 0
@@ -129,7 +133,7 @@ class Exchange:
         if self.over.is_set():
             self.keep_alive = False  # nothing more was asked for
             return
-        self.arrival_s = arrival_s
+        self.arrival_s, self.arrival_bound_s = arrival_s, end_bound_s
         if not self.lags_s:
             self._began_s = arrival_s - bound_s
         self.lags_s.append(lag_s)
@@ -148,7 +152,7 @@ class Exchange:
         elif new:
             self._add_bounds(new, data, end_bound_s, bound_s)
         if self.complete or answer.failure is not None:
-            self._end(arrival_s)
+            self._end(arrival_s, end_bound_s)
 
     def _ends_with_event(self, data: bytes, exact: bool) -> bool:
         """Whether the last byte read, whose time is known if `exact`, came with the last one of an event."""
@@ -168,13 +172,13 @@ class Exchange:
         elif self._ends_with_event(data, end_bound_s < bound_s):
             self.bounds_s[-1] = end_bound_s
 
-    def on_close(self, error: str | None, now_s: float) -> None:
+    def on_close(self, error: str | None, now_s: float, bound_s: float) -> None:
         if self.status and not self.framed and error is None:
             self.complete = True
         if error is not None and not self.complete:
             self.answer.fail(TRUNCATED, f"connection lost: {error}")
         self.keep_alive = False
-        self._end(now_s)
+        self._end(now_s, bound_s)
 
     def distrust(self, read_s: Mapping[float, float]) -> None:
         """Take the moments of these reads, by what was told to be their arrival, instead of their stamps."""
@@ -186,8 +190,12 @@ class Exchange:
             for bound_s, later_s, earlier_s in zip(self.bounds_s, arrivals_s, told_s, strict=True)
         ]
         self.answer.arrivals_s = arrivals_s
-        self.arrival_s = read_s.get(self.arrival_s, self.arrival_s)
-        self.ended_s = max(self.ended_s, self.arrival_s)
+        ended_with_bytes = self.ended_s == self.arrival_s
+        later_s = read_s.get(self.arrival_s, self.arrival_s) - self.arrival_s
+        self.arrival_s += later_s
+        self.arrival_bound_s += later_s
+        if ended_with_bytes:
+            self.ended_s, self.ended_bound_s = self.arrival_s, self.arrival_bound_s
         self.contradictions += len(read_s)
 
     # What the HTTP parser tells
@@ -299,7 +307,7 @@ class Exchange:
             text = " ".join(body.decode("utf-8", "replace").split())
             return text[:200] or "(no message)"
 
-    def _end(self, ended_s: float) -> None:
+    def _end(self, ended_s: float, bound_s: float) -> None:
         if not self.over.is_set():
             # An event without its blank line came with the last bytes, if not before.
             self.answer.close(self.arrival_s)
@@ -307,7 +315,7 @@ class Exchange:
                 self.bounds_s.append(late_s - self._began_s)
             for place in reversed(self.answer.take_surplus()):
                 del self.bounds_s[place]
-            self.ended_s = ended_s
+            self.ended_s, self.ended_bound_s = ended_s, bound_s
             self.over.set()
 
 
@@ -333,7 +341,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         except OSError as error:
             # A server that refuses early may have answered and closed: its words come first.
             if not exchange.over.wait(timeout=0.1):
-                exchange.on_close(str(error), perf_counter())
+                exchange.on_close(str(error), perf_counter(), 0.0)
         exchange.over.wait(timeout_s)
     finally:
         exchange.release()

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from vllm_locust.core.group import Group
 from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval, tells
-from vllm_locust.core.slo import Slo, evaluate
+from vllm_locust.core.slo import Slo, evaluate, true_ends
 from vllm_locust.core.summary import BETWEEN_TOKENS, FROM_PLAN
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
 
@@ -301,9 +301,8 @@ def _findings(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any] | No
 def _of_a_value(slo: Slo, group: Group, numbers: Mapping[str, Any] | None) -> Finding:
     value = None if numbers is None else evaluate(slo, numbers).value
     trials = group.completed + group.failed_in_window
-    low, high = (numbers or {}).get("error_bounds", {}).get(slo.key, (value, value))
-    sides = {slo.holds(one) for one in (low, value, high) if one is not None}
-    return Finding(slo, "open", value, trials, astride=len(sides) > 1)
+    possible = () if numbers is None or value is None else (value, *true_ends(slo, value, numbers))
+    return Finding(slo, "open", value, trials, astride=len(set(map(slo.holds, possible))) > 1)
 
 
 def _doubtful(slo: Slo, numbers: Mapping[str, Any]) -> bool:

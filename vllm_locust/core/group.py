@@ -52,8 +52,11 @@ _SECONDS = (
     "connect_bound_s",
     "sent_s",
     "ended_s",
+    "sent_by_s",
+    "ended_since_s",
 )
 _BY_SECOND = ("tokens_by_second", "tokens_perhaps_before", "tokens_perhaps_there")
+_AT_BORDERS = ("perhaps_inside", "perhaps_outside")
 _TOKENS = ("output_tokens", "later_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = (
     "itl",
@@ -83,6 +86,25 @@ class Failure:
         return Failure(self.count + other.count, at_s, example)
 
 
+@dataclass(slots=True)
+class AtBorder:
+    """Successful requests that perhaps ended on the other side of a border of the window."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, record: RequestRecord) -> None:
+        self.requests += 1
+        self.prompt_tokens += record.prompt_tokens or 0
+        self.output_tokens += record.output_tokens or 0
+
+    def merge(self, other: "AtBorder") -> None:
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.output_tokens += other.output_tokens
+
+
 class Group:
     """The fold of some records. Stamps are seconds since the origin of the recording."""
 
@@ -92,9 +114,13 @@ class Group:
         *_TOKENS,
         *_HISTOGRAMS,
         "failures",
+        "first_sent_by_s",
         "first_sent_s",
         "last_ended_in_window_s",
+        "last_ended_since_s",
         "oddities",
+        "perhaps_inside",
+        "perhaps_outside",
         "tokens_by_second",
         "tokens_perhaps_before",
         "tokens_perhaps_there",
@@ -123,9 +149,7 @@ class Group:
         self.streams = 0
         """Successful requests in the window that have at least one gap between tokens."""
         # One entry per successful request in the window; late = sent - intended.
-        self.ttft_s = array("d")
-        self.e2el_s = array("d")
-        self.late_s = array("d")
+        self.ttft_s, self.e2el_s, self.late_s = array("d"), array("d"), array("d")
         # How much earlier than stamped its first and its last token may have arrived, at most.
         self.first_bound_s, self.last_bound_s = array("d"), array("d")
         # How much later than it says the request may have been on its way, at most.
@@ -140,10 +164,15 @@ class Group:
         self.failed_began_s, self.failed_ended_s = array("d"), array("d")
         # One entry per successful request in the window that had to connect, and what of it may be our fault.
         self.connect_s, self.connect_bound_s = array("d"), array("d")
-        # One entry per request that was sent, in the window or not.
+        # One entry per request that was sent, in the window or not; when it was sent and ended by its stamps,
+        # and by when and since when it truly was.
         self.sent_s, self.ended_s = array("d"), array("d")
-        self.first_sent_s = math.inf
-        self.last_ended_in_window_s = -math.inf
+        self.sent_by_s, self.ended_since_s = array("d"), array("d")
+        # By when the first one was sent and since when the last one in the window has ended, likewise.
+        self.first_sent_s = self.first_sent_by_s = math.inf
+        self.last_ended_in_window_s = self.last_ended_since_s = -math.inf
+        # Of those that were measured outside of the window, and of those inside.
+        self.perhaps_inside, self.perhaps_outside = AtBorder(), AtBorder()
         # Gaps, the least and the most that each may truly be, and how far it may be off.
         self.itl = Histogram()
         self.itl_low, self.itl_high = Histogram(), Histogram()
@@ -207,8 +236,11 @@ class Group:
         """E2EL from the intended start, likewise."""
         return np.concatenate([np.add(self.e2el_s, self.late_s), self.unsent_wait_s])
 
-    def add(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
-        """Fold one record; `inside` says that it ended in the window."""
+    def add(self, record: RequestRecord, origin_s: float, inside: bool, at_border: bool = False) -> None:
+        """Fold one record; `inside` says that it ended in the window, `at_border` that it perhaps did not.
+
+        Or the reverse.
+        """
         self.planned += 1
         self.own += record.number is None
         if record.outcome == DROPPED:
@@ -226,22 +258,30 @@ class Group:
             self._add_failure(record, origin_s, inside)
             return
         self.ok += 1
+        if at_border:
+            (self.perhaps_outside if inside else self.perhaps_inside).add(record)
         if inside:
             self._add_latencies(record, origin_s)
             self._add_gaps(record, arrivals, earliest)
 
     def _add_stamps(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         ended_s = record.ended_s - origin_s
+        since_s = ended_s - record.ended_bound_s
         if record.sent_s is not None:
             sent_s = record.sent_s - origin_s
+            sent_by_s = sent_s + record.send_bound_s
             self.first_sent_s = min(self.first_sent_s, sent_s)
+            self.first_sent_by_s = min(self.first_sent_by_s, sent_by_s)
             self.sent_s.append(sent_s)
+            self.sent_by_s.append(sent_by_s)
             self.ended_s.append(ended_s)
+            self.ended_since_s.append(since_s)
         if not inside:
             self.outside_window += 1
             return
         if record.outcome != CANCELLED:  # when we lost patience is not when the server was done
             self.last_ended_in_window_s = max(self.last_ended_in_window_s, ended_s)
+            self.last_ended_since_s = max(self.last_ended_since_s, since_s)
         self.lag.record_many(record.lags_s)
         self.contradictions += record.contradictions
         if record.sent_s is not None:
@@ -335,10 +375,18 @@ class Group:
             getattr(self, name).merge(getattr(other, name))
         self.oddities.merge(other.oddities)
         _join_failures(self.failures, other.failures)
-        self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
-        self.last_ended_in_window_s = max(self.last_ended_in_window_s, other.last_ended_in_window_s)
+        self.perhaps_inside.merge(other.perhaps_inside)
+        self.perhaps_outside.merge(other.perhaps_outside)
+        self.merge_extent(other)
         for name in _BY_SECOND:
             _join_counts(getattr(self, name), getattr(other, name))
+
+    def merge_extent(self, other: "Group") -> None:
+        """Add when the requests of `other` were sent and ended, and nothing else of them."""
+        self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
+        self.first_sent_by_s = min(self.first_sent_by_s, other.first_sent_by_s)
+        self.last_ended_in_window_s = max(self.last_ended_in_window_s, other.last_ended_in_window_s)
+        self.last_ended_since_s = max(self.last_ended_since_s, other.last_ended_since_s)
 
     def to_dict(self) -> dict[str, Any]:
         """Small, exact and fit for MessagePack; what is empty is left out."""
@@ -350,8 +398,10 @@ class Group:
         data |= {
             name: [[second, count] for second, count in getattr(self, name).items()] for name in _BY_SECOND
         }
+        data |= {name: asdict(at) for name in _AT_BORDERS if (at := getattr(self, name)).requests}
         if self.last_ended_in_window_s > -math.inf:
             data["last_ended_in_window_s"] = self.last_ended_in_window_s
+            data["last_ended_since_s"] = self.last_ended_since_s
         return data
 
     @classmethod
@@ -370,8 +420,12 @@ class Group:
         group.failures = {kind: Failure(*rest) for kind, *rest in data["failures"]}
         for name in _BY_SECOND:
             setattr(group, name, dict(data[name]))
+        for name in _AT_BORDERS:
+            setattr(group, name, AtBorder(**data.get(name, {})))
         group.first_sent_s = min(group.sent_s, default=math.inf)
+        group.first_sent_by_s = min(group.sent_by_s, default=math.inf)
         group.last_ended_in_window_s = data.get("last_ended_in_window_s", -math.inf)
+        group.last_ended_since_s = data.get("last_ended_since_s", -math.inf)
         return group
 
 

@@ -101,6 +101,8 @@ class RequestRecord:
 
     What it waited for the network, to connect say, is left out where that is known.
     """
+    ended_bound_s: float = 0.0
+    """How much earlier than `ended_s` the last byte, or the end of the connection, may have come, at most."""
     connect_bound_s: float = 0.0
     """How much of `connect_s` this client may have lost, at most."""
     contradictions: int = 0

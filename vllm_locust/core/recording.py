@@ -35,11 +35,21 @@ class Window:
     end_s: float
     parts: tuple["Window", ...] = ()
     """In order and apart from each other, where they are not all the time from start to end."""
+    slack_s: float = 0.0
+    """How much shorter it may truly be, at most: the first request went out later, the last ended earlier.
+
+    Where there are parts, it is theirs.
+    """
 
     @property
     def duration_s(self) -> float:
         """Seconds measured: from start to end, less what lies between the parts."""
         return sum(part.end_s - part.start_s for part in self.stretches)
+
+    @property
+    def shortest_s(self) -> float:
+        """Of what `duration_s` may truly be."""
+        return sum(max(part.end_s - part.start_s - part.slack_s, 0.0) for part in self.stretches)
 
     @property
     def stretches(self) -> Sequence["Window"]:
@@ -59,6 +69,14 @@ class _Bounds:
         if self.warm_s is None:
             return True
         return self.warm_s <= ended_s and (self.closed_s is None or ended_s <= self.closed_s)
+
+    def may_part(self, since_s: float, ended_s: float) -> bool:
+        """Whether a border of the window may lie between the true end of a request and `ended_s`."""
+        if self.warm_s is None:
+            return False
+        return since_s < self.warm_s <= ended_s or (
+            self.closed_s is not None and since_s <= self.closed_s < ended_s
+        )
 
     def hold_unsent(self, ended_s: float) -> bool:
         """The same of a request given up at `ended_s`, which is often a moment after the end of the load."""
@@ -114,8 +132,9 @@ class Recording:
             group = self.groups[key] = Group()
         bounds = self._bounds.get(record.phase, _UNBOUND)
         hold = bounds.hold_unsent if record.outcome == DROPPED else bounds.hold
-        inside = hold(record.ended_s - self._origin_s)
-        group.add(record, self._origin_s, inside)
+        ended_s = record.ended_s - self._origin_s
+        at_border = bounds.may_part(ended_s - record.ended_bound_s, ended_s)
+        group.add(record, self._origin_s, hold(ended_s), at_border)
 
     def successor(self) -> "Recording":
         """An empty recording with the same windows: for what ends after this one was shipped to be merged."""
@@ -135,7 +154,7 @@ class Recording:
     def window(self) -> Window | None:
         """The window of the whole recording; None when nothing was sent or no warm-up ever ended."""
         if all(bounds.warm_s is None for bounds in self._bounds.values()):
-            return _window(*_extent(self.groups.values()))
+            return _window_of(_extent(self.groups.values()))
         return _joined(window for phase in self.phases if (window := self.phase_window(phase)))
 
     def phase_window(self, phase: int) -> Window | None:
@@ -143,12 +162,14 @@ class Recording:
 
         None when nothing of the phase was sent and ended, or its warm-up did not end before its load.
         """
-        first, last = _extent(group for (p, _), group in self.groups.items() if p == phase)
+        extent = _extent(group for (p, _), group in self.groups.items() if p == phase)
         bounds = self._bounds.get(phase, _UNBOUND)
-        if bounds.warm_s is not None:
-            first = bounds.warm_s
-            last = last if bounds.closed_s is None else max(last, bounds.closed_s)
-        return _window(first, last)
+        if bounds.warm_s is None:
+            return _window_of(extent)
+        last_s = extent.last_ended_in_window_s
+        if bounds.closed_s is None:
+            return _window(bounds.warm_s, last_s, last_s - extent.last_ended_since_s)
+        return _window(bounds.warm_s, max(last_s, bounds.closed_s))
 
     def total(self) -> Group:
         """Everything in one group (a copy)."""
@@ -191,16 +212,26 @@ class Recording:
         return recording
 
 
-def _extent(groups: Iterable[Group]) -> tuple[float, float]:
-    """First sent and last ended in the window; (inf, -inf) when nothing was."""
-    first, last = math.inf, -math.inf
+def _extent(groups: Iterable[Group]) -> Group:
+    """All groups, of which only the extent is merged."""
+    whole = Group()
     for group in groups:
-        first, last = min(first, group.first_sent_s), max(last, group.last_ended_in_window_s)
-    return first, last
+        whole.merge_extent(group)
+    return whole
 
 
-def _window(first_s: float, last_s: float) -> Window | None:
-    return Window(first_s, last_s) if -math.inf < first_s <= last_s < math.inf else None
+def _window_of(extent: Group) -> Window | None:
+    """From the first one sent to the last one ended in the window; None when nothing was."""
+    first_s, last_s = extent.first_sent_s, extent.last_ended_in_window_s
+    slack_s = (extent.first_sent_by_s - first_s) + (last_s - extent.last_ended_since_s)
+    return _window(first_s, last_s, slack_s)
+
+
+def _window(first_s: float, last_s: float, slack_s: float = 0.0) -> Window | None:
+    """None without a beginning or an end."""
+    if not -math.inf < first_s <= last_s < math.inf:
+        return None
+    return Window(first_s, last_s, slack_s=min(slack_s, last_s - first_s))
 
 
 def _joined(windows: Iterable[Window]) -> Window | None:
@@ -208,7 +239,9 @@ def _joined(windows: Iterable[Window]) -> Window | None:
     parts: list[Window] = []
     for window in sorted(windows, key=lambda window: window.start_s):
         if parts and window.start_s <= parts[-1].end_s:
-            parts[-1] = Window(parts[-1].start_s, max(parts[-1].end_s, window.end_s))
+            last = parts[-1]
+            slack_s = last.slack_s + window.slack_s
+            parts[-1] = Window(last.start_s, max(last.end_s, window.end_s), slack_s=slack_s)
         else:
             parts.append(window)
     if not parts:

@@ -285,7 +285,7 @@ def buffered(slo: Slo, summary: Mapping[str, Any]) -> int:
 
 def _least_with(pieces: int, slo: Slo, value: float, summary: Mapping[str, Any]) -> float:
     """The least that a value may be together with that of so many pieces, which may be 0."""
-    low, _ = _ends(slo, value, summary)
+    low, _ = true_ends(slo, value, summary)
     if slo.key.startswith("max_"):
         return low
     if slo.key == "mean_tpot_ms":
@@ -294,11 +294,11 @@ def _least_with(pieces: int, slo: Slo, value: float, summary: Mapping[str, Any])
     return 0.0
 
 
-def _ends(slo: Slo, value: float, summary: Mapping[str, Any]) -> tuple[float, float]:
+def true_ends(slo: Slo, value: float, summary: Mapping[str, Any]) -> tuple[float, float]:
     """Between which a value truly lies, for all that the client can vouch for."""
     key = slo.key.replace("median_", "p50_", 1)
     low, high = summary.get("error_bounds", {}).get(key, (value, value))
-    return low, high
+    return 0.0 if low is None else low, math.inf if high is None else high
 
 
 def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
@@ -326,13 +326,11 @@ def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Va
         return None
     if client is not None and client.lost and (slo.holds(value) or not slo.about_failures):
         return f"{slo.shown(value)}, but {lost_sentence(client.lost)}"
-    low, high = _ends(slo, value, summary)
+    low, high = true_ends(slo, value, summary)
     if not slo.holds(low) == slo.holds(value) == slo.holds(high):
-        unit = " ms" if slo.family else ""
-        return (
-            f"{slo.shown(value)}{unit}, but the client's own error may be up to "
-            f"{max(value - low, high - value):.3g}{unit}: it may be met or missed"
-        )
+        unit, error = " ms" if slo.family else "", max(value - low, high - value)
+        size = "of any size" if math.isinf(error) else f"up to {error:.3g}{unit}"
+        return f"{slo.shown(value)}{unit}, but the client's own error may be {size}: it may be met or missed"
     if (
         client is not None
         and client.load.verdict == INVALID

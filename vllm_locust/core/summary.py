@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_locust.core.group import UNKNOWN, Group
+from vllm_locust.core.group import UNKNOWN, AtBorder, Group
 from vllm_locust.core.histogram import Histogram
 from vllm_locust.core.latencies import Bounded, Family, Sample, Values, ends_of, families_of
 from vllm_locust.core.percentile import Interval, interval, interval_of_histogram
@@ -159,8 +159,12 @@ def _of_group(
         **_rates(group, window, goodput_ms),
         **_latencies(group, families, percentiles),
         "error_bounds": _error_bounds(families, percentiles)
-        | _goodput_bounds(group, window, goodput_ms)
-        | {"max_output_tokens_per_s": _peak_bounds(group, window)},
+        | _rate_bounds(group, window, goodput_ms)
+        | {
+            "duration": [window.shortest_s, window.duration_s] if window else [None, None],
+            "max_output_tokens_per_s": _peak_bounds(group, window),
+            "max_concurrent_requests": _concurrency_bounds(group, window),
+        },
         "itl_curve_ms": [[q, _ms(group.itl.percentile(q))] for q in sorted(CURVE)] if group.itl.count else [],
         "requests": {
             "planned": group.planned,
@@ -198,13 +202,47 @@ def _counts(group: Group, window: Window | None) -> dict[str, Any]:
 
 def _rates(group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None) -> dict[str, Any]:
     duration_s = window.duration_s if window else None
-    prompts, outputs = _total(group.prompt_tokens), _total(group.output_tokens)
-    both = None if prompts is None or outputs is None else prompts + outputs
+    good = count_good(group, goodput_ms) if goodput_ms else None
+    return {name: _ratio(count, duration_s) for name, count in _amounts(group, good).items()}
+
+
+def _rate_bounds(
+    group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None
+) -> dict[str, list[float | None]]:
+    """Of each rate the ends: what surely ended in the window, in the longest time it may have taken; and what
+    perhaps did, in the shortest. Where that is none at all there is no higher end (None).
+    """
+    least_good, most_good = good_ends(group, goodput_ms) if goodput_ms else (None, None)
+    least, most = _amounts(group, least_good), _amounts(group, most_good)
+    outside, inside = _amounts_at(group.perhaps_outside), _amounts_at(group.perhaps_inside)
+    longest_s, shortest_s = (window.duration_s, window.shortest_s) if window else (None, None)
     return {
-        "request_throughput": _ratio(group.completed, duration_s),
-        "request_goodput": _ratio(count_good(group, goodput_ms), duration_s) if goodput_ms else None,
-        "output_throughput": _ratio(outputs, duration_s),
-        "total_token_throughput": _ratio(both, duration_s),
+        name: [
+            None if count is None else _ratio(max(count - outside[name], 0), longest_s),
+            None if (highest := most[name]) is None else _ratio(highest + inside[name], shortest_s),
+        ]
+        for name, count in least.items()
+    }
+
+
+def _amounts(group: Group, good: int | None) -> dict[str, int | None]:
+    """What each rate is one of; `good` is the number of good requests."""
+    prompts, outputs = _total(group.prompt_tokens), _total(group.output_tokens)
+    return {
+        "request_throughput": group.completed,
+        "request_goodput": good,
+        "output_throughput": outputs,
+        "total_token_throughput": None if prompts is None or outputs is None else prompts + outputs,
+    }
+
+
+def _amounts_at(border: AtBorder) -> dict[str, int]:
+    """The same of requests at a border of the window, all of which may be good."""
+    return {
+        "request_throughput": border.requests,
+        "request_goodput": border.requests,
+        "output_throughput": border.output_tokens,
+        "total_token_throughput": border.prompt_tokens + border.output_tokens,
     }
 
 
@@ -248,15 +286,6 @@ def _bounded(family: Family, percentiles: Sequence[float]) -> Iterator[tuple[str
     yield "max", family.max
     for q in percentiles:
         yield percentile_word(q), family.percentile(q)
-
-
-def _goodput_bounds(
-    group: Group, window: Window | None, goodput_ms: Mapping[str, float] | None
-) -> dict[str, Any]:
-    if not goodput_ms:
-        return {}
-    duration_s = window.duration_s if window else None
-    return {"request_goodput": [_ratio(count, duration_s) for count in good_ends(group, goodput_ms)]}
 
 
 def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
@@ -327,9 +356,18 @@ def _peak_tokens_per_s(tokens: Mapping[int, int], window: Window | None) -> int 
 
 def _peak_concurrency(group: Group, window: Window | None) -> int | None:
     """The most requests in flight at one time of the window; of two at the same time the end comes first."""
+    return _most_in_flight(group.sent_s, group.ended_s, window)
+
+
+def _concurrency_bounds(group: Group, window: Window | None) -> list[int | None]:
+    """Those that surely were, and those by their stamps: sent at the earliest, ended at the latest."""
+    return [_most_in_flight(group.sent_by_s, group.ended_since_s, window), _peak_concurrency(group, window)]
+
+
+def _most_in_flight(sent_s: Sequence[float], ended_s: Sequence[float], window: Window | None) -> int | None:
     if window is None:
         return None
-    sent, ended = np.asarray(group.sent_s), np.asarray(group.ended_s)
+    sent, ended = np.asarray(sent_s), np.asarray(ended_s)
     return max(_most_at_once(sent, ended, part) for part in window.stretches)
 
 

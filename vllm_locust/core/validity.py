@@ -24,7 +24,8 @@ of that plan, while a TTFT is right that counts from when its request was sent:
     requests not sent                  none              1 % of those planned
 
 In a closed loop the next request waits for the answer, and for a place where places are capped: that it was
-sent late is a remark. So is that answers were read late, since the kernel's stamps are not moved by that.
+sent late is a remark. So is that answers were read late, since the kernel's stamps are not moved by that, and
+that the time of the measurement may have been shorter by 2 %, which concerns throughputs alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from typing import Any, Literal, Self
 from vllm_locust.core.group import Group
 from vllm_locust.core.latencies import Bounded, Family, families_of
 from vllm_locust.core.percentile import percentile
+from vllm_locust.core.recording import Window
 
 Verdict = Literal["valid", "degraded", "invalid"]
 Stamps = Literal["kernel", "read"]
@@ -345,6 +347,13 @@ def told_apart(value: float, limit: float, digits: int = 3) -> tuple[str, str]:
 
 def _lead(part: str) -> str:
     return f"{part}: " if part else ""
+
+
+def perhaps_shorter(window: Window | None) -> Iterator[str]:
+    """A remark where throughputs may be higher, since less time may have been measured."""
+    if window is not None and window.shortest_s < (1 - _SHARES[0]) * window.duration_s:
+        shortest, longest = told_apart(window.shortest_s, window.duration_s)
+        yield f"the measured {longest} s may have been {shortest} s, and throughputs as much higher"
 
 
 def lost_sentence(lost: int) -> str:

@@ -17,7 +17,16 @@ from vllm_locust.core.recording import Recording
 from vllm_locust.core.server_window import ServerWindow
 from vllm_locust.core.slo import Judgement, Slo, percentiles_of, undetermined
 from vllm_locust.core.summary import nothing_measured, summarize
-from vllm_locust.core.validity import INVALID, VALID, Measured, Stamps, Validity, judge, named_parts
+from vllm_locust.core.validity import (
+    INVALID,
+    VALID,
+    Measured,
+    Stamps,
+    Validity,
+    judge,
+    named_parts,
+    perhaps_shorter,
+)
 from vllm_locust.load.observation import ServerSide
 from vllm_locust.load.settings import Settings
 from vllm_locust.report.capacity import render_answer
@@ -76,7 +85,7 @@ def conclude(
         parts=named_parts({key: Measured.of(group) for key, group in recording.groups.items()}),
         lost=generators.lost,
         lost_workers=list(sentences_on_lost(generators.workers)),
-        remarks=list(_own_requests(total, settings.of_scenario)),
+        remarks=[*perhaps_shorter(recording.window()), *_own_requests(total, settings.of_scenario)],
     )
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
     judgements = _judge_all(settings.slos, recording, numbers, client) if capacity is None else []

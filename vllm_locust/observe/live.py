@@ -15,7 +15,15 @@ from typing import Any, Literal
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.recording import Recording, Window
-from vllm_locust.core.validity import Loop, Measured, Stamps, Validity, judge, named_parts
+from vllm_locust.core.validity import (
+    Loop,
+    Measured,
+    Stamps,
+    Validity,
+    judge,
+    named_parts,
+    perhaps_shorter,
+)
 from vllm_locust.observe.series import Series
 from vllm_locust.observe.tally import LATENCIES, Buckets, Tally
 
@@ -218,6 +226,7 @@ class LiveRun:
                 parts=named_parts(parts),
                 lost=self.load.lost,
                 lost_workers=self.load.lost_workers,
+                remarks=list(perhaps_shorter(self.window())),
             )
         return self._verdict
 
@@ -232,8 +241,7 @@ class LiveRun:
         whole.buckets.add(group)
         self.series.add(group)
         extent = self._windows.groups.setdefault((number, ""), copy(_NOTHING))
-        extent.first_sent_s = min(extent.first_sent_s, group.first_sent_s)
-        extent.last_ended_in_window_s = max(extent.last_ended_in_window_s, group.last_ended_in_window_s)
+        extent.merge_extent(group)
         phase = self._phase(number)
         if phase is not None and not phase.closed:
             phase.parts.setdefault(profile, Tally()).add(group, limits_ms)
