@@ -7,10 +7,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import websocket
@@ -26,23 +26,24 @@ _OPTIONS = (
 ).split()
 
 
-class Browser:
+class Page:
     """One page of a browser. `errors` are what its console shows red, with requests that failed."""
 
-    def __init__(self, page: websocket.WebSocket) -> None:
+    def __init__(self, socket: websocket.WebSocket) -> None:
         self.errors: list[str] = []
-        self._page = page
+        self._socket = socket
         self._sent = 0
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Page.bringToFront")  # what nobody sees is not drawn
         self.size(1400, 1000)
 
     def send(self, method: str, **parameters: object) -> dict[str, Any]:
         """A command of the protocol and its result."""
         self._sent += 1
-        self._page.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
+        self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while True:
-            message: dict[str, Any] = json.loads(self._page.recv())
+            message: dict[str, Any] = json.loads(self._socket.recv())
             self._note(message.get("method"), message.get("params", {}))
             if message.get("id") == self._sent:
                 assert "error" not in message, f"{method}: {message['error']}"
@@ -126,30 +127,50 @@ def _element(selector: str) -> str:
     return f"document.querySelector({selector!r})"
 
 
+class Browser:
+    """A running browser; its pages share nothing but its process and what they store by address."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/json"
+
+    @contextmanager
+    def page(self) -> Iterator[Page]:
+        """A new page, in front of the others."""
+        page = self._ask("new?about:blank", "PUT")
+        socket = websocket.create_connection(
+            page["webSocketDebuggerUrl"], suppress_origin=True, timeout=LIMIT_S
+        )
+        try:
+            yield Page(socket)
+        finally:
+            socket.close()
+            self._ask(f"close/{page['id']}")
+
+    def _ask(self, path: str, method: str = "GET") -> Any:
+        with urlopen(Request(f"{self._url}/{path}", method=method), timeout=LIMIT_S) as answer:
+            said = answer.read()
+        return json.loads(said) if said.startswith(b"{") else said
+
+
 @contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
+def browsing(profile: Path) -> Iterator[Browser]:
     """A browser of its own that keeps its files in `profile`, a folder that is not there yet."""
     command = [program("chromium"), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent, start_new_session=True)
     try:
-        socket = websocket.create_connection(_address(profile), suppress_origin=True, timeout=LIMIT_S)
-        with closing(socket):
-            yield Browser(socket)
+        yield Browser(_port(profile))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _address(profile: Path) -> str:
-    """Where the first page listens, once the browser has written down its port."""
+def _port(profile: Path) -> int:
+    """Where it listens, once it has written that down."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         with suppress(OSError, IndexError, ValueError):
-            port = int((profile / "DevToolsActivePort").read_text().split()[0])
-            with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as answer:
-                pages = [page for page in json.load(answer) if page["type"] == "page"]
-                return str(pages[0]["webSocketDebuggerUrl"])
+            return int((profile / "DevToolsActivePort").read_text().split()[0])
         time.sleep(0.05)
     pytest.fail(f"chromium did not start within {LIMIT_S:g} s")

@@ -1,50 +1,76 @@
-"""A real vLLM for the tests in this folder: the tiny one of `scripts/serve-tiny-vllm`, started once."""
+"""What the tests here share, each started once: tiny vLLMs of `scripts/serve-tiny-vllm`, and a browser."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.locust_command import ROOT, free_port
+from tests.real.browser import Browser, browsing
+
 START_LIMIT_S = 900.0
 """The first start installs vLLM; the next ones take about 20 seconds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test comes first waits for the server, within its own time limit."""
+    """Whichever test comes first waits for the server, beside its own time limit."""
     for item in items:
-        if "vllm_url" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(START_LIMIT_S + 60))
+        if {"vllm_url", "dev_vllm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(START_LIMIT_S + 300))
 
 
 @pytest.fixture(scope="session")
 def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running vLLM that serves the model `tiny`, without a slash at the end."""
-    port = free_port()
+    # What "tool_choice": "auto" needs; an answer without tools is none the wiser.
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    with serving(tmp_path_factory.mktemp("vllm"), "--enable-prompt-tokens-details", *tools) as url:
+        yield url
+
+
+@dataclass(frozen=True)
+class DevVllm:
+    """A vLLM in its development mode, which lets anybody abort its requests, and with a profiler."""
+
+    url: str
+    traces: Path
+    """The folder that the profiler writes to."""
+
+
+@pytest.fixture(scope="session")
+def dev_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevVllm]:
+    folder = tmp_path_factory.mktemp("dev-vllm")
+    traces = folder / "traces"
+    profiler = {"profiler": "torch", "torch_profiler_dir": str(traces), "torch_profiler_with_stack": False}
+    with serving(folder, "--profiler-config", json.dumps(profiler), VLLM_SERVER_DEV_MODE="1") as url:
+        yield DevVllm(url, traces)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("browser") / "profile") as running:
+        yield running
+
+
+@contextmanager
+def serving(folder: Path, *options: str, **environment: str) -> Iterator[str]:
+    """A vLLM with these options and variables, whose log is in `folder`; its address."""
+    port, log = free_port(), folder / "server.log"
     url = f"http://127.0.0.1:{port}"
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    command = [
-        str(ROOT / "scripts" / "serve-tiny-vllm"),
-        "--port",
-        str(port),
-        "--enable-prompt-tokens-details",
-        # What "tool_choice": "auto" needs; an answer without tools is none the wiser.
-        "--enable-auto-tool-choice",
-        "--tool-call-parser",
-        "hermes",
-    ]
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            command,
+            [ROOT / "scripts" / "serve-tiny-vllm", "--port", str(port), *options],
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -56,14 +82,6 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
         finally:
             stop(server)
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,8 +1,5 @@
 """Requests that a real vLLM gives up while it answers them are failures, and no gate says otherwise."""
 
-import os
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
@@ -11,29 +8,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.locust_command import assert_ended_with, assert_nothing_is_lost, started, wait_until
-from tests.real.conftest import ROOT, START_LIMIT_S, free_port, stop, wait_until_healthy
+from tests.real.conftest import DevVllm
 
 RUNNING = "vllm:num_requests_running"
-
-
-@pytest.fixture(scope="module")
-def dev_vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM in its development mode, which lets anybody abort its requests."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("dev-vllm") / "server.log"
-    command = [str(ROOT / "scripts" / "serve-tiny-vllm"), "--port", str(port)]
-    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        ) as server,
-    ):
-        try:
-            wait_until_healthy(f"http://127.0.0.1:{port}", server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            stop(server)
 
 
 def running(url: str) -> float:
@@ -48,19 +25,18 @@ def post(url: str) -> None:
         pass
 
 
-@pytest.mark.timeout(START_LIMIT_S + 300)
 @pytest.mark.parametrize("path", ["/abort_requests", "/pause?mode=abort"])
-def test_what_the_server_aborts_has_failed(dev_vllm_url: str, path: str, tmp_path: Path) -> None:
+def test_what_the_server_aborts_has_failed(dev_vllm: DevVllm, path: str, tmp_path: Path) -> None:
     options = ("--headless", "-u", "4", "-r", "4", "--num-prompts", "4", "--max-tokens", "3000")
-    run = ("--host", dev_vllm_url, "--scenario", "ss", "--slo", "failed==0", *options)
+    run = ("--host", dev_vllm.url, "--scenario", "ss", "--slo", "failed==0", *options)
     try:
         with started(*run, folder=tmp_path) as locust:
-            wait_until(lambda: running(dev_vllm_url) == 4, "four requests are being answered")
-            post(dev_vllm_url + path)
+            wait_until(lambda: running(dev_vllm.url) == 4, "four requests are being answered")
+            post(dev_vllm.url + path)
             outcome = locust.wait()
     finally:
         with suppress(HTTPError):
-            post(f"{dev_vllm_url}/resume")
+            post(f"{dev_vllm.url}/resume")
     assert_ended_with(3, outcome)
     assert_nothing_is_lost(outcome)
     assert {request["outcome"] for request in outcome.requests} == {"server_error_event"}

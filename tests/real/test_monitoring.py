@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -68,13 +69,17 @@ class Monitored:
     ladder: Outcome
     short: Outcome
     """A run without --goodput, after the ladder."""
-    generated_tokens: float
-    """As the server itself counted."""
+    server: dict[str, float]
+    """Its own counters, which began at zero."""
 
     def values(self, *place: str, every_s: int | None = None) -> list[float]:
         """What a board's query says of the time of both runs: board, panel, refId."""
         board, panel, ref = place
         return panel_values(self.prometheus.url, self.began_s, self.ended_s, (board, panel, ref), every_s)
+
+    def of_requests(self, key: str) -> list[float]:
+        """The known values in both runs' requests."""
+        return column([*self.ladder.requests, *self.short.requests], key)
 
 
 @contextmanager
@@ -142,8 +147,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         short = run_locust(*HEADLESS, *common, "--max-tokens", "60", "-t", "8s", folder=folder / "short")
         idle = "sum(rate(vllm_locust_server_generation_tokens_total[16s])) == 0"  # as far as boards look back
         wait_until(lambda: bool(watching.query(idle)), "no tokens any more", limit_s=120)
-        generated = counters(server.url)["vllm:generation_tokens_total"]
-        yield Monitored(watching, began_s, time.time(), ladder, short, generated)
+        yield Monitored(watching, began_s, time.time(), ladder, short, counters(server.url))
 
 
 def test_counters_are_those_of_the_summary(monitored: Monitored) -> None:
@@ -185,15 +189,19 @@ def test_a_servers_tokens_count_once_whoever_looks(monitored: Monitored, board: 
     per_s = monitored.values(board, "Tokens per second", "B", every_s=1)
     assert len(monitored.prometheus.query("vllm_locust_server_up")) == 1, "the one that is there all day"
     drawn = sum(per_s)
-    assert drawn == pytest.approx(monitored.generated_tokens, rel=0.05)
-    received = sum(sum(column(run.requests, "output_tokens")) for run in (monitored.ladder, monitored.short))
-    assert drawn == pytest.approx(received, rel=0.05)
+    assert drawn == pytest.approx(monitored.server["vllm:generation_tokens_total"], rel=0.05)
+    assert drawn == pytest.approx(sum(monitored.of_requests("output_tokens")), rel=0.05)
 
 
-def test_both_sides_agree_on_whole_requests(monitored: Monitored) -> None:
-    """Simulator and client are neighbours: what is left are warm-ups, which only the client leaves out."""
+def test_the_gap_between_both_sides_is_that_of_their_means(monitored: Monitored) -> None:
+    """Simulator and client are neighbours: nearly none, but on a busy machine."""
     gaps = monitored.values("client-vs-server", "Gap of the means, client − server", "A")
-    assert sum(gaps) / len(gaps) == pytest.approx(0.0, abs=0.1)
+    of_client = mean(monitored.of_requests("total_s"))
+    of_server = (
+        monitored.server["vllm:e2e_request_latency_seconds_sum"]
+        / monitored.server["vllm:e2e_request_latency_seconds_count"]
+    )
+    assert mean(gaps) == pytest.approx(of_client - of_server, abs=0.1)
 
 
 def test_rules_and_configuration_are_sound() -> None:

@@ -3,13 +3,12 @@
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
+from tests.locust_command import Outcome, read_json
 from tests.real.vllm_environment import ENGINE_ARGUMENTS, ENVIRONMENT, MODEL, PYTHON, ROOT
 from vllm_locust.client.chat import render_prompt
 from vllm_locust.load.bodies import request_body
@@ -49,16 +48,8 @@ RUNS = {
         )
         for kind in ("chat", "completions")
     },
+    "several values": ("--scenario", "imdb.packed", "--set", "reviews=12", "--sweep", "n=6,1"),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left behind."""
-
-    stdout: str
-    summary: Mapping[str, Any]
-    requests: list[Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +83,9 @@ def outcomes(lent: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
     )
     said = done.stdout.split(f"{ENDED} 0\n")
     assert len(said) == len(RUNS) + 1, done.stdout[-2000:] + done.stderr[-2000:]
-    return {name: read_outcome(folder / name, text) for name, text in zip(RUNS, said, strict=False)}
-
-
-def read_outcome(folder: Path, stdout: str) -> Outcome:
-    lines = (folder / "requests.jsonl").read_bytes().splitlines()
-    summary = orjson.loads((folder / "summary.json").read_bytes())
-    return Outcome(stdout, summary, [orjson.loads(line) for line in lines])
+    return {
+        name: Outcome(0, text, done.stderr, folder / name) for name, text in zip(RUNS, said, strict=False)
+    }
 
 
 def assert_tokens_and_prompts_are(scenario: Scenario, requests: list[Mapping[str, Any]]) -> None:
@@ -157,17 +144,8 @@ def test_prompts_of_an_exact_length(outcomes: Mapping[str, Outcome], endpoint_ty
         assert request["prompt_hash"] == render_prompt(request_body(planned, endpoint_type)[1]).hash
 
 
-def test_several_values_on_one_engine(tmp_path: Path, lent: Path) -> None:
-    folder = tmp_path / "sweep"
-    done = subprocess.run(
-        [
-            PYTHON, "-m", "vllm_locust", "offline", "--model", MODEL, "--scenario", "imdb.packed",
-            "--set", "reviews=12", "--sweep", "n=6,1", "--results-dir", folder, "--", *ENGINE_ARGUMENTS,
-        ],
-        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{lent}"}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    summaries = {one.name: orjson.loads((one / "summary.json").read_bytes()) for one in folder.iterdir()}
+def test_several_values_on_one_engine(outcomes: Mapping[str, Outcome]) -> None:
+    folders = outcomes["several values"].folder.iterdir()
+    summaries = {folder.name: read_json(folder / "summary.json") for folder in folders}
     assert {name: one["completed"] for name, one in summaries.items()} == {"n=6": 2, "n=1": 12}
     assert {one["total_output_tokens"] for one in summaries.values()} == {12}

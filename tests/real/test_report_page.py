@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.made_records import an_ok
-from tests.real.browser import Browser, browser
+from tests.real.browser import Browser, Page
 from tests.results.made_lines import RUN, a_failed, a_folder, a_line
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import summarize
@@ -50,11 +50,11 @@ def evil_run(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A page about one run whose names are all hostile, and a browser that has no network."""
+def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page about one run whose names are all hostile, without a network."""
     folder = tmp_path_factory.mktemp("page")
     write_page(folder / "report.html", [read_results(evil_run(folder / "run"))])
-    with browser(folder / "profile") as opened:
+    with browser.page() as opened:
         opened.send("Network.enable")
         opened.send(
             "Network.emulateNetworkConditions",
@@ -67,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def through(page: Browser) -> None:
+def through(page: Page) -> None:
     """Scroll to the end as a reader does, until all charts are drawn."""
     page.wait_for(
         "(() => { scrollBy({top: 700, behavior: 'instant'});"
@@ -77,7 +77,7 @@ def through(page: Browser) -> None:
     )
 
 
-def test_charts_are_drawn_when_they_come_into_view(page: Browser) -> None:
+def test_charts_are_drawn_when_they_come_into_view(page: Page) -> None:
     assert page.evaluate("[...document.querySelectorAll('[data-chart]')].some(p => !p.childElementCount)")
     through(page)
     empty = (
@@ -88,12 +88,12 @@ def test_charts_are_drawn_when_they_come_into_view(page: Browser) -> None:
     assert page.errors == []
 
 
-def test_nothing_is_fetched(page: Browser) -> None:
+def test_nothing_is_fetched(page: Page) -> None:
     names = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
     assert [name for name in names if not name.startswith("data:")] == []
 
 
-def test_names_are_text_and_do_no_harm(page: Browser) -> None:
+def test_names_are_text_and_do_no_harm(page: Page) -> None:
     through(page)
     assert page.evaluate("typeof evil") == "undefined"
     assert page.evaluate("document.querySelectorAll('main img, header img, svg img').length") == 0
@@ -101,14 +101,14 @@ def test_names_are_text_and_do_no_harm(page: Browser) -> None:
     assert page.evaluate("document.title").startswith("</script><script>evil = 1</script>")
 
 
-def test_all_stages_of_requests_are_on_the_canvas(page: Browser) -> None:
+def test_all_stages_of_requests_are_on_the_canvas(page: Page) -> None:
     through(page)
     seen = page.evaluate(COLOURS)
     for name in ("--c0", "--c1", "--bad"):
         assert page.evaluate(colour(name)) in seen
 
 
-def test_who_zooms_one_time_axis_zooms_all(page: Browser) -> None:
+def test_who_zooms_one_time_axis_zooms_all(page: Page) -> None:
     through(page)
     first = "document.querySelector('.wide .plot')"
     page.evaluate(f"Plotly.relayout({first}, {{'xaxis.range': [4, 9]}}).then(() => 1)")
@@ -119,7 +119,7 @@ def test_who_zooms_one_time_axis_zooms_all(page: Browser) -> None:
     page.wait_for(f"{TIME_AXES}.every(range => range === '0,21')", "the whole run")
 
 
-def test_a_request_says_what_became_of_it(page: Browser) -> None:
+def test_a_request_says_what_became_of_it(page: Page) -> None:
     through(page)
     box = "document.querySelector('canvas').getBoundingClientRect()"
     page.evaluate("document.querySelector('canvas').scrollIntoView({block: 'center', behavior: 'instant'})")
@@ -132,7 +132,7 @@ def test_a_request_says_what_became_of_it(page: Browser) -> None:
     assert "\nfirst token after 100 ms\nended after 1,000 ms" in said
 
 
-def test_charts_follow_the_light(page: Browser) -> None:
+def test_charts_follow_the_light(page: Page) -> None:
     text = "document.querySelector('.plot').layout.font.color"
     colours = []
     for scheme in ("light", "dark"):
@@ -145,7 +145,7 @@ def test_charts_follow_the_light(page: Browser) -> None:
     assert colours[0] != colours[1]
 
 
-def test_a_phone_never_scrolls_sideways(page: Browser) -> None:
+def test_a_phone_never_scrolls_sideways(page: Page) -> None:
     page.size(390, 800)
     page.wait_for("document.documentElement.scrollWidth <= 390", "390 pixels to be enough")
     through(page)
@@ -153,6 +153,6 @@ def test_a_phone_never_scrolls_sideways(page: Browser) -> None:
     assert page.errors == []
 
 
-def test_it_prints(page: Browser) -> None:
+def test_it_prints(page: Page) -> None:
     assert len(page.send("Page.printToPDF")["data"]) > 50_000
     assert page.errors == []

@@ -23,7 +23,7 @@ from tests.locust_command import (
     started,
     wait_until,
 )
-from tests.real.browser import Browser, browser
+from tests.real.browser import Browser, Page
 from vllm_locust.load.web_tab import Results, add_tab
 
 pytestmark = pytest.mark.timeout(600)  # the first test may have to install chromium
@@ -35,7 +35,7 @@ ROWS = (
 )
 
 
-def tiles(page: Browser) -> dict[str, str]:
+def tiles(page: Page) -> dict[str, str]:
     """What stands in the boxes below the verdict, by their titles."""
     shown: dict[str, str] = page.evaluate(
         f"Object.fromEntries([...document.querySelectorAll('{TAB} .tiles > div')].map("
@@ -48,7 +48,7 @@ def number_in(text: str) -> float:
     return float(text.replace(",", "").rstrip("*"))
 
 
-def points(page: Browser, title: str) -> Sequence[int]:
+def points(page: Page, title: str) -> Sequence[int]:
     """How many values each line of a chart has."""
     figure = f"[...document.querySelectorAll('{TAB} figure')].find(f => f.innerText.startsWith({title!r}))"
     counts: Sequence[int] = page.evaluate(
@@ -58,8 +58,7 @@ def points(page: Browser, title: str) -> Sequence[int]:
     return counts
 
 
-@pytest.mark.timeout(600)
-def test_a_ramp_is_started_and_watched_in_the_browser(tmp_path: Path) -> None:
+def test_a_ramp_is_started_and_watched_in_the_browser(browser: Browser, tmp_path: Path) -> None:
     ui = f"http://127.0.0.1:{free_port()}"
     with (
         simulator(tmp_path) as server,
@@ -68,7 +67,7 @@ def test_a_ramp_is_started_and_watched_in_the_browser(tmp_path: Path) -> None:
             "--host", server.url, "--server-metrics-url", server.url, "--exporter-port", "0",
             *in_processes(2), folder=tmp_path / "results",
         ) as run,
-        browser(tmp_path / "profile") as page,
+        browser.page() as page,
     ):  # fmt: skip
         wait_until(lambda: read(f"{ui}/worker-count")["worker_count"] == 2, "the workers")
         page.open(ui)
@@ -132,8 +131,15 @@ class Shown:
         return json.dumps(self.view).encode()
 
 
+def nobody_asks(shown: Shown, page: Page) -> bool:
+    """In one and a half seconds; a tab that is seen asks every second."""
+    asked = shown.asked
+    page.evaluate("new Promise(go => setTimeout(go, 1500))")
+    return shown.asked == asked
+
+
 @contextmanager
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shown, Browser]]:
+def made(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Shown, Page]]:
     """The page of a run that seems to go on, at the tab."""
     monkeypatch.setattr("sys.argv", ["locust"])  # Locust reads it for the start form
     environment = Environment(user_classes=[], host="http://127.0.0.1:1")
@@ -147,7 +153,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Show
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with browser(tmp_path / "profile") as page:
+        with browser.page() as page:
             page.open(f"http://127.0.0.1:{server.port}/?tab=llm")
             page.wait_for(f"document.querySelector('{TAB} .plot .line[d^=M]') !== null")
             yield shown, page
@@ -206,8 +212,8 @@ def view(**other: Any) -> Mapping[str, Any]:
     }  # fmt: skip
 
 
-def test_what_a_view_says_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with made(tmp_path, monkeypatch) as (_, page):
+def test_what_a_view_says_can_be_read(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(browser, monkeypatch) as (_, page):
         verdict = " ".join(page.text(f"{TAB} .verdict").split())
         assert verdict.startswith(
             "!The measurement is degraded the reason TTFT too large by at most 0.300 ms, for 99 %"
@@ -223,9 +229,9 @@ def test_what_a_view_says_can_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_null_is_a_gap_and_the_crosshair_goes_through_all_charts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with made(tmp_path, monkeypatch) as (_, page):
+    with made(browser, monkeypatch) as (_, page):
         path = page.evaluate(f"document.querySelector('{TAB} .plot .line-0').getAttribute('d')")
         assert (path.count("M"), path.count("L")) == (3, 4)  # 10 20, 40, 70 80 90 100
         first = f"document.querySelector('{TAB} figure > svg')"
@@ -246,10 +252,10 @@ def test_a_null_is_a_gap_and_the_crosshair_goes_through_all_charts(
 
 
 def test_what_comes_from_others_is_text_and_never_markup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = "<img src=x onerror='document.title=1'>"
-    with made(tmp_path, monkeypatch) as (shown, page):
+    with made(browser, monkeypatch) as (shown, page):
         normal = view()
         shown.view = view(
             run={**normal["run"], "model": evil, "scenario": evil, "host": evil},
@@ -269,8 +275,8 @@ def test_what_comes_from_others_is_text_and_never_markup(
         assert page.errors == []
 
 
-def test_a_lost_connection_is_said_and_got_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with made(tmp_path, monkeypatch) as (shown, page):
+def test_a_lost_connection_is_said_and_got_over(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(browser, monkeypatch) as (shown, page):
         shown.view = None
         page.wait_for(f"document.querySelector('{TAB} .notice').innerText.startsWith('No connection')")
         assert tiles(page)["Users"] == "8", "the last numbers stay"
@@ -280,15 +286,13 @@ def test_a_lost_connection_is_said_and_got_over(tmp_path: Path, monkeypatch: pyt
 
 
 def test_it_comes_and_goes_with_the_tab_and_follows_the_theme(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with made(tmp_path, monkeypatch) as (shown, page):
+    with made(browser, monkeypatch) as (shown, page):
         page.click_text("[role=tab]", "charts")
         page.wait_for(f"document.querySelector('{TAB}') === null")
-        page.evaluate("new Promise(go => setTimeout(go, 1200))")  # the answer to a last question may be late
+        wait_until(lambda: nobody_asks(shown, page), "an end of the questions")
         asked = shown.asked
-        page.evaluate("new Promise(go => setTimeout(go, 1500))")
-        assert shown.asked == asked, "nobody looks"
         page.click_text("[role=tab]", "llm")
         page.wait_for(f"document.querySelector('{TAB} .plot .line') !== null")
         wait_until(lambda: shown.asked > asked, "a question")
@@ -305,8 +309,8 @@ def test_it_comes_and_goes_with_the_tab_and_follows_the_theme(
         assert page.errors == []
 
 
-def test_before_the_first_run_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with made(tmp_path, monkeypatch) as (shown, page):
+def test_before_the_first_run_it_says_so(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(browser, monkeypatch) as (shown, page):
         shown.view = view(run=None, verdict=None, table=[], phases=[], series={"bin_s": 1.0, "t_s": []})
         page.wait_for(f"document.querySelector('{TAB} .notice').innerText == 'No numbers of a run yet.'")
         assert "Over time" not in page.text(TAB)

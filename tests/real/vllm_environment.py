@@ -17,5 +17,6 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CACHE_ROOT": str(CACHE / "vllm"),
 }
 ENGINE_ARGUMENTS = ("--max-model-len", "4096", "--dtype", "float32", "--enforce-eager")
