@@ -32,45 +32,30 @@ def refused(server: Simulator, folder: Path, *options: str, locustfile: str = "c
     assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == files
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--host", "localhost:8000"], "--host 'localhost:8000' is not an address like http://"),
-        (["--host", "http://127.0.0.1:9"], "does not answer: "),
-        (["--model", "gpt-9"], "which has: tiny"),
-        (["--scenario", "ss", "--input-len", "3"], "a prompt of 3 tokens is too short"),
-        (
-            ["--scenario", "ss", "--input-len", "16384"],
-            "All requests of ss are more than the 16384 tokens that tiny takes, prompt and answer",
-        ),
-        (["--lora-modules", "law:2", "tiny"], "--lora-modules 'law' is not served, the server has: tiny"),
-        (["--warmup", "2s"], "--warmup leaves nothing of a --run-time of 2 s"),
-        (["--warmup", "1s", "--scenario", "tiny"], "take --step-warmup, or one of them, such as tiny.ss"),
-        (["--max-concurrency", "2"], "--max-concurrency is for open loops"),
-        (["--arrivals", "/nowhere/trace.csv"], "--arrivals '/nowhere/trace.csv' cannot be read"),
-        (["--prefix-cache", "warm"], "needs a scenario whose requests share a prefix: sharegpt does not"),
-        (["--scenario", "replay", "--request-rate", "inf", "--num-prompts", "9"], "must be one number for"),
-        (["--scenario", "replay", "--ladder", "1,2"], "says when to send: ladders and searches do not go"),
-        (["--scenario", "replay", "--request-rate", "1-9:5s"], "must be one number for --scenario replay"),
-        (["--scenario", "replay", "--arrivals", str(SMALL_TRACE)], "both say when to send"),
-        (["--step-warmup", "1s"], "--step-warmup is for ladders, searches and scenarios that run several"),
-        (["--scenario", "ss", "--dataset-path", __file__], "scenario ss reads no data set"),
-        (
-            ["--scenario", "replay", "--request-rate", "5", "--burstiness", "2"],
-            "both say what gaps there are",
-        ),
-    ],
-    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
-)
-def test_a_mistake_is_told_in_one_sentence(
-    server: Simulator, tmp_path: Path, options: list[str], said: str
-) -> None:
-    with refused(server, tmp_path / "results", *options) as outcome:
-        (problem,) = outcome.problems
-        assert said in problem
-
-
 MISTAKES: Sequence[tuple[list[str], str]] = [
+    (["--host", "localhost:8000"], "--host 'localhost:8000' is not an address like http://"),
+    (["--host", "http://127.0.0.1:9"], "does not answer: "),
+    (["--model", "gpt-9"], "which has: tiny"),
+    (["--scenario", "ss", "--input-len", "3"], "a prompt of 3 tokens is too short"),
+    (
+        ["--scenario", "ss", "--input-len", "16384"],
+        "All requests of ss are more than the 16384 tokens that tiny takes, prompt and answer",
+    ),
+    (["--lora-modules", "law:2", "tiny"], "--lora-modules 'law' is not served, the server has: tiny"),
+    (["--warmup", "1s", "--scenario", "tiny"], "take --step-warmup, or one of them, such as tiny.ss"),
+    (["--max-concurrency", "2"], "--max-concurrency is for open loops"),
+    (["--arrivals", "/nowhere/trace.csv"], "--arrivals '/nowhere/trace.csv' cannot be read"),
+    (["--prefix-cache", "warm"], "needs a scenario whose requests share a prefix: sharegpt does not"),
+    (["--scenario", "replay", "--request-rate", "inf", "--num-prompts", "9"], "must be one number for"),
+    (["--scenario", "replay", "--ladder", "1,2"], "says when to send: ladders and searches do not go"),
+    (["--scenario", "replay", "--request-rate", "1-9:5s"], "must be one number for --scenario replay"),
+    (["--scenario", "replay", "--arrivals", str(SMALL_TRACE)], "both say when to send"),
+    (["--step-warmup", "1s"], "--step-warmup is for ladders, searches and scenarios that run several"),
+    (["--scenario", "ss", "--dataset-path", __file__], "scenario ss reads no data set"),
+    (
+        ["--scenario", "replay", "--request-rate", "5", "--burstiness", "2"],
+        "both say what gaps there are",
+    ),
     (["--scenario", "nope"], "there is no scenario 'nope': choose one of "),
     (["--num-prompts", "0"], "--num-prompts '0' is not a whole number of at least 1"),
     (["--dataset-path", "missing.json"], "missing.json: the data set cannot be read (No such file"),
@@ -99,21 +84,37 @@ MISTAKES: Sequence[tuple[list[str], str]] = [
 ]
 
 
-def test_mistakes_that_need_no_server_are_told_in_one_sentence() -> None:
-    """All in one process, by what a run asks as well."""
+def test_each_mistake_is_told_in_one_sentence(server: Simulator) -> None:
     lines = [
         [*HEADLESS, *(() if "--ladder" in options else ("-t", "2s")), *options] for options, _ in MISTAKES
     ]
     asked = subprocess.run(
-        [sys.executable, "-m", "vllm_locust.load.command_lines", str(ROOT / "locustfiles" / "chat.py")],
-        input=json.dumps(lines), env=environment(), capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "tests.whole.preparing", server.url],
+        input=json.dumps(lines), env=environment(), cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    told = json.loads(asked.stdout)
+    told = zip(MISTAKES, json.loads(asked.stdout), strict=True)
     assert [
         (options, problems)
-        for (options, said), problems in zip(MISTAKES, told, strict=True)
+        for (options, said), problems in told
         if len(problems) != 1 or said not in problems[0]
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "http://127.0.0.1:9"], "does not answer: "),
+        (["--model", "gpt-9"], "--model 'gpt-9' is not served by "),
+        (["--warmup", "2s"], "--warmup leaves nothing of a --run-time of 2 s"),
+    ],
+    ids=["server", "model", "option"],
+)
+def test_a_mistake_ends_the_run_before_it_begins(
+    server: Simulator, tmp_path: Path, options: list[str], said: str
+) -> None:
+    with refused(server, tmp_path / "results", *options) as outcome:
+        (problem,) = outcome.problems
+        assert said in problem
 
 
 @pytest.mark.parametrize(
