@@ -1,0 +1,132 @@
+"""What holds requests up in a real vLLM where looks suggest another limit: the report names none alone."""
+
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.locust_command import (
+    Outcome,
+    assert_ended_well,
+    assert_nothing_is_lost,
+    counters,
+    run_locust,
+    started,
+    wait_until,
+)
+from tests.real.conftest import START_LIMIT_S
+from tests.real.tiny_vllm import serving
+from vllm_locust.report.waiting import describe_waiting
+
+pytestmark = pytest.mark.timeout(START_LIMIT_S + 300)
+
+ADAPTERS = ("law", "medicine")
+RANK = 8
+HIDDEN, LAYERS = 128, 2
+"""Of the tiny model."""
+
+
+@pytest.fixture(scope="module")
+def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter, which anybody may pause."""
+    folder = tmp_path_factory.mktemp("small-vllm")
+    modules = [f"{name}={adapter(folder / name)}" for name in ADAPTERS]
+    lora = ("--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK), "--lora-modules", *modules)
+    with serving(folder, "--num-gpu-blocks-override", "36", *lora, VLLM_SERVER_DEV_MODE="1") as url:
+        yield url
+
+
+def adapter(folder: Path) -> Path:
+    """A LoRA adapter of zeros, which changes nothing, in the files that PEFT writes."""
+    folder.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "CAUSAL_LM"}))
+    size = 4 * RANK * HIDDEN
+    layers = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)]
+    shapes = {"lora_A": [RANK, HIDDEN], "lora_B": [HIDDEN, RANK]}
+    names = [(f"{layer}.{part}.weight", shape) for layer in layers for part, shape in shapes.items()]
+    header = json.dumps(
+        {
+            name: {"dtype": "F32", "shape": shape, "data_offsets": [place * size, (place + 1) * size]}
+            for place, (name, shape) in enumerate(names)
+        }
+    ).encode()
+    weights = struct.pack("<Q", len(header)) + header + bytes(size * len(names))
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+def said(outcome: Outcome) -> str:
+    """What the report says of waiting, of a run that saw some."""
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    server = outcome.summary["server"]
+    assert server["requests_waiting_peak"] >= 1
+    sentences = describe_waiting(server)
+    assert "What held them up is not known from these" in sentences
+    return sentences
+
+
+def test_memory_that_holds_one_request_has_room_to_see(small_vllm: str, tmp_path: Path) -> None:
+    """25 of 36 blocks: the next request does not fit, though 30 % of the cache is free."""
+    outcome = run_locust(
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--server-metrics-interval", "0.2", "--scenario", "random", "--endpoint-type", "completions",
+        "--input-len", "3000", "--max-tokens", "150", "--num-prompts", "6", folder=tmp_path / "results",
+    )  # fmt: skip
+    sentences = said(outcome)
+    (engine,) = outcome.summary["server"]["engines"]
+    assert engine["requests_running_peak"] == 1
+    assert engine["when_waiting"]["kv_cache_usage_most"] < 0.75
+    assert "memory, a place in the batch" in sentences
+
+
+def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: Path) -> None:
+    """Memory and batch have places: while one adapter is asked, requests for the other are passed over."""
+    outcome = run_locust(
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "300", "--num-prompts", "12",
+        "--lora-modules", *ADAPTERS, "--lora-assignment", "round-robin", folder=tmp_path / "results",
+    )  # fmt: skip
+    sentences = said(outcome)
+    server = outcome.summary["server"]
+    assert server["requests_waiting_deferred_peak"] >= 1
+    assert server["engines"][0]["when_waiting"]["kv_cache_usage_most"] < 0.75
+    assert "a slot of a LoRA adapter that is not free" in sentences
+
+
+def test_requests_that_wait_since_the_server_is_paused(small_vllm: str, tmp_path: Path) -> None:
+    options = ("--headless", "-u", "4", "-r", "4", "--request-rate", "5", "-t", "6s", "--max-tokens", "20")
+    metrics = ("--server-metrics-url", small_vllm, "--server-metrics-interval", "0.2")
+    try:
+        with started(
+            "--host", small_vllm, *metrics, "--scenario", "ss", *options, folder=tmp_path / "results"
+        ) as locust:
+            lines = tmp_path / "results" / "requests.jsonl"
+            wait_until(lambda: lines.exists() and lines.stat().st_size > 0, "the first answers")
+            post(f"{small_vllm}/pause?mode=wait")
+            wait_until(lambda: counters(small_vllm)["vllm:num_requests_waiting"] >= 3, "requests that wait")
+            post(f"{small_vllm}/resume")
+            outcome = locust.wait()
+    finally:
+        with suppress(HTTPError):
+            post(f"{small_vllm}/resume")
+    sentences = said(outcome)
+    assert outcome.summary["server"]["kv_cache_usage_peak"] < 0.5
+    assert "a pause, or something else" in sentences
+
+
+def post(url: str) -> None:
+    with urlopen(Request(url, data=b"{}", headers={"Content-Type": "application/json"}), timeout=60):
+        pass
