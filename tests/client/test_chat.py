@@ -7,9 +7,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import gevent
 import orjson
@@ -617,3 +618,33 @@ def test_a_stream_that_a_proxy_kept_until_its_end_arrives_in_one_piece(asker: Ca
     assert (record.outcome, record.in_one_piece, record.tpot_s) == ("ok", True, None)
     assert (record.output_tokens, record.visible_events) == (50, 50)
     assert (record.max_tokens, record.exact_length) == (64, True)
+
+
+@pytest.mark.parametrize(
+    ("run", "body", "most", "exact"),
+    [
+        ({"ignore_eos": True}, {"max_tokens": 64}, 64, True),
+        ({"ignore_eos": True}, {"max_completion_tokens": 8}, 8, True),
+        ({"ignore_eos": True, "max_completion_tokens": 8}, {"max_tokens": 64}, 8, True),  # as vLLM takes it
+        ({"ignore_eos": True, "stop": ["###"]}, {"max_tokens": 64}, 64, False),
+        ({"ignore_eos": True}, {"max_tokens": 64, "stop": "x"}, 64, False),
+        ({"ignore_eos": True, "stop": ["###"]}, {"max_tokens": 64, "stop": []}, 64, True),
+        ({"ignore_eos": True}, {"max_tokens": 64, "stop_token_ids": [2]}, 64, False),
+        ({"ignore_eos": True}, {}, None, True),
+        ({}, {"max_tokens": 64}, 64, False),
+    ],
+)
+def test_how_many_tokens_are_asked_for(
+    asker: Callable[..., Asker],
+    run: Mapping[str, Any],
+    body: Mapping[str, Any],
+    most: int | None,
+    exact: bool,
+) -> None:
+    record = asker(ANSWER, body=run).client.chat("hello", **body).record
+    assert (record.max_tokens, record.exact_length) == (most, exact)
+
+
+def test_a_text_completion_has_no_newer_name_for_how_many_tokens(asker: Callable[..., Asker]) -> None:
+    record = asker(ANSWER).client.complete("hello", max_tokens=64, max_completion_tokens=8).record
+    assert record.max_tokens == 64

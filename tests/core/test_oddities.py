@@ -6,10 +6,11 @@ import pytest
 
 from tests.core.made_records import an_ok
 from vllm_locust.core.evidence import conclude
+from vllm_locust.core.gates import gates
 from vllm_locust.core.group import Group
-from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.record import RequestRecord, came_in_few_pieces
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.slo import evaluate, parse_slo
+from vllm_locust.core.slo import UNPACED, evaluate, parse_slo
 from vllm_locust.core.summary import summarize
 from vllm_locust.report.text import render
 
@@ -55,6 +56,58 @@ def test_what_came_in_one_piece(tokens: int | None, arrivals_s: list[float], in_
     assert an_ok(arrivals_s=arrivals_s, tokens=tokens).in_one_piece is in_one_piece
 
 
+# 60 events in three reads 400 ms apart, each within 0.5 ms of a look that had found nothing.
+FEW = an_ok(
+    arrivals_s=[0.5 + 0.4 * (n // 20) for n in range(60)],
+    bounds_s=[0.0005] * 60,
+    lags_s=[1e-4] * 4,
+    in_few_pieces=True,
+)
+
+
+def test_an_answer_in_a_few_pieces_has_no_tpot_and_no_gaps() -> None:
+    assert (FEW.in_one_piece, FEW.tpot_s, FEW.max_itl_s) == (False, None, None)
+    summary = summarize(recorded(FEW, STREAMED), {"tpot": 150.0})
+    assert (summary["mean_tpot_ms"], summary["mean_itl_ms"]) == pytest.approx((100, 100))
+    assert summary["request_goodput"] == pytest.approx(summary["request_throughput"] / 2)
+    assert summary["answers"]["sentences"] == [
+        "1 of 2 answers arrived in a few pieces of many events, which this client did not read late: their "
+        "TPOT and ITL are undefined, and their TTFT is that of the first piece. A proxy may buffer them, or "
+        "the server may send late what it made"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "is_so"),
+    [
+        (FEW, True),
+        (replace(FEW, bounds_s=[0.3] * 60), False),  # perhaps read late
+        (replace(FEW, bounds_s=()), False),  # nobody knows how late
+        # 11 events in 0.5 ms are more than one in 0.05 ms, 10 are not
+        (an_ok(arrivals_s=[0.1] * 11 + [0.2] * 11, bounds_s=[0.00049] * 22, lags_s=[0.0] * 3), True),
+        (an_ok(arrivals_s=[0.1] * 10 + [0.2] * 10, bounds_s=[0.00049] * 20, lags_s=[0.0] * 3), False),
+        # steps of 24 choices
+        (
+            an_ok(arrivals_s=[0.1] * 24 + [0.2] * 24, bounds_s=[0.0001] * 48, lags_s=[0.0] * 3, choices=24),
+            False,
+        ),
+        # one stall
+        (an_ok(arrivals_s=[0.1] * 12 + [0.2, 0.22], bounds_s=[0.0001] * 14, lags_s=[0.0] * 3), False),
+        # a stall in each tenth of a streamed answer
+        (
+            an_ok(
+                arrivals_s=[0.02 * n + 0.4 * (n // 20) for n in range(100)] + [5.0] * 12 + [6.0] * 12,
+                bounds_s=[0.0001] * 124,
+                lags_s=[0.0] * 103,
+            ),
+            False,
+        ),
+    ],
+)
+def test_what_came_in_a_few_pieces(record: RequestRecord, is_so: bool) -> None:
+    assert came_in_few_pieces(record) is is_so
+
+
 @pytest.mark.parametrize(
     ("slo", "outcome"),
     [
@@ -67,13 +120,13 @@ def test_what_came_in_one_piece(tokens: int | None, arrivals_s: list[float], in_
 def test_no_gate_on_what_is_not_known_is_met(slo: str, outcome: str) -> None:
     judgement = evaluate(parse_slo(slo), summarize(recorded(PIECE, *[STREAMED] * 500)))
     assert judgement.outcome == outcome
-    assert ("1 answers that arrived in one piece" in judgement.sentence) == (outcome == "undetermined")
+    assert (f"1 answers {UNPACED}" in judgement.sentence) == (outcome == "undetermined")
 
 
 def test_a_gate_on_nothing_but_pieces_says_why_it_has_no_value() -> None:
     judgement = evaluate(parse_slo("p99_tpot_ms<50"), summarize(recorded(PIECE)))
     assert (judgement.outcome, judgement.value) == ("undetermined", None)
-    assert judgement.sentence.endswith("p99_tpot_ms has no value, since 1 answers arrived in one piece")
+    assert judgement.sentence.endswith(f"p99_tpot_ms has no value: there are 1 answers {UNPACED}")
 
 
 def test_a_piece_is_no_good_request_where_tpot_is_limited() -> None:
@@ -87,7 +140,7 @@ def test_a_search_finds_no_level_by_pieces(slo: str) -> None:
     recording = recorded(*[PIECE] * 100)
     evidence = conclude([parse_slo(slo)], recording.total(), summarize(recording))
     assert evidence.outcome == "missed"
-    assert "100 arrived in one piece" in evidence.findings[0].sentence
+    assert f"100 {UNPACED}" in evidence.findings[0].sentence
 
 
 def test_pieces_are_told_with_the_causes_that_are_left() -> None:
@@ -113,7 +166,6 @@ def test_pieces_are_told_with_the_causes_that_are_left() -> None:
     [
         an_ok(arrivals_s=[0.5], tokens=2),  # a word, and the token that ends the answer
         an_ok(arrivals_s=[0.5], tokens=20),  # a whole call of a tool
-        an_ok(arrivals_s=[0.5 + 0.01 * n for n in range(5)], tokens=2005),  # reasoning that is not shown
         an_ok(arrivals_s=[0.5, 0.50001], tokens=2, choices=2),  # a token of each choice, of one step
     ],
 )
@@ -125,6 +177,62 @@ def test_an_answer_without_time_between_tokens_has_no_tpot_and_nothing_is_said(r
     assert (summary["answers"]["in_one_piece"], summary["answers"]["of_several_tokens"]) == (0, 1)
     assert summary["request_goodput"] == pytest.approx(summary["request_throughput"])
     assert evaluate(parse_slo("mean_tpot_ms<150"), summary).outcome == "met"
+
+
+CHOICES = an_ok(arrivals_s=[0.5, 0.5, 0.52, 0.52, 0.54, 0.54], choices=2)
+HIDDEN = an_ok(arrivals_s=[0.5 + 0.02 * n for n in range(20)], tokens=220, hidden_tokens=200)
+# 2005 tokens in 40 ms: no model is so fast, so that not all of them came after the first event.
+TOO_MANY = an_ok(arrivals_s=[0.5 + 0.01 * n for n in range(5)], tokens=2005)
+
+
+@pytest.mark.parametrize(
+    ("record", "gaps", "sentences"),
+    [
+        (
+            CHOICES,
+            0,
+            [
+                "1 of 2 answers have several choices, whose tokens come side by side and are counted "
+                "together: their TPOT and ITL are undefined"
+            ],
+        ),
+        (
+            HIDDEN,
+            19,
+            [
+                "In 1 of 2 answers usage counts reasoning of which the stream shows nothing: their TPOT is "
+                "undefined"
+            ],
+        ),
+        (TOO_MANY, 4, []),
+    ],
+)
+def test_an_answer_whose_tokens_came_nobody_knows_when_has_no_tpot(
+    record: RequestRecord, gaps: int, sentences: list[str]
+) -> None:
+    assert (record.in_one_piece, record.later_tokens, record.tpot_s) == (False, None, None)
+    assert (record.max_itl_s is None) == (gaps == 0)
+    recording = recorded(record, STREAMED)
+    summary = summarize(recording, {"tpot": 150.0})
+    assert summary["mean_tpot_ms"] == summary["max_tpot_ms"] == pytest.approx(100)
+    assert recording.total().itl.count == gaps + 2
+    assert summary["answers"]["sentences"] == sentences
+    assert summary["request_goodput"] == pytest.approx(summary["request_throughput"] / 2)
+    assert evaluate(parse_slo("p50_tpot_ms<150"), summarize(recorded(record))).outcome == "undetermined"
+
+
+@pytest.mark.parametrize(
+    ("record", "tpot", "itl"),
+    [(CHOICES, "undetermined", "undetermined"), (HIDDEN, "undetermined", "met"), (STREAMED, "met", "met")],
+)
+def test_no_gate_is_met_by_answers_whose_tokens_came_nobody_knows_when(
+    record: RequestRecord, tpot: str, itl: str
+) -> None:
+    recording = recorded(*[record] * 20, *[STREAMED] * 80)
+    slos = [parse_slo("p90_tpot_ms<150"), parse_slo("p90_itl_ms<150")]
+    judgements = gates(slos, recording.total(), summarize(recording))
+    assert [judgement.outcome for judgement in judgements] == [tpot, itl]
+    assert (f"without the 20 {UNPACED}" in judgements[0].sentence) == (tpot != "met")
 
 
 def test_choices_of_one_step_are_no_piece_and_choices_at_once_are() -> None:
@@ -146,6 +254,12 @@ def test_choices_of_one_step_are_no_piece_and_choices_at_once_are() -> None:
             "with output. TPOT and tokens per second follow usage",
         ),
         (
+            replace(EXACT, output_tokens=2, visible_events=2, tokens_counted=True, finish_reason="stop"),
+            "1 of 2 answers may be shorter than asked, although ignore_eos was sent: by its finish reason "
+            "the model ended them, and the server did not count their tokens, of which an event may bring "
+            "several",
+        ),
+        (
             replace(EXACT, output_tokens=4),
             "In 1 of 3 answers usage counts more tokens than were asked for. TPOT and tokens per second "
             "follow usage",
@@ -164,8 +278,11 @@ def test_lengths_that_do_not_fit_are_told(odd: RequestRecord, sentence: str) -> 
         EXACT,
         replace(EXACT, output_tokens=2, exact_length=False, visible_events=2),
         replace(EXACT, output_tokens=2, tokens_counted=True, visible_events=2),
+        replace(EXACT, output_tokens=2, tokens_counted=True, visible_events=2, finish_reason="length"),
+        replace(EXACT, tokens_counted=True, finish_reason="stop"),
+        replace(EXACT, output_tokens=4, visible_events=4, tokens_counted=True),
         replace(EXACT, output_tokens=None),
-        replace(EXACT, output_tokens=6, choices=2),
+        replace(EXACT, output_tokens=6, max_tokens=6),
     ],
 )
 def test_nothing_is_said_of_lengths_that_fit_or_are_not_known(record: RequestRecord) -> None:

@@ -20,7 +20,15 @@ from vllm_locust.client.connection import ConnectError, Connection, open_connect
 from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
-from vllm_locust.core.record import CANCELLED, CONNECT, OK, PROTOCOL, TIMEOUT, RequestRecord
+from vllm_locust.core.record import (
+    CANCELLED,
+    CONNECT,
+    OK,
+    PROTOCOL,
+    TIMEOUT,
+    RequestRecord,
+    came_in_few_pieces,
+)
 from vllm_locust.core.urls import hider, secrets_of_headers, secrets_of_query
 
 CHAT_PATH = "/v1/chat/completions"
@@ -28,6 +36,9 @@ COMPLETIONS_PATH = "/v1/completions"
 
 UNPLANNED = 10_000_000
 """Index of the first request outside the plan: a server may refuse an id that it has running."""
+
+# What may end an answer early, though the end that the model makes is ignored.
+_ENDS = ("stop", "stop_token_ids", "repetition_detection")
 
 # A server's close and our request that crossed each other meet within about a round trip.
 _CROSSING_S = 0.1
@@ -172,6 +183,16 @@ class Transport:
         """What a request with this body says in a field; None when nothing."""
         return body.get(field, self._body.get(field))
 
+    def most_tokens(self, path: str, body: Mapping[str, Any]) -> int | None:
+        """How many tokens a request to `path` asks for; None when it does not say."""
+        newer = self.asked("max_completion_tokens", body) if path == CHAT_PATH else None
+        most: int | None = self.asked("max_tokens", body) if newer is None else newer
+        return most
+
+    def asks_for_exact_length(self, body: Mapping[str, Any]) -> bool:
+        """Whether a request asks the server not to stop before, and names nothing that ends an answer."""
+        return bool(self.asked("ignore_eos", body)) and not any(self.asked(end, body) for end in _ENDS)
+
     def render(self, host: int, path: str, index: int, body: Mapping[str, Any]) -> bytes:
         """The request's bytes, head and body in one piece."""
         content = orjson.dumps({**self._body, **body})
@@ -252,12 +273,12 @@ class ChatClient:
             session=origin.session,
             turn=origin.turn,
             planned_prompt_tokens=origin.prompt_tokens,
-            max_tokens=transport.asked("max_tokens", body),
+            max_tokens=transport.most_tokens(path, body),
         )
         transport.begin()
         record.concurrency = transport.in_flight
         record.choices = transport.asked("n", body) or 1
-        record.exact_length = bool(transport.asked("ignore_eos", body))
+        record.exact_length = transport.asks_for_exact_length(body)
         exchange = Exchange(record.choices, transport.chunks[host])
         try:
             prompt = prompt or render_prompt(body)
@@ -376,6 +397,7 @@ def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
     record.arrivals_s, record.lags_s = arrivals, exchange.lags_s
     record.bounds_s = exchange.bounds_s
+    record.in_few_pieces = came_in_few_pieces(record)
     record.contradictions = exchange.contradictions
     if len(answer.event_tokens) == len(arrivals):
         record.event_tokens = answer.event_tokens
@@ -383,7 +405,7 @@ def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
         record.prompt_tokens = answer.prompt_tokens
     record.cached_tokens = answer.cached_tokens
     record.finish_reason = answer.finish_reason
-    record.visible_events = answer.visible_events
+    record.visible_events, record.hidden_tokens = answer.visible_events, answer.hidden_tokens
     if answer.output_tokens is not None:
         record.output_tokens = answer.output_tokens
     elif arrivals:

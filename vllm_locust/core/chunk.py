@@ -1,6 +1,11 @@
 """What one chunk of a streamed answer says: output, an end, an error.
 
 Rule: servers speak dialects of one format, so what counts is what a chunk carries and not the field it is in.
+Every text of a delta was generated, however deep it stands, but labels: what tells who speaks, of which kind
+and in which state something is, and what was looked up for the answer. The last word of a field's name says
+whether it holds one. Numbers count, place and score things. A chunk that opens an answer names the role and
+has no text.
+
 All functions take JSON that is parsed already; where that is not what it must be, they raise a TypeError.
 """
 
@@ -12,10 +17,10 @@ from typing import Any
 
 import orjson
 
-EMPTY, OUTPUT = 1, 2
-"""What a choice carries, as flags: something generated that shows nothing, or something that shows."""
+EMPTY, OUTPUT, THOUGHT = 1, 2, 4
+"""What a choice carries, as flags: an empty text, a text that shows, and that it is named after a thought."""
 
-WHOLE_ANSWERS = frozenset(
+_WHOLE_ANSWERS = frozenset(
     {
         # OpenAI's, which vLLM, SGLang, llama.cpp, Ollama and most gateways send
         *("stop", "length", "tool_calls", "function_call", "content_filter"),
@@ -23,7 +28,8 @@ WHOLE_ANSWERS = frozenset(
         *("eos_token", "stop_sequence"),  # TGI
         *("end_turn", "max_tokens", "tool_use", "pause_turn", "refusal"),  # gateways to Anthropic
         *("model_length", "model_context_window_exceeded", "sensitive"),  # Mistral, Zhipu
-        *("complete", "eos"),  # Cohere and others
+        *("complete", "tool_call", "eos"),  # Cohere and others
+        *("content_filtered", "guardrail_intervened"),  # Bedrock
         *("max_length", "max_new_tokens", "token_limit", "normal", "safety"),  # older engines, Gemini
     }
 )
@@ -35,8 +41,15 @@ A list of good ones: an answer that ended for a reason nobody has heard of ("abo
 
 # Some servers fill in the finish reason of every chunk; this is how they say that there is none yet.
 _NOT_YET = frozenset({"", "null", "none", "not_finished", "false"})
-# Of a delta: who speaks, what things are called, and nothing that was generated.
-_LABELS = frozenset({"role", "id", "type", "name", "object"})
+# The last words of the names of fields that hold a label.
+_LABELS = frozenset(
+    {
+        *("role", "id", "ids", "object", "type", "kind", "format", "encoding", "language", "version"),
+        *("status", "state", "reason", "at", "timestamp", "index", "channel", "recipient", "author"),
+        *("model", "provider", "tier", "fingerprint", "signature", "obfuscation"),
+        *("context", "citation", "citations", "annotation", "annotations", "results", "sources"),
+    }
+)
 # Of chunks, choices and deltas that nobody need look at twice, since no server tells of trouble there.
 _are_usual = frozenset(
     {
@@ -49,6 +62,7 @@ _are_usual = frozenset(
 # Words in the names of fields and events, "internalServerException" or "error_msg", that tell of trouble.
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ERROR_WORDS = ("error", "exception")
+_THOUGHT_WORDS = re.compile("reason|think|thought")
 _TROUBLE = frozenset({"err", "fault"})
 _BAD_ENDS = frozenset({"abort", "aborted", "cancelled", "canceled", "fail", "failed", "failure", "timeout"})
 # How servers say that nothing is wrong, where others would say what is.
@@ -81,25 +95,30 @@ def finish_reason(choice: Mapping[str, Any]) -> str | None:
     return None if not reason or str(reason).strip().lower() in _NOT_YET else str(reason)
 
 
+def is_whole(reason: str) -> bool:
+    """Whether an answer with this finish reason ended as it should; Google's says more behind a colon."""
+    return reason.lower().partition(":")[0].strip() in _WHOLE_ANSWERS
+
+
 def carried(choice: Mapping[str, Any], text_parts: list[str]) -> int:
     """What a choice carries, `OUTPUT`, `EMPTY` or 0 for nothing; its text goes to `text_parts`.
 
-    Anything in a delta but its labels is output if it says something. Empty content, or a tool call that says
-    nothing yet, is a token that does not show (half a character) unless the chunk names the role: then it
-    opens the answer.
+    An empty text is a token that does not show (half a character) unless the chunk opens the answer.
     """
     delta = choice.get("delta")
-    text = choice.get("text") if delta is None else delta.get("content")
-    if text:
-        text_parts.append(text if isinstance(text, str) else _text_of_parts(text))
-        return OUTPUT
     if delta is None:
-        return 0 if text is None else EMPTY
-    for field, value in delta.items():
-        if value and field not in _LABELS and _says_something(value):
+        delta = choice.get("message")  # a gateway that does not stream sends all in one event
+    text = delta.get("content") if delta else choice.get("text")
+    if text:
+        if isinstance(text, str):
+            text_parts.append(text)
             return OUTPUT
-    tried = (text, delta.get("reasoning"), delta.get("reasoning_content"), delta.get("tool_calls") or None)
-    return EMPTY if not delta.get("role") and tried != _NOTHING else 0
+        text_parts.append(_text_of_parts(text))
+    if not delta:
+        return 0 if text is None else EMPTY
+    # The name of a delta is the speaker's; that of a function was generated.
+    said = _said({**delta, "name": None} if "name" in delta else delta)
+    return 0 if said == EMPTY and delta.get("role") is not None else said
 
 
 def is_usual(chunk: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> bool:
@@ -123,7 +142,10 @@ def error_in(chunk: Mapping[str, Any]) -> str | None:
     says that all is well is none.
     """
     choices = chunk.get("choices") or ()
-    for part in (chunk, *choices, *(choice.get("delta") or {} for choice in choices)):
+    deltas = (choice.get("delta") or {} for choice in choices)
+    # Groq has fields of its own, an error among them, in one named "x_groq".
+    extensions = (value for field, value in chunk.items() if field.startswith("x_") and value)
+    for part in (chunk, *choices, *deltas, *filter(_is_object, extensions)):
         if any(names_error(field) and _is_trouble(value) for field, value in part.items()):
             return error_message(part)
     fields = {field.lower(): value for field, value in chunk.items()}
@@ -172,6 +194,10 @@ def beginning(data: bytes) -> str:
     """The first characters of what was met, in quotes, on one line."""
     text = data[: 4 * _SHOWN_CHARS].decode("utf-8", "replace")
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_failure(fields: Mapping[str, Any]) -> bool:
@@ -231,10 +257,26 @@ def _text_of_parts(parts: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _says_something(value: Any) -> bool:
-    """Whether there is a text in it somewhere; numbers count, place and name things."""
+def _said(value: Any) -> int:
+    """What texts there are in it, as flags."""
     if isinstance(value, str):
-        return value != ""
+        return OUTPUT if value else EMPTY
+    said = 0
     if isinstance(value, dict):
-        return any(map(_says_something, value.values()))
-    return isinstance(value, list) and any(map(_says_something, value))
+        for field, inner in value.items():
+            if inner is not None and (meaning := _meaning(field)) is not None:
+                found = _said(inner)
+                said |= found | meaning if found & OUTPUT else found
+    elif isinstance(value, list):
+        for inner in value:
+            said |= _said(inner)
+    return said
+
+
+@lru_cache(256)
+def _meaning(field: str) -> int | None:
+    """None where a field of this name holds a label, else what a text in it is beside `OUTPUT`, as flags."""
+    words = _WORD.findall(field)
+    if words and words[-1].lower() in _LABELS:
+        return None
+    return THOUGHT if _THOUGHT_WORDS.search(field.lower()) else 0

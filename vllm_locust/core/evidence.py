@@ -26,7 +26,7 @@ from typing import Any, Literal
 from vllm_locust.core.group import Group
 from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval, tells
-from vllm_locust.core.slo import Slo, evaluate, true_ends
+from vllm_locust.core.slo import UNPACED, Slo, evaluate, true_ends
 from vllm_locust.core.summary import BETWEEN_TOKENS, FROM_PLAN
 from vllm_locust.core.trials import Hiccup, Latencies, latencies_ms, trials_of
 
@@ -74,7 +74,7 @@ class Finding:
     """The client's own error leaves it open on which side a value lies that is judged by itself."""
     hiccup: Hiccup | None = None
     """The one stretch of time without which this would not have missed."""
-    in_one_piece: int = 0
+    unpaced: int = 0
     """Answers whose gaps between tokens are not known."""
     unsent: int = 0
     """Requests that were never sent: how long they would have taken, from the plan, is not known."""
@@ -161,7 +161,7 @@ class Finding:
         if self.inside is not None and self.needed is not None:
             parts += shares(self.inside, self.trials, self.needed)
             parts += [f"{self.failed} failed"] if self.failed else []
-            parts += [f"{self.in_one_piece} arrived in one piece"] if self.in_one_piece else []
+            parts += [f"{self.unpaced} {UNPACED}"] if self.unpaced else []
         return f"{self.slo}: {', '.join(parts)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -365,7 +365,7 @@ def _pooled(findings: Sequence[Finding]) -> Finding:
         failed=sum(finding.failed for finding in findings),
         least=None if first.least is None else sum(finding.surely for finding in findings),
         most=None if first.most is None else sum(finding.possibly for finding in findings),
-        in_one_piece=sum(finding.in_one_piece for finding in findings),
+        unpaced=sum(finding.unpaced for finding in findings),
         unsent=sum(finding.unsent for finding in findings),
     )
     return _closed(_weighed(together), doubtful=any(finding.close for finding in findings))
@@ -402,23 +402,24 @@ def weigh_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) 
         hiccup=trials.hiccup,
         unsent=len(group.unsent_wait_s) if slo.family in FROM_PLAN else 0,
     )
-    return _weighed(_with_pieces(finding, group.oddities))
+    return _weighed(_with_unpaced(finding, group.oddities))
 
 
-def _with_pieces(finding: Finding, answers: Oddities) -> Finding:
-    """With answers that came in one piece, whose TPOT and ITL nobody knows: none of them is inside.
+def _with_unpaced(finding: Finding, answers: Oddities) -> Finding:
+    """With answers whose time between tokens nobody knows: none of them is inside.
 
     One that was perhaps read late by this client may have been.
     """
-    pieces = answers.in_one_piece
-    if not pieces or finding.slo.family not in BETWEEN_TOKENS:
+    unknown = BETWEEN_TOKENS.get(finding.slo.family or "")
+    unpaced = getattr(answers, unknown) if unknown else 0
+    if not unpaced:
         return finding
-    trials, worth = finding.trials + pieces, finding.worth + pieces
+    trials, worth = finding.trials + unpaced, finding.worth + unpaced
     return replace(
         finding,
         trials=trials,
         worth=worth,
-        in_one_piece=pieces,
+        unpaced=unpaced,
         most=finding.possibly + answers.perhaps_read_late,
         hiccup=None,
     )

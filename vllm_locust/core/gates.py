@@ -16,12 +16,13 @@ from vllm_locust.core.evidence import Finding, percent, shares, weigh_latencies
 from vllm_locust.core.group import Group
 from vllm_locust.core.percentile import Interval
 from vllm_locust.core.slo import (
+    UNPACED,
     Judgement,
     Slo,
     buffered,
     evaluate,
     evaluate_known,
-    in_one_piece,
+    not_known,
     undetermined,
     unsent_of,
 )
@@ -49,7 +50,7 @@ def gates(
             others = _Others(
                 group.failed_in_window,
                 unsent_of(slo, numbers),
-                in_one_piece(slo, numbers),
+                not_known(slo, numbers),
                 buffered(slo, numbers),
             )
             judgements.append(others.with_them(evaluate_known(slo, numbers, in_order, client), finding))
@@ -58,25 +59,25 @@ def gates(
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """The requests whose latency is not known: failed, never sent, answered in one piece."""
+    """The requests whose latency is not known: failed, never sent, answered nobody knows how fast."""
 
     failed: int
     unsent: int
-    pieces: int
+    unpaced: int
     buffered: int
-    """Those pieces that the finding holds for outside, since they were not read late."""
+    """Those of them that the finding holds for outside, since they were not read late."""
 
     def with_them(self, known: Judgement, finding: Finding) -> Judgement:
         """A judgement on a percentile or a maximum of the others, and what these change about it."""
-        if not (self.failed or self.unsent or self.pieces):
+        if not (self.failed or self.unsent or self.unpaced):
             return known
         enough = finding.trials * (finding.needed or 1.0) - _ROUNDING
         if known.value is None or known.outcome == "undetermined":
             # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
-            no_doubt = finding.outcome == "missed" and not self.pieces
+            no_doubt = finding.outcome == "missed" and not self.unpaced
             return self._missed(known, finding) if no_doubt else self._noted(known)
         possibly = finding.possibly + self.buffered
-        if known.outcome == "missed" and (not self.pieces or possibly < enough):
+        if known.outcome == "missed" and (not self.unpaced or possibly < enough):
             return self._noted(known)
         if known.outcome == "met" and finding.surely >= enough:
             return self._noted(known)
@@ -91,12 +92,12 @@ class _Others:
         kinds = {
             "that failed": self.failed,
             "that were never sent": self.unsent,
-            "that arrived in one piece": self.pieces,
+            UNPACED: self.unpaced,
         }
         return ", ".join(f"the {count} {what}" for what, count in kinds.items() if count)
 
     def _noted(self, known: Judgement) -> Judgement:
-        if known.outcome == "missed" and self.pieces:
+        if known.outcome == "missed" and self.unpaced:
             return replace(known, sentence=f"{known.sentence}; {self} would not change that")
         return replace(known, sentence=f"{known.sentence}; {self} count as outside")
 

@@ -19,7 +19,7 @@ from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.record import CANCELLED, DROPPED, FASTEST_TPOT_S, OK, RequestRecord
 
 UNKNOWN = -1
-"""In a column of token counts: the server did not say."""
+"""In a column of token counts: the server did not say, or not when they came."""
 
 _EXAMPLE_LENGTH = 300
 
@@ -310,7 +310,8 @@ class Group:
         self.send_bound_s.append(record.send_bound_s)
         self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
-        self.later_tokens.append(record.later_tokens)
+        later_tokens = record.later_tokens
+        self.later_tokens.append(UNKNOWN if later_tokens is None else later_tokens)
         self.prompt_tokens.append(UNKNOWN if record.prompt_tokens is None else record.prompt_tokens)
         self.cached_tokens.append(UNKNOWN if record.cached_tokens is None else record.cached_tokens)
         self.without_usage += record.tokens_counted
@@ -327,7 +328,7 @@ class Group:
     ) -> None:
         if len(arrivals) < 2:
             return
-        if record.in_one_piece:
+        if not record.has_gaps:
             if record.perhaps_read_late:
                 self._add_unknown_gaps(record, arrivals, earliest)
             return

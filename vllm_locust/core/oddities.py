@@ -10,6 +10,9 @@ from typing import Any
 
 from vllm_locust.core.record import RequestRecord
 
+# Finish reasons that say so; tools are called at any length.
+_ENDS_OF_THE_MODEL = frozenset({"stop", "eos", "eos_token", "end_turn", "complete"})
+
 
 @dataclass(slots=True)
 class Oddities:
@@ -19,31 +22,57 @@ class Oddities:
     """Their events came all at once, see `RequestRecord.in_one_piece`, ..."""
     perhaps_read_late: int = 0
     """... and that may be so because they were read late."""
+    in_few_pieces: int = 0
+    """Their events came in crowds, see `came_in_few_pieces`."""
     of_several_tokens: int = 0
-    """They have a TPOT, or came in one piece."""
+    """They have a TPOT, or one that nobody knows, ..."""
+    tpot_unknown: int = 0
+    """... which are these."""
+    itl_unknown: int = 0
+    """They have several events, and nobody knows the time between their tokens."""
     asked_for_exact_length: int = 0
     """The server was asked for an exact number of tokens, ..."""
     shorter_than_asked: int = 0
-    """... and counted fewer."""
+    """... and counted fewer, ..."""
+    perhaps_shorter: int = 0
+    """... or counted none, while the model ended the answer and fewer events came."""
     usage_below_stream: int = 0
     """Usage counts fewer tokens than events brought some."""
     usage_above_asked: int = 0
     """Usage counts more tokens than were asked for."""
+    of_several_choices: int = 0
+    """More than one answer was asked for, and they have several tokens."""
+    with_hidden_reasoning: int = 0
+    """Usage counts reasoning that is not shown, see `RequestRecord.hidden_tokens`."""
 
     def add(self, record: RequestRecord) -> None:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
-        tokens, most = record.output_tokens, record.max_tokens
-        self.of_several_tokens += bool(record.later_tokens or record.in_one_piece)
-        if tokens is None or record.tokens_counted:
+        self.in_few_pieces += record.in_few_pieces
+        tpot_unknown = record.later_tokens is None or record.in_one_piece
+        self.of_several_tokens += tpot_unknown or record.later_tokens != 0
+        self.tpot_unknown += tpot_unknown
+        self.itl_unknown += len(record.arrivals_s) > 1 and not record.has_gaps
+        self.of_several_choices += record.choices > 1 and record.later_tokens is None
+        self.with_hidden_reasoning += bool(record.hidden_tokens)
+        tokens = record.output_tokens
+        if tokens is None:
             return
-        if tokens < record.visible_events:
+        if tokens < record.visible_events and not record.tokens_counted:
             self.usage_below_stream += 1
             return  # how long the answer was is not known
-        if most is not None:
-            self.usage_above_asked += bool(tokens > most * record.choices)
-            self.asked_for_exact_length += record.exact_length
-            self.shorter_than_asked += bool(record.exact_length and tokens < most * record.choices)
+        if record.max_tokens is not None:
+            self._add_length(record, tokens, record.max_tokens * record.choices)
+
+    def _add_length(self, record: RequestRecord, tokens: int, most: int) -> None:
+        self.usage_above_asked += tokens > most and not record.tokens_counted
+        if not record.exact_length:
+            return
+        self.asked_for_exact_length += 1
+        if not record.tokens_counted:
+            self.shorter_than_asked += tokens < most
+        elif (record.finish_reason or "").lower() in _ENDS_OF_THE_MODEL:
+            self.perhaps_shorter += tokens < most
 
     def merge(self, other: "Oddities") -> None:
         for field in fields(self):
@@ -60,6 +89,12 @@ class Oddities:
                 "are undefined. A proxy may buffer them, the server may not stream, or it may send late what "
                 "it made"
             )
+        if self.in_few_pieces:
+            yield (
+                f"{self.in_few_pieces} of {answers} answers arrived in a few pieces of many events, which "
+                "this client did not read late: their TPOT and ITL are undefined, and their TTFT is that of "
+                "the first piece. A proxy may buffer them, or the server may send late what it made"
+            )
         if self.perhaps_read_late:
             yield (
                 f"Whether {self.perhaps_read_late} of {answers} answers arrived in one piece is not known, "
@@ -70,6 +105,12 @@ class Oddities:
                 f"{self.shorter_than_asked} of {self.asked_for_exact_length} answers are shorter than asked, "
                 "although ignore_eos was sent"
             )
+        if self.perhaps_shorter:
+            yield (
+                f"{self.perhaps_shorter} of {self.asked_for_exact_length} answers may be shorter than asked, "
+                "although ignore_eos was sent: by its finish reason the model ended them, and the server did "
+                "not count their tokens, of which an event may bring several"
+            )
         if self.usage_below_stream:
             yield (
                 f"In {self.usage_below_stream} of {answers} answers usage contradicts the stream: it counts "
@@ -79,4 +120,14 @@ class Oddities:
             yield (
                 f"In {self.usage_above_asked} of {answers} answers usage counts more tokens than were asked "
                 "for. TPOT and tokens per second follow usage"
+            )
+        if self.of_several_choices:
+            yield (
+                f"{self.of_several_choices} of {answers} answers have several choices, whose tokens come "
+                "side by side and are counted together: their TPOT and ITL are undefined"
+            )
+        if self.with_hidden_reasoning:
+            yield (
+                f"In {self.with_hidden_reasoning} of {answers} answers usage counts reasoning of which the "
+                "stream shows nothing: their TPOT is undefined"
             )

@@ -6,7 +6,7 @@ Times are seconds on one axis: in memory `time.perf_counter` of the process that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from operator import sub
 
 import orjson
@@ -22,6 +22,9 @@ DROPPED = "dropped"
 
 FASTEST_TPOT_S = 50e-6
 """No model makes the tokens of one answer faster: those that came so were not sent as they were made."""
+
+# So many events in a read, on average, are worth a closer look.
+_CROWD = 4
 
 
 def http_outcome(status: int) -> str:
@@ -82,8 +85,12 @@ class RequestRecord:
     """How many answers were asked for at once."""
     visible_events: int = 0
     """Events that brought something to show: each has cost at least one token."""
+    hidden_tokens: int = 0
+    """Tokens that usage counts as reasoning of which the stream shows nothing, as far as can be told."""
     prompt_hash: str | None = None
     """16 hexadecimal digits, the same for the same prompt."""
+    in_few_pieces: bool = False
+    """What `came_in_few_pieces` found."""
     arrivals_s: Sequence[float] = field(default=(), repr=False)
     """Arrival of each token-carrying event. Kept until the record was folded, never written."""
     event_tokens: Sequence[int] = field(default=(), repr=False)
@@ -140,17 +147,18 @@ class RequestRecord:
         return None if not later or self.in_one_piece else self._spread_s / later
 
     @property
-    def later_tokens(self) -> int:
-        """Output tokens that came after the first event; 0 where nobody can tell when they came.
+    def later_tokens(self) -> int | None:
+        """Output tokens that came after the first event; None where nobody can tell when they came.
 
-        An answer of one event has no time between tokens, however many are in it. Neither has one whose usage
-        counts more than the events can have brought, such as reasoning that is not shown.
+        An answer of one event has no time between tokens, however many are in it. Of several choices usage
+        counts the tokens of all, which come side by side. It may also count reasoning that is not shown, or
+        more than the events can have brought.
         """
-        later = (self.output_tokens or 0) - 1
+        later = (self.output_tokens or 0) - self.choices
         if later < 1 or self._later_events < 1:
             return 0
-        hidden = self._came_at_once(later, 0.0) and not self.in_one_piece
-        return 0 if hidden else later
+        hidden = self.hidden_tokens or (self._came_at_once(later, 0.0) and not self.in_one_piece)
+        return None if hidden or self.choices > 1 or self.in_few_pieces else later
 
     @property
     def in_one_piece(self) -> bool:
@@ -161,6 +169,13 @@ class RequestRecord:
     def perhaps_read_late(self) -> bool:
         """Whether an answer `in_one_piece` may be one that was not, and was read late by this client."""
         return self.in_one_piece and not self._came_at_once(self._later_events, self._first_bound_s)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the time between two events is one that somebody waited for the second."""
+        if len(self.arrivals_s) < 2 or self.choices > 1:
+            return False
+        return not self.in_one_piece and not self.in_few_pieces
 
     @property
     def _later_events(self) -> int:
@@ -185,7 +200,7 @@ class RequestRecord:
     @property
     def max_itl_s(self) -> float | None:
         """The longest gap between token-carrying events, the worst stall of the answer; None without one."""
-        if len(self.arrivals_s) < 2 or self.in_one_piece:
+        if not self.has_gaps:
             return None
         return float(max(map(sub, islice(self.arrivals_s, 1, None), self.arrivals_s)))
 
@@ -193,6 +208,24 @@ class RequestRecord:
     def total_tokens(self) -> int:
         """Prompt and output tokens together, unknown ones as 0."""
         return (self.prompt_tokens or 0) + (self.output_tokens or 0)
+
+
+def came_in_few_pieces(record: RequestRecord) -> bool:
+    """Whether most events came in crowds, again and again, that no model makes and nobody read late.
+
+    A buffer that is handed on whenever it is full does this, such as the 4 KB of a proxy.
+    """
+    arrivals_s, events = record.arrivals_s, len(record.arrivals_s)
+    choices, reads = record.choices, len(record.lags_s)
+    if events < _CROWD * reads * choices or not record.bounds_s or record.in_one_piece:
+        return False
+    begins = [n for n in range(1, events) if arrivals_s[n] != arrivals_s[n - 1]]
+    crowds = [
+        last - first
+        for first, last in pairwise([0, *begins, events])
+        if record.bounds_s[first] < FASTEST_TPOT_S * ((last - first) // choices - 1)
+    ]
+    return len(crowds) > 1 and 2 * sum(crowds) > events
 
 
 def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:

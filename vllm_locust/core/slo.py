@@ -65,6 +65,8 @@ from vllm_locust.errors import UsageError
 
 Outcome = Literal["met", "missed", "undetermined"]
 
+UNPACED = "whose time between tokens is not known"
+
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -230,12 +232,12 @@ def evaluate(
             return undetermined(
                 known, f"at least {slo.shown(known.value)}, since {unsent} requests were never sent"
             )
-    pieces = buffered(slo, summary)
-    if pieces and known.outcome != "undetermined":
-        sides = map(slo.holds, (known.value, _least_with(pieces, slo, known.value, summary), math.inf))
+    unknown = buffered(slo, summary)
+    if unknown and known.outcome != "undetermined":
+        sides = map(slo.holds, (known.value, _least_with(unknown, slo, known.value, summary), math.inf))
         if len(set(sides)) > 1:
-            without = f"{slo.shown(known.value)} without {pieces} answers that arrived in one piece"
-            return undetermined(known, f"{without}, of which it is not known")
+            without = f"{slo.shown(known.value)} without {unknown} answers {UNPACED}"
+            return undetermined(known, without)
     return known
 
 
@@ -271,26 +273,27 @@ def undetermined(judgement: Judgement, why: str) -> Judgement:
     return replace(judgement, outcome="undetermined", sentence=f"{judgement.slo} is undetermined: {why}")
 
 
-def in_one_piece(slo: Slo, summary: Mapping[str, Any]) -> int:
+def not_known(slo: Slo, summary: Mapping[str, Any]) -> int:
     """The answers of which nobody knows whether they hold this objective."""
-    return int(summary["answers"]["in_one_piece"]) if slo.family in BETWEEN_TOKENS else 0
+    unknown = BETWEEN_TOKENS.get(slo.family or "")
+    return int(summary["answers"][unknown]) if unknown else 0
 
 
 def buffered(slo: Slo, summary: Mapping[str, Any]) -> int:
     """Those of them that this client did not read late: its error says nothing about them."""
-    return in_one_piece(slo, summary) - (
+    return not_known(slo, summary) - (
         int(summary["answers"]["perhaps_read_late"]) if slo.family in BETWEEN_TOKENS else 0
     )
 
 
-def _least_with(pieces: int, slo: Slo, value: float, summary: Mapping[str, Any]) -> float:
-    """The least that a value may be together with that of so many pieces, which may be 0."""
+def _least_with(unknown: int, slo: Slo, value: float, summary: Mapping[str, Any]) -> float:
+    """The least that a value may be together with so many that are not known, which may be 0."""
     low, _ = true_ends(slo, value, summary)
     if slo.key.startswith("max_"):
         return low
     if slo.key == "mean_tpot_ms":
         of_several = int(summary["answers"]["of_several_tokens"])
-        return low * (of_several - pieces) / of_several
+        return low * (of_several - unknown) / of_several
     return 0.0
 
 
@@ -316,8 +319,8 @@ def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str |
         return nothing
     if value is not None:
         return None
-    pieces = in_one_piece(slo, summary)
-    return f"{slo.key} has no value" + (f", since {pieces} answers arrived in one piece" if pieces else "")
+    unknown = not_known(slo, summary)
+    return f"{slo.key} has no value" + (f": there are {unknown} answers {UNPACED}" if unknown else "")
 
 
 def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Validity | None) -> str | None:

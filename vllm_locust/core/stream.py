@@ -13,13 +13,14 @@ import orjson
 
 from vllm_locust.core.chunk import (
     EMPTY,
-    WHOLE_ANSWERS,
+    THOUGHT,
     beginning,
     carried,
     error_in,
     finish_reason,
     is_unknown,
     is_usual,
+    is_whole,
     parse_leniently,
     told_error,
 )
@@ -56,7 +57,9 @@ class Answer:
         "_prefix",
         "_sse",
         "_suffix",
+        "_thought",
         "_unknown",
+        "_usage",
         "_usage_runs",
         "arrivals_s",
         "cached_tokens",
@@ -84,6 +87,8 @@ class Answer:
         # Usage with each chunk counts on from chunk to chunk. That of several choices may be each one's own.
         self._usage_runs = choices == 1
         self._finish_s: float | None = None
+        self._thought = 0
+        self._usage: Mapping[str, Any] = {}
         # An event that begins and ends like one seen before, and has plain text in between: see `_learn`.
         self._prefix = self._suffix = b""
         self._is_text = True
@@ -146,6 +151,18 @@ class Answer:
         if self._unknown is not None and self._unknown[1] == len(self.arrivals_s):
             return self._unknown[0]
         return self.stray
+
+    @property
+    def hidden_tokens(self) -> int:
+        """Tokens that usage counts as reasoning, where the stream marks none as such and may lack them.
+
+        It does not where it shows more than the tokens that are left.
+        """
+        details = self._usage.get("completion_tokens_details")
+        of_reasoning = (details if isinstance(details, dict) else self._usage).get("reasoning_tokens")
+        if self._thought or not isinstance(of_reasoning, int):
+            return 0
+        return 0 if self.visible_events > (self.output_tokens or 0) - of_reasoning else max(of_reasoning, 0)
 
     @property
     def visible_events(self) -> int:
@@ -246,6 +263,7 @@ class Answer:
             said |= carried(choice, self.text_parts)
             if choice.get("finish_reason") or (choice.get("index") or 0) != self._index:
                 self._take_progress(choice, arrival_s)
+        self._thought |= said & THOUGHT
         tokens = self._take_usage(usage) if usage else None
         if not said or (said == EMPTY and tokens == 0):
             if choices:
@@ -282,7 +300,7 @@ class Answer:
         self._finish_s = arrival_s
         self._ended.add(index)
         self._open.discard(index)
-        if reason.lower() not in WHOLE_ANSWERS:
+        if not is_whole(reason):
             self.fail(SERVER_ERROR_EVENT, f'the server ended the answer with the finish reason "{reason}"')
 
     def _learn(self, data: bytes, choices: Sequence[Mapping[str, Any]]) -> None:
@@ -309,13 +327,14 @@ class Answer:
         prompt_tokens = _count(usage.get("prompt_tokens"))
         if prompt_tokens is not None:
             self.prompt_tokens = prompt_tokens
+        self._usage = usage
         details = usage.get("prompt_tokens_details")
         cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
         if cached_tokens is not None:
             self.cached_tokens = cached_tokens
         output_tokens = _count(usage.get("completion_tokens"))
         if output_tokens is None:
-            return None
+            return 0 if usage.get("total_tokens") == 0 else None
         self.output_tokens = output_tokens
         if output_tokens < self._last_usage:
             self._doubt_running_usage()

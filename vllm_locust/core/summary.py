@@ -50,8 +50,8 @@ FAMILIES = {
 FROM_PLAN = ("ttft_from_plan", "e2el_from_plan")
 """Those in which requests that were never sent count."""
 
-BETWEEN_TOKENS = ("tpot", "itl", "itl_per_token")
-"""Those that an answer in one piece does not have."""
+BETWEEN_TOKENS = {"tpot": "tpot_unknown", "itl": "itl_unknown", "itl_per_token": "itl_unknown"}
+"""Those that some answers have and nobody knows, and what counts these among the oddities."""
 
 STATISTICS = ("mean", "median", "std", "max")
 
@@ -291,7 +291,7 @@ def _bounded(family: Family, percentiles: Sequence[float]) -> Iterator[tuple[str
 def count_good(group: Group, limits_ms: Mapping[str, float]) -> int:
     """How many requests hold all limits, by `ttft`, `tpot` and `e2el`.
 
-    The TPOT of one token or one event counts as 0, as in vLLM; that of an answer in one piece holds no limit.
+    The TPOT of one token or one event counts as 0, as in vLLM; one that is not known holds no limit.
     """
     ends = ends_of(group)
     return _count_good(group, {name: ends[name].measured_s for name in limits_ms}, limits_ms)
@@ -313,7 +313,7 @@ def good_ends(group: Group, limits_ms: Mapping[str, float]) -> tuple[int, int]:
 def _count_good(
     group: Group, latencies_s: Mapping[str, NDArray[np.float64]], limits_ms: Mapping[str, float]
 ) -> int:
-    undefined = np.where(np.asarray(group.later_tokens) > 0, np.inf, 0.0)
+    undefined = np.where(np.asarray(group.later_tokens) != 0, np.inf, 0.0)
     good = [
         np.where(np.isnan(latencies_s[name]), undefined, latencies_s[name]) <= limit_ms / 1000
         for name, limit_ms in limits_ms.items()

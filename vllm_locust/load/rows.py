@@ -66,7 +66,7 @@ class Rows:
         self._entry(record.profile, "TTFT").log(record.ttft_s * 1000, 0)  # type: ignore[arg-type]
         if record.tpot_s is not None:
             self._entry(record.profile, "TPOT").log(record.tpot_s * 1000, 0)  # type: ignore[arg-type]
-        if len(record.arrivals_s) > 1 and not record.in_one_piece:
+        if record.has_gaps:
             self._gaps.setdefault(record.profile, []).append(np.diff(record.arrivals_s))
             self._gaps_waiting += len(record.arrivals_s) - 1
             if self._gaps_waiting >= _GAPS_AT_ONCE:
