@@ -15,6 +15,7 @@ PLAN = (
     "for requests of a scenario only, and no code of this locustfile's users names ask_next(), which asks "
     "for them."
 )
+LEVELS = "the levels of a ladder say how many"
 ALWAYS = {"capacity": ("--slo", "p99_ttft_ms<500")}
 """What a locustfile cannot do without."""
 
@@ -56,6 +57,20 @@ TABLE: Sequence[tuple[Sequence[str], Mapping[str, str]]] = [
     (["--step-time", "5s"], for_all((*PLAIN, "own"), "a run has --run-time")),
     (["--warmup", "5s"], for_all(STEPPED, "has --step-warmup")),
     (["--run-time", "5s"], for_all(STEPPED, "has --step-time")),
+    (["--users", "4", "--spawn-rate", "4"], {"ladder": LEVELS}),
+    (["--spawn-rate", "4"], for_all(STEPPED, "come at once")),
+    (["--spawn-rate", "4", "--ladder", "1,4"], {"capacity": "chooses its levels itself"}),
+    (["--users", "4", "--spawn-rate", "2"], {"ladder": LEVELS, "capacity": "come at once"}),
+    (
+        ["--users", "4", "--ladder", "1,2"],
+        {"capacity": "chooses its levels itself", **for_all((*PLAIN, "ladder", "own"), LEVELS)},
+    ),
+    (
+        ["--users", "4", "--levels", "rate"],
+        {"own": PLAN, "ladder": LEVELS, "capacity": "--request-rate is", **for_all(PLAIN, "for one rate")},
+    ),
+    (["--set", "n=2"], {"own": PLAN, **for_all((*PLAIN, *STEPPED), "--set n=2: scenario")}),
+    (["--input-len", "9"], {"own": PLAN, **for_all((*PLAIN, *STEPPED), "--input-len")}),
     *(
         (options, {})
         for options in (
@@ -66,7 +81,6 @@ TABLE: Sequence[tuple[Sequence[str], Mapping[str, str]]] = [
             ["--results-dir", "r", "--no-report", "--slo", "failed==0", "--goodput", "ttft:5"],
             ["--profiler", "--server-metrics-url", "off", "--server-metrics-interval", "2"],
             ["--server-log", "vllm.log", "--exporter-port", "off"],
-            ["--users", "4", "--spawn-rate", "2"],
         )
     ),
 ]
@@ -79,7 +93,8 @@ def test_every_option_is_obeyed_or_refused(tmp_path: Path, name: str) -> None:
     times = tmp_path / "times"
     times.write_text("0\n1\n")
     places = {"{times}": str(times), "{sharegpt}": str(SMALL_DATASET)}
-    lines = [[*ALWAYS.get(name, ()), *(places.get(word, word) for word in options)] for options, _ in TABLE]
+    given = ("--headless", *ALWAYS.get(name, ()))
+    lines = [[*given, *(places.get(word, word) for word in options)] for options, _ in TABLE]
     path = ROOT / "locustfiles" / f"{LOCUSTFILES[name]}.py"
     asked = subprocess.run(
         [sys.executable, "-m", "vllm_locust.load.command_lines", str(path)],

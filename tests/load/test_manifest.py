@@ -1,4 +1,4 @@
-"""Secrets stay out of `run.json`."""
+"""Secrets stay out of `run.json`; what leads a summary."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import pytest
 
 from vllm_locust.client.ask import ServerModel
 from vllm_locust.client.target import Target
-from vllm_locust.load.manifest import describe_run, redact
+from vllm_locust.load.manifest import describe_run, identity_of, redact
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.settings import Settings
 from vllm_locust.workloads import catalogue
@@ -46,3 +46,21 @@ def test_options_are_told_without_them() -> None:
     assert (options["endpoint"], options["headers"]) == ("/v3/chat?***", ["X-Token"])
     assert options["server_metrics_urls"] == ["http://***@there/m?***"]
     assert options["extra_body"] == {"images": [{"url": "http://***@there/x?***"}], "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("datasets", "salted"),
+    [
+        ([], None),
+        ([{"path": "trace.jsonl"}], None),
+        ([{"salted": True}], True),
+        ([{"salted": True}, {"path": "trace.jsonl"}, {"salted": False}], False),
+    ],
+)
+def test_whether_prompts_differ_from_run_to_run(
+    datasets: list[dict[str, object]], salted: bool | None
+) -> None:
+    options = dict.fromkeys(("endpoint_type", "num_prompts", "request_rate", "burstiness", "max_concurrency"))
+    manifest = {"options": options, "datasets": datasets}
+    manifest |= dict.fromkeys(("start_time", "run", "model", "host", "scenario"))
+    assert identity_of(manifest)["salted"] is salted

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from locust import TaskSet, User, task
 
-from vllm_locust.load.own_tasks import asks_for_scenario
+from vllm_locust.load.own_tasks import asks_for_scenario, asks_on_its_own
 from vllm_locust.load.users import VllmUser
 
 helpers = types.ModuleType("helpers")
@@ -128,6 +128,12 @@ class Poet(VllmUser):
         self.client.chat("Write a haiku.", max_tokens=32)
 
 
+class Chatty(VllmUser):
+    @task
+    def chat(self) -> None:
+        self.ask_next()
+
+
 class Other(User):
     @task
     def rest(self) -> None:
@@ -141,3 +147,9 @@ def test_who_can_ask() -> None:
     assert [user.__name__ for user in users if not asks_for_scenario([user])] == ["Poet", "Other"]
     assert asks_for_scenario([Poet, Asker]), "one is enough"
     assert not asks_for_scenario([])
+
+
+def test_who_asks_on_its_own() -> None:
+    """A task that is called `chat`, as in our own locustfile, does not call the client's."""
+    users = (Asker, Child, Helped, Chatty, Undecided, Both, Poet, Other)
+    assert [user.__name__ for user in users if asks_on_its_own(user)] == ["Undecided", "Both", "Poet"]

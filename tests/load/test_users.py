@@ -58,6 +58,12 @@ class Stage:
     def note_own(self, user: str) -> None:
         self.own.append(user)
 
+    def note_called(self) -> None:
+        pass
+
+    def note_waiting(self, user: str) -> None:
+        raise AssertionError("there always is a request")
+
     def send(self, *request: Any) -> Reply:
         return LoadGenerator.send(cast(LoadGenerator, self), *request)
 

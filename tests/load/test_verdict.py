@@ -10,6 +10,7 @@ import pytest
 from tests.core.made_records import an_ok
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, parse_slo
+from vllm_locust.load.outside import Outside
 from vllm_locust.load.settings import Settings
 from vllm_locust.load.verdict import Generators, Verdict, conclude, exit_code, unaccepted, why_inconclusive
 
@@ -125,7 +126,7 @@ def recorded(*levels_s: float, requests: int = 400) -> Recording:
 def concluded(recording: Recording, *slos: str, workers: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     settings = Settings(slos=[parse_slo(slo) for slo in slos])
     identity = {"scenario": "s", "request_rate": None}
-    generators = Generators({"client": 0.1}, "kernel", lost=0, workers=workers)
+    generators = Generators({"client": 0.1}, "kernel", 0, Outside(called=True), workers)
     return conclude(recording, settings, identity, generators, {})
 
 

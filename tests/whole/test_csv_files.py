@@ -17,6 +17,7 @@ from tests.locust_command import (
     started,
     wait_until,
 )
+from tests.whole.test_many_workers import master, worker
 
 COUNTS = ("Request Count", "Failure Count")
 PREFIX = "locust"
@@ -64,6 +65,27 @@ def test_a_short_run_is_told(server: Simulator, tmp_path: Path, processes: int) 
         server, tmp_path, *in_processes(processes), "--scenario", "ss:3,sl:1", "--num-prompts", "20"
     )
     assert len(outcome.requests) == 20
+    assert_all_is_told(outcome, tmp_path / PREFIX)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_failures_of_a_second_are_told(server: Simulator, tmp_path: Path, processes: int) -> None:
+    """Every second request asks for more tokens than the model takes."""
+    vary = ("--vary", '50%:{"max_tokens": 99999}', "--no-ignore-eos")
+    outcome = run_with_csv(server, tmp_path, *in_processes(processes), "--scenario", "ss", *vary, "-t", "1s")
+    assert 0 < outcome.summary["failures"]["http_400"] < len(outcome.requests)
+    assert_all_is_told(outcome, tmp_path / PREFIX)
+
+
+def test_a_master_tells_of_workers_that_were_started_by_hand(server: Simulator, tmp_path: Path) -> None:
+    files, answers = ("--csv", str(tmp_path / PREFIX)), ("--scenario", "ss:3,sl:1", "-t", "2s")
+    options = (*HEADLESS, "--host", server.url, *answers, *files)
+    with (
+        master(tmp_path / "results", *options, workers=2) as (run, port),
+        worker(port, tmp_path),
+        worker(port, tmp_path),
+    ):
+        outcome = run.wait()
     assert_all_is_told(outcome, tmp_path / PREFIX)
 
 

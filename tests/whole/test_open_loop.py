@@ -153,7 +153,7 @@ def test_what_is_in_flight_at_the_end_is_finished_or_cancelled(tmp_path: Path) -
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_ladder_of_rates(server: Simulator, tmp_path: Path, processes: int) -> None:
     outcome = run_locust(
-        *ONE_SOURCE, *in_processes(processes), "--host", server.url,
+        "--headless", "--scenario", "ss", *in_processes(processes), "--host", server.url,
         "--ladder", "20,60", "--levels", "rate", "--step-time", "2s",
         "--step-warmup", "500ms", "--burstiness", "inf", "--step-overlap", folder=tmp_path / "results",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from tests.locust_command import Outcome, assert_ended_well, assert_nothing_is_l
 PREFIX = 256
 BLOCK = 16
 # One user, so that an earlier prompt is cached when the next one comes.
-ALONE = ("--headless", "-u", "1", "-r", "1", "--endpoint-type", "completions")
+ALONE = ("-u", "1", "-r", "1")
 SHARED = (
     "--num-prompts", "12", "--scenario", "prefix", "--set", f"prefix_len={PREFIX}", "--set", "prefixes=2",
     "--set", "input_len=40", "--set", "output_len=1",
@@ -27,7 +27,9 @@ def cache(folder: Path) -> Iterator[Callable[..., Outcome]]:
 
         def run(*options: str) -> Outcome:
             results = folder / f"results-{next(numbers)}"
-            outcome = run_locust(*ALONE, "--host", server.url, *options, folder=results)
+            users = () if "--ladder" in options else ALONE
+            asked = ("--headless", *users, "--endpoint-type", "completions", *options)
+            outcome = run_locust("--host", server.url, *asked, folder=results)
             assert_ended_well(outcome)
             assert_nothing_is_lost(outcome)
             return outcome

@@ -21,8 +21,9 @@ def refused(server: Simulator, folder: Path, *options: str, locustfile: str = "c
     before = counters(server.url)
     files = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
     host = () if "--host" in options else ("--host", server.url)
-    time = () if "--ladder" in options else ("-t", "2s")
-    outcome = run_locust(*HEADLESS, *time, *host, *options, folder=folder, locustfile=locustfile)
+    stepped = "--ladder" in options or locustfile == "ladder.py"
+    load = ("--headless",) if stepped else (*HEADLESS, "-t", "2s")
+    outcome = run_locust(*load, *host, *options, folder=folder, locustfile=locustfile)
     assert outcome.code == 2, outcome.text
     assert "Traceback" not in outcome.stderr
     assert outcome.stdout == ""
@@ -125,7 +126,12 @@ def test_a_mistake_ends_the_run_before_it_begins(
             ["--scenario", "ss", "--num-prompts", "3"],
             "--scenario, --num-prompts: for requests",
         ),
-        ("ladder.py", [], "--run-time is for runs of one load: a ladder or capacity search has --step-time"),
+        (
+            "ladder.py",
+            ["-t", "2s"],
+            "--run-time is for runs of one load: a ladder or capacity search has --step-time",
+        ),
+        ("ladder.py", ["-u", "4"], "--users is for runs of one load: the levels of a ladder say how many"),
     ],
 )
 def test_what_a_locustfile_cannot_do_is_refused(

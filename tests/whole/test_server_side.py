@@ -160,7 +160,8 @@ def assert_the_server_agrees(outcome: Outcome, grown: Mapping[str, float]) -> No
 
 def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path) -> None:
     outcome = run_locust(
-        *on(own_server), "--scenario", "ss", "--ladder", "1,4", "--step-time", "1.5s",
+        "--headless", "--host", own_server.url, "--server-metrics-url", own_server.url, *BOTH_SIDES,
+        "--scenario", "ss", "--ladder", "1,4", "--step-time", "1.5s",
         "--step-warmup", "0.5s", folder=tmp_path / "results",
     )  # fmt: skip
     assert_ended_well(outcome)

@@ -74,6 +74,7 @@ def test_what_run_json_says_of_it() -> None:
         "kept": 120,
         "filtered": 0,
         "skipped": 0,
+        "salted": True,
     }
 
 

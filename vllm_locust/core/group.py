@@ -25,7 +25,6 @@ _EXAMPLE_LENGTH = 300
 
 _COUNTERS = (
     "planned",
-    "own",
     "ok",
     "dropped",
     "outside_window",
@@ -127,8 +126,7 @@ class Group:
     )
 
     def __init__(self) -> None:
-        # All requests, and those of them that no scenario knows: tasks of the users' own asked them.
-        self.planned = self.own = 0
+        self.planned = 0
         self.ok = 0
         """Successful requests, in the window or not."""
         self.dropped = 0
@@ -242,7 +240,6 @@ class Group:
         Or the reverse.
         """
         self.planned += 1
-        self.own += record.number is None
         if record.outcome == DROPPED:
             self.dropped += 1
             if inside:

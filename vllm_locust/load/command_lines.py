@@ -90,6 +90,8 @@ def _scenario_problems(settings: Settings) -> Iterator[str]:
         endpoint_type=settings.endpoint_type,
         parameters=settings.parameters,
     )
+    if settings.scenario is None:
+        return
     try:
         catalogue.load(settings.scenario, context)
     except NobodyCounts:

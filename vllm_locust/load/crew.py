@@ -19,6 +19,7 @@ from vllm_locust.core.validity import Stamps
 from vllm_locust.load.backlog import UNTIL_NEXT_ROUND_S
 from vllm_locust.load.conductor import Conductor, Ensemble, Part
 from vllm_locust.load.generator import Assignment, LoadGenerator
+from vllm_locust.load.outside import Outside
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.prepare import Prepared
 
@@ -61,6 +62,11 @@ class Crew(Ensemble, Protocol):
     @property
     def workers(self) -> Sequence[Mapping[str, Any]]:
         """The summary's `workers`; empty when all is done in this process."""
+        ...
+
+    @property
+    def outside(self) -> Outside:
+        """What users asked on their own."""
         ...
 
     def tell(self) -> None:
@@ -208,6 +214,10 @@ class LocalCrew:
     @property
     def workers(self) -> Sequence[Mapping[str, Any]]:
         return ()
+
+    @property
+    def outside(self) -> Outside:
+        return self._generator.outside
 
     def settle(self) -> None:
         self._generator.settle()

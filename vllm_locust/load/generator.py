@@ -24,6 +24,8 @@ from vllm_locust.load.bodies import ReadyRequest, broken_request, make_ready
 from vllm_locust.load.hooks import stream_finished
 from vllm_locust.load.lanes import Due, Lanes
 from vllm_locust.load.larder import Larder
+from vllm_locust.load.outside import Outside
+from vllm_locust.load.own_tasks import asks_on_its_own
 from vllm_locust.load.pacer import Pacer
 from vllm_locust.load.phases import TRACE, Phase
 from vllm_locust.load.plan import Dealer, Plan
@@ -88,7 +90,8 @@ class LoadGenerator:
             self.settings.routing,
         )
         self.transport.pulse.widen()
-        self._told_own: set[str] = set()
+        self.outside = Outside()
+        self._with_own = {user.__name__ for user in environment.user_classes if asks_on_its_own(user)}
         self.recording = Recording(origin_s=self.began_s)
         self._environment = environment
         self._prepared = prepared
@@ -246,11 +249,17 @@ class LoadGenerator:
         return reply
 
     def note_own(self, user: str) -> None:
-        """Users of this class ask on their own, outside of the plan: say once what does not apply to it."""
-        if self.settings.of_scenario and user not in self._told_own:
-            self._told_own.add(user)
-            options = ", ".join(self.settings.of_scenario)
-            logger.warning("%s asks on its own, without ask_next(): no use there of %s.", user, options)
+        """A user of this class asks on its own, outside of the plan."""
+        self.outside.note_asked(user, self.settings.of_scenario)
+
+    def note_called(self) -> None:
+        """A user asks for the next request of the plan."""
+        self.outside.called = True
+
+    def note_waiting(self, user: str) -> None:
+        """A user of this class waits for a request of the plan."""
+        if self.plan.open_loop and user in self._with_own:
+            self.outside.note_waiting(user)
 
     def take_in(self, record: RequestRecord) -> None:
         """A request is finished: tell everybody who listens."""

@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -39,7 +39,7 @@ def describe_run(
         "model": prepared.model.name,
         "max_model_len": prepared.model.max_model_len,
         "server_version": prepared.model.server_version,
-        "scenario": prepared.scenario.name,
+        "scenario": None if settings.scenario is None else prepared.scenario.name,
         "users": users,
         "phases": [phase.name for phase in prepared.scenario.phases],
         "seed": settings.seed,
@@ -60,11 +60,18 @@ def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "model_id": manifest["model"],
         "host": manifest["host"],
         "scenario": manifest["scenario"],
+        "salted": _salted(manifest["datasets"]),
         "num_prompts": options["num_prompts"],
         "request_rate": None if (rate := options["request_rate"]) is None else plain_rate(rate),
         "burstiness": options["burstiness"],
         "max_concurrency": options["max_concurrency"],
     }
+
+
+def _salted(datasets: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether prompts from data sets differ from run to run; None without any."""
+    told = [one["salted"] for one in datasets if "salted" in one]
+    return all(told) if told else None
 
 
 def redact(arguments: list[str]) -> list[str]:

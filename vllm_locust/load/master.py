@@ -7,7 +7,7 @@ lost stays in the results with what it had reported; one that comes late is let 
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm_locust.core.validity import Stamps
 from vllm_locust.load.conductor import Conductor, Part
 from vllm_locust.load.crew import set_users
 from vllm_locust.load.messages import TO_WORKER
+from vllm_locust.load.outside import Outside
 from vllm_locust.load.phases import Phase
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class _Worker:
     in_flight: int = 0
     cpu_share: float = 0.0
     unstamped: bool = False
+    outside: Outside = field(default_factory=Outside)
     leaving: bool = False
     """It was told to end, and is finishing what it has begun."""
     done: bool = False
@@ -179,6 +181,7 @@ class Workers:
         worker.in_flight = report["in_flight"]
         worker.cpu_share = report["cpu_share"]
         worker.unstamped = report["unstamped"]
+        worker.outside = Outside.from_dict(report["outside"])
         worker.done = report["last"]
         self._news.set()
 
@@ -218,6 +221,10 @@ class Workers:
             }
             for worker in self._in_order()
         ]
+
+    @property
+    def outside(self) -> Outside:
+        return Outside.of_all(worker.outside for worker in self._workers.values())
 
     def tell(self) -> None:
         """It is told as it comes."""

@@ -87,7 +87,7 @@ class Observation:
         observer.tell(
             "begin",
             run=identity["run"],
-            scenario=identity["scenario"],
+            scenario=identity["scenario"] or "",  # a label that is empty is none
             model=identity["model_id"],
             host=identity["host"],
             goodput_ms=dict(prepared.settings.goodput_ms) or None,

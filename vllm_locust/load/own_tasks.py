@@ -2,23 +2,33 @@
 
 Options that say what is asked, and when, can do nothing for the latter. Code that asks names `ask_next`:
 where nothing that a class of users leads to names it, it cannot. That something names it does not say that it
-is ever called, so what such users send outside of the plan is told while they do: `LoadGenerator.note_own`.
+is ever called, so what such users send outside of the plan is told while they do: see `outside`.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-_ASK = "ask_next"
+_ASK = ("ask_next",)
+_ASK_ON_ONES_OWN = ("chat", "complete")
 _NOT_THE_USERS = {"vllm_locust", "locust", *sys.stdlib_module_names}
 _WITHOUT_CODE = (str, bytes, int, float, complex, type(None), ModuleType)
 
 
 def asks_for_scenario(users: Iterable[type]) -> bool:
     """Whether something that these users lead to names `ask_next`."""
+    return _lead_to(users, _ASK)
+
+
+def asks_on_its_own(user: type) -> bool:
+    """Whether something that this user leads to names a method of its client."""
+    return _lead_to([user], _ASK_ON_ONES_OWN)
+
+
+def _lead_to(users: Iterable[type], names: Sequence[str]) -> bool:
     seen: dict[int, Any] = {}
     """By identity; kept, so that none is given twice."""
     todo: list[Any] = list(users)
@@ -27,15 +37,17 @@ def asks_for_scenario(users: Iterable[type]) -> bool:
         if isinstance(thing, _WITHOUT_CODE) or id(thing) in seen:
             continue
         seen[id(thing)] = thing
-        if isinstance(thing, FunctionType) and _names_it(thing):
+        if isinstance(thing, FunctionType) and _names_one(thing, names):
             return True
         todo.extend(_led_to(thing))
     return False
 
 
-def _names_it(function: FunctionType) -> bool:
+def _names_one(function: FunctionType, names: Sequence[str]) -> bool:
     codes = _codes(function.__code__)
-    return _is_the_users(function) and any(_ASK in code.co_names or _ASK in code.co_consts for code in codes)
+    return _is_the_users(function) and any(
+        name in code.co_names or name in code.co_consts for code in codes for name in names
+    )
 
 
 def _is_the_users(thing: FunctionType | type) -> bool:

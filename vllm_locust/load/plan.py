@@ -77,6 +77,11 @@ class Plan:
         self.change = Event()
         """Set when `try_take` may have an answer; wait for it after None."""
 
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests are sent when they are due, so that there are none to take."""
+        return self._phase is not None and self._phase.open_loop
+
     def begin(self, phase: Phase, began_s: float) -> None:
         """From now on requests are of this phase, which the conductor began at `began_s` of this clock."""
         self._phase, self._began_s = phase, began_s

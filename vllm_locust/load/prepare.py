@@ -25,6 +25,7 @@ from vllm_locust.workloads.scenario import (
     Context,
     CountTokens,
     Encode,
+    OwnTasks,
     Scenario,
     arrivals_of,
     primers_of,
@@ -198,7 +199,7 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
     if settings.step_warmup_s is not None and not stepped:
         yield "--step-warmup is for ladders, searches and scenarios that run several in turn: take --warmup"
     yield from _timing_misfits(settings, scenario)
-    known = ".py" not in settings.scenario  # one of the user's own need not say what it reads
+    known = ".py" not in (settings.scenario or "")  # one of the user's own need not say what it reads
     if known and settings.dataset_path is not None and not sources_of(scenario):
         yield f"--dataset-path {settings.dataset_path}: scenario {scenario.name} reads no data set"
     if settings.prefix_cache == "warm" and not _has_primers(scenario, settings.seed):
@@ -280,6 +281,8 @@ def _scenario(settings: Settings, counters: _Counters, model: ServerModel | None
         max_model_len=None if model is None else model.max_model_len,
         parameters=settings.parameters,
     )
+    if settings.scenario is None:
+        return OwnTasks()
     scenario = catalogue.load(settings.scenario, context)
     for phase in scenario.phases:
         phase.request(settings.seed, 0)  # whatever is wrong with the data set shows now

@@ -150,6 +150,7 @@ class Run:
                 self.crew.cpu_shares,
                 self.crew.stamps,
                 lost=self.crew.handed_out - self.crew.recorded,
+                outside=self.crew.outside,
                 workers=self.crew.workers,
             ),
             {phase.number: phase.description for phase in self.conductor.begun},

@@ -49,7 +49,8 @@ T = TypeVar("T")
 class Settings:
     """The options of one run, checked and converted."""
 
-    scenario: str = DEFAULT_SCENARIO
+    scenario: str | None = DEFAULT_SCENARIO
+    """None: all users have tasks of their own, and no request of any scenario is asked."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Of the scenario, as they were written."""
     model: str | None = None
@@ -154,7 +155,7 @@ def read_settings(
     """
     reader = _Reader(vars(options) if options is not None else {})
     settings = Settings(
-        scenario=reader.text("scenario") or scenario,
+        scenario=reader.text("scenario") or (None if own_tasks else scenario),
         model=reader.text("model"),
         endpoint_type=reader.take("endpoint_type", convert.one_of(ENDPOINT_TYPES), "chat"),
         endpoint=reader.take("endpoint", convert.path_of_url, None),
@@ -189,7 +190,25 @@ def read_settings(
             "locustfile's users names ask_next(), which asks for them."
         )
     reader.problems.extend(_contradictions(settings, reader, shape, getattr(options, "run_time", None)))
+    reader.problems.extend(_users_of_levels(settings, options))
     return settings, reader.problems
+
+
+def _users_of_levels(settings: Settings, options: argparse.Namespace | None) -> Iterator[str]:
+    """What was said of users though levels say it; the web UI's form always says something."""
+    from_command_line = getattr(options, "headless", False) or getattr(options, "autostart", False)
+    if not from_command_line or not (settings.ladder or settings.capacity):
+        return
+    users, spawn_rate = getattr(options, "num_users", None), getattr(options, "spawn_rate", None)
+    most = 1.0 if settings.levels == "rate" else max(settings.ladder, default=users or float("inf"))
+    if spawn_rate is not None and spawn_rate < most:
+        yield "--spawn-rate is for runs of one load: the users of a level come at once."
+    if users is None:
+        return
+    if settings.ladder:
+        yield "--users is for runs of one load: the levels of a ladder say how many there are."
+    elif settings.levels == "rate":
+        yield "--users says nothing to a search for a rate: --request-rate is the most that it tries."
 
 
 def _most_users(options: argparse.Namespace | None) -> int | None:

@@ -73,8 +73,10 @@ class VllmUser(User):
 
     def _take(self) -> Taken:
         plan = self.generator.plan
+        self.generator.note_called()
         try:
             while (taken := plan.try_take()) is None:
+                self.generator.note_waiting(type(self).__name__)
                 self._wait(plan.change)
         except PlanEnded:
             self._wait_to_be_stopped()

@@ -28,6 +28,7 @@ from vllm_locust.core.validity import (
     perhaps_shorter,
 )
 from vllm_locust.load.observation import ServerSide
+from vllm_locust.load.outside import Outside
 from vllm_locust.load.settings import Settings
 from vllm_locust.report.capacity import render_answer
 from vllm_locust.report.text import render, render_phases, render_slos
@@ -55,6 +56,8 @@ class Generators:
     stamps: Stamps
     lost: int
     """Requests that were begun and are not in the recording, which spoils the verdict."""
+    outside: Outside
+    """What their users asked on their own."""
     workers: Sequence[Mapping[str, Any]] = ()
     """Which they were, if they were others than this one."""
 
@@ -85,13 +88,17 @@ def conclude(
         parts=named_parts({key: Measured.of(group) for key, group in recording.groups.items()}),
         lost=generators.lost,
         lost_workers=list(sentences_on_lost(generators.workers)),
-        remarks=[*perhaps_shorter(recording.window()), *_own_requests(total, settings.of_scenario)],
+        remarks=[
+            *perhaps_shorter(recording.window()),
+            *generators.outside.remarks(total.planned, settings.of_scenario),
+        ],
     )
     # A search looks for where its objectives break: holding its whole course against them would say nothing.
     judgements = _judge_all(settings.slos, recording, numbers, client) if capacity is None else []
     judgements = _with_unaccounted(judgements, sum(worker["unaccounted"] for worker in generators.workers))
     summary = {
         **identity,
+        **_asked(total, generators.outside),
         **numbers,
         "client": client.to_dict(),
         "server": _server(server, numbers, client.verdict) if settings.watches_server and server else None,
@@ -105,12 +112,9 @@ def conclude(
     return Verdict(summary, judgements, _text(summary))
 
 
-def _own_requests(total: Group, of_scenario: Sequence[str]) -> Iterator[str]:
-    if total.own and of_scenario:
-        yield (
-            f"{total.own} of {total.planned} requests were asked without ask_next(), and count like all "
-            f"others: no use there of {', '.join(of_scenario)}"
-        )
+def _asked(total: Group, outside: Outside) -> dict[str, None]:
+    """Nothing of the scenario where all requests were asked outside of it."""
+    return {"scenario": None} if total.planned and outside.asked.total() >= total.planned else {}
 
 
 def _judge_all(

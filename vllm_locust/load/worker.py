@@ -155,6 +155,7 @@ class WorkerLink:
                     in_flight=self.generator.transport.in_flight,
                     cpu_share=self.generator.cpu_share,
                     unstamped=self.generator.unstamped,
+                    outside=self.generator.outside.to_dict(),
                     last=last and not self._outbox,
                 )
                 lines = []

@@ -21,7 +21,7 @@ def identity(results: Results) -> dict[str, Any]:
     run, summary = results.run or {}, results.summary or {}
     client = summary.get("client")
     return {
-        "scenario": run.get("scenario", summary.get("scenario")),
+        "scenario": results.scenario,
         "model": run.get("model", summary.get("model_id")),
         "host": run.get("host", summary.get("host")),
         "server_version": run.get("server_version"),
@@ -84,7 +84,7 @@ def _plan(results: Results) -> Iterator[str]:
     """What was to be sent, and from which data."""
     run = results.run or {}
     yield from _title("What was sent", "-")
-    yield _fact("scenario", f"{run.get('scenario', _NOT_KNOWN)}, seed {run.get('seed', _NOT_KNOWN)}")
+    yield _fact("scenario", f"{results.scenario or _NOT_KNOWN}, seed {run.get('seed', _NOT_KNOWN)}")
     if parameters := (run.get("options") or {}).get("parameters"):
         yield _fact("parameters", " ".join(f"{name}={value}" for name, value in parameters.items()))
     for data_set in run.get("datasets") or ():

@@ -32,6 +32,12 @@ class Results:
     problems: Sequence[str]
     """A sentence for each thing that is missing or broken."""
 
+    @property
+    def scenario(self) -> str | None:
+        """What was asked; None where users asked on their own, and where nothing tells."""
+        told = (known["scenario"] for known in (self.summary, self.run) if known and "scenario" in known)
+        return next(told, None)
+
 
 def holds_run(folder: Path) -> bool:
     """Whether at least one file of a run is there."""

@@ -52,7 +52,7 @@ def rows_of(
         return []
     name, known = run or results.folder.name, factors or {}
     summary = results.summary
-    workload = str(summary.get("scenario") or (results.run or {}).get("scenario") or "n/a")
+    workload = results.scenario or "n/a"
     phases = summary.get("phases") or []
     several = len(phases) > 1 or any("profiles" in phase for phase in phases)
     whole = Row(name, workload, summary, factors=known, **_whole_level(results, several))

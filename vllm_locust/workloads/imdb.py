@@ -161,7 +161,7 @@ def read_reviews(path: Path) -> Reviews:
         spool.append(encoded(as_line(text_of(row, "review"))))
         return True
 
-    source = read(path, _WANTED, keep)
+    source = {**read(path, _WANTED, keep), "salted": True}
     if not source["kept"]:
         raise UsageError(f"{path} holds no reviews; {_WANTED.expected}")
     return Reviews(spool.records(), source)

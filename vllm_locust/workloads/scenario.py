@@ -98,6 +98,20 @@ class Scenario(Protocol):
         ...
 
 
+class OwnTasks:
+    """In place of a scenario where all users have tasks of their own: there is nothing to ask."""
+
+    name = "own tasks"
+    requests = 0
+
+    @property
+    def phases(self) -> Sequence[Scenario]:
+        return (self,)
+
+    def request(self, seed: int, index: int) -> PlannedRequest:
+        raise LookupError("no scenario is asked")
+
+
 def requests_of(scenario: Scenario) -> int | None:
     """How many requests there are; None where a scenario goes on for ever."""
     requests: int | None = getattr(scenario, "requests", None)

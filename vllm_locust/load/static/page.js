@@ -177,7 +177,7 @@ function runLine({ run }) {
   return html(
     "p",
     { class: "run" },
-    html("strong", {}, run.scenario),
+    html("strong", {}, run.scenario || "own tasks"),
     " on ",
     html("strong", {}, run.model),
     ` at ${run.host}: `,

@@ -40,7 +40,7 @@ class Tile:
 def title(run: Results) -> str:
     """`chat on meta-llama/...`."""
     known, summary = run.run or {}, run.summary or {}
-    scenario = known.get("scenario") or summary.get("scenario") or run.folder.resolve().name
+    scenario = run.scenario or run.folder.resolve().name
     model = known.get("model") or summary.get("model_id")
     return f"{scenario} on {model}" if model else str(scenario)
 
