@@ -7,8 +7,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.locust_command import assert_ended_well, assert_nothing_is_lost, run_locust
-from tests.real.conftest import START_LIMIT_S
-from tests.real.tiny_vllm import serving
+from tests.real.conftest import START_LIMIT_S, serving
 from vllm_locust.core.server import EngineState, parse_page
 from vllm_locust.kv_cache.server import ask_server
 from vllm_locust.report.kv import describe_kv

@@ -19,8 +19,7 @@ from tests.locust_command import (
     started,
     wait_until,
 )
-from tests.real.conftest import START_LIMIT_S
-from tests.real.tiny_vllm import serving
+from tests.real.conftest import START_LIMIT_S, serving
 from vllm_locust.report.waiting import describe_waiting
 
 pytestmark = pytest.mark.timeout(START_LIMIT_S + 300)
