@@ -42,9 +42,20 @@ def test_numbers_are_those_of_the_summary() -> None:
 
 
 def test_odd_answers_are_counted() -> None:
-    rows = [a_row(answers={"in_one_piece": 4, "shorter_than_asked": 0, "sentences": ["4 of 10"]}), a_row()]
+    rows = [
+        a_row(
+            answers={
+                "in_one_piece": 4,
+                "shorter_than_asked": 0,
+                "of_several_choices": 2,
+                "sentences": ["4 of 10"],
+            }
+        ),
+        a_row(),
+    ]
     known, unknown = read(rows).to_dict("records")
     assert (known["answers_in_one_piece"], known["answers_shorter_than_asked"]) == (4, 0)
+    assert known["answers_of_several_choices"] == 2
     assert np.isnan(known["answers_usage_above_asked"])
     assert np.isnan(unknown["answers_in_one_piece"])
 

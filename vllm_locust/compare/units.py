@@ -166,7 +166,11 @@ def unsent(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:
 
 ODD_ANSWERS = {
     "in_one_piece": "in one piece, or perhaps so (without TPOT and ITL)",
+    "in_few_pieces": "in a few pieces (without TPOT and ITL)",
+    "of_several_choices": "of several choices (without TPOT and ITL)",
+    "with_hidden_reasoning": "whose usage counts reasoning that is not shown (without TPOT)",
     "shorter_than_asked": "shorter than asked, although ignore_eos was sent",
+    "perhaps_shorter": "that may be shorter than asked, although ignore_eos was sent",
     "usage_below_stream": "whose usage counts fewer tokens than there were events with output",
     "usage_above_asked": "whose usage counts more tokens than were asked for",
 }

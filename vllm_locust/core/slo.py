@@ -33,9 +33,9 @@ undetermined most of the time.
 
 Dropped requests are no failures, and `failed==0` says so where there are any. In a latency from the plan they
 count as the time that they had waited, a lower bound: such an objective is missed when even that is too much,
-and met only when it would be met however long they had taken. Of answers that came in one piece nobody knows
-TPOT and ITL: an objective on these is met or missed only when it would be so whatever theirs were. For those
-that this client perhaps read late, the ends allow.
+and met only when it would be met however long they had taken. Of some answers, such as those that came in one
+piece, nobody knows TPOT or ITL: an objective on these is met or missed only when it would be so whatever
+theirs were. For those that this client perhaps read late, the ends allow.
 """
 
 import difflib

@@ -29,7 +29,16 @@ _COUNTS = (
     "total_token_throughput",
     "max_concurrent_requests",
 )
-_ANSWERS = ("in_one_piece", "shorter_than_asked", "usage_below_stream", "usage_above_asked")
+_ANSWERS = (
+    "in_one_piece",
+    "in_few_pieces",
+    "of_several_choices",
+    "with_hidden_reasoning",
+    "shorter_than_asked",
+    "perhaps_shorter",
+    "usage_below_stream",
+    "usage_above_asked",
+)
 _LATENCIES = tuple(
     f"{statistic}_{family}_ms"
     for family in ("ttft", "tpot", "itl", "e2el")
