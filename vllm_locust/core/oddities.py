@@ -49,11 +49,11 @@ class Oddities:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
         self.in_few_pieces += record.in_few_pieces
-        tpot_unknown = record.later_tokens is None or record.in_one_piece
-        self.of_several_tokens += tpot_unknown or record.later_tokens != 0
+        tpot_unknown = record.later_tokens is None or bool(record.in_one_piece)
+        self.of_several_tokens += bool(tpot_unknown or record.later_tokens != 0)
         self.tpot_unknown += tpot_unknown
         self.itl_unknown += len(record.arrivals_s) > 1 and not record.has_gaps
-        self.of_several_choices += record.choices > 1 and record.later_tokens is None
+        self.of_several_choices += bool(record.choices > 1 and record.later_tokens is None)
         self.with_hidden_reasoning += bool(record.hidden_tokens)
         tokens = record.output_tokens
         if tokens is None:
@@ -65,14 +65,14 @@ class Oddities:
             self._add_length(record, tokens, record.max_tokens * record.choices)
 
     def _add_length(self, record: RequestRecord, tokens: int, most: int) -> None:
-        self.usage_above_asked += tokens > most and not record.tokens_counted
+        self.usage_above_asked += bool(tokens > most and not record.tokens_counted)
         if not record.exact_length:
             return
         self.asked_for_exact_length += 1
         if not record.tokens_counted:
-            self.shorter_than_asked += tokens < most
+            self.shorter_than_asked += bool(tokens < most)
         elif (record.finish_reason or "").lower() in _ENDS_OF_THE_MODEL:
-            self.perhaps_shorter += tokens < most
+            self.perhaps_shorter += bool(tokens < most)
 
     def merge(self, other: "Oddities") -> None:
         for field in fields(self):
