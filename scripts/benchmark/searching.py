@@ -13,8 +13,14 @@ from vllm_locust.core.search import Answer
 SLOS = parsed("p95_tpot_ms<50")
 TROUBLES: Mapping[str, Callable[[Random], Trouble]] = {
     "nothing": lambda random: Trouble(),
-    "a hiccup of 2 s": lambda random: Trouble(hiccup_at_s=random.uniform(0, 300)),
-    "a hiccup of 5 s": lambda random: Trouble(hiccup_at_s=random.uniform(0, 300), hiccup_s=5.0),
+    "a hiccup of 2 s": lambda random: Trouble(hiccups_at_s=[random.uniform(0, 300)]),
+    "a hiccup of 5 s": lambda random: Trouble(hiccups_at_s=[random.uniform(0, 300)], hiccup_s=5.0),
+    "a hiccup of 2 s in which all fail": lambda random: Trouble(
+        hiccups_at_s=[random.uniform(0, 300)], failing=99
+    ),
+    "two hiccups of 2 s": lambda random: Trouble(hiccups_at_s=[random.uniform(0, 300) for _ in range(2)]),
+    "connections refused for 2 s": lambda random: Trouble(outage_at_s=random.uniform(0, 300)),
+    "connections refused above 8": lambda random: Trouble(full_above=7.0),
     "5 % slower over 500 s": lambda random: Trouble(slower_per_s=1e-4),
     "a bad island": lambda random: Trouble(island=(random.randint(3, 10),)),
     "a client blind above 8": lambda random: Trouble(blind_above=8.0),

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from tests.core.made_records import an_ok, records
 from vllm_locust.core.collapse import collapsed
-from vllm_locust.core.evidence import HANDFUL, Evidence, Finding, conclude, pool, weigh
+from vllm_locust.core.evidence import HANDFUL, conclude, pool, weigh
+from vllm_locust.core.finding import Evidence, Finding
 from vllm_locust.core.group import Group
 from vllm_locust.core.record import CANCELLED, CONNECT, DROPPED, TIMEOUT, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.share import share_interval
 from vllm_locust.core.slo import Slo, evaluate, parse_slo, percentiles_of
 from vllm_locust.core.summary import summarize
+from vllm_locust.core.validity import Measured, judge
 
 
 def an_error(ended_s: float, outcome: str = "http_503", error: str = "overloaded", **fields) -> RequestRecord:
@@ -296,7 +298,7 @@ def test_without_any_request_nothing_is_met():
         assert weighed(text, empty).outcome == "open"
         end = concluded(text, empty)
         assert (end.outcome, end.close, end.value) == ("missed", True, None)
-        assert end.sentence == f"{text}: no request ended"
+        assert end.sentence == f"{text}: no request has a value for it"
         assert json.dumps(end.to_dict(), allow_nan=False)
     assert concluded("failed==0", empty).close
 
@@ -495,12 +497,14 @@ def test_a_finding_in_words_and_for_json():
         "few": False,
         "takes": None,
         "value": pytest.approx(900),
+        "values": [],
         "share": 0.9,
         "needed": 0.95,
         "low": end.low,
         "high": end.high,
         "trials": 1000,
         "worth": end.worth,
+        "worth_known": True,
         "failed": 0,
         "surely": 900.0,
         "possibly": 900.0,
@@ -527,9 +531,44 @@ def test_pooled_probes_count_together():
     assert (share.outcome, share.close) == ("met", True)
     assert most.value == pytest.approx(900)
     assert (most.outcome, most.close) == ("met", False)
-    by_hand = (first.findings[2].value * 60 + second.findings[2].value * 180) / 240
-    assert mean.value == pytest.approx(by_hand)
+    assert (share.value, mean.value) == (None, None), "that of all 240 does not follow from the two"
+    assert mean.values == tuple(probe.findings[2].value for probe in (first, second))
+    assert mean.sentence == "mean_ttft_ms<500: 16.0326 to 47.0542 ms in 2 probes"
+    low, high = sorted(f"{probe.findings[0].value:.6g}" for probe in (first, second))
+    assert share.sentence == (
+        f"p95_ttft_ms<500: {low} to {high} ms in 2 probes, 97.5 % of requests inside, 95 % needed"
+    )
     assert pool([first]) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "failed", "sentence", "outcome"),
+    [
+        ("failed==0", (3, 21), "24 of 124 requests failed", "missed"),
+        ("failed<5", (4, 4), "8 of 108 requests failed", "met"),  # in each of the two
+        ("failed<5", (4, 6), "10 of 110 requests failed", "missed"),
+        ("error_rate<0.1", (1, 21), "22 of 122 requests failed", "missed"),
+    ],
+)
+def test_pooled_failures_are_those_of_all_probes(text, failed, sentence, outcome):
+    slos = [parse_slo(text)]
+    recordings = [a_recording([100] * 50, count) for count in failed]
+    (pooled,) = pool([conclude(slos, one.phase(0), summarize(one)) for one in recordings]).findings
+    assert (pooled.sentence, pooled.outcome) == (f"{pooled.slo}: {sentence}", outcome)
+    assert pooled.value in (None, pytest.approx(22 / 122))
+
+
+def test_values_that_disagree_are_what_most_of_them_are_and_in_doubt_missed():
+    def pooled(*values: float) -> Finding:
+        slo = Slo("dropped", "==", 0.0)
+        findings = [Finding(slo, "met" if value == 0 else "missed", value, 50) for value in values]
+        return pool([Evidence((one,)) for one in findings]).findings[0]
+
+    assert (pooled(0, 0, 21).outcome, pooled(0, 0, 21).close) == ("met", True)
+    assert (pooled(0, 21).outcome, pooled(3, 21).close) == ("missed", False)
+    assert pooled(3, 21).sentence == "dropped==0: 3 to 21 in 2 probes"
+    assert pooled(3, 3).sentence == "dropped==0: 3"
+    assert pooled(3, 21).excess == math.inf
 
 
 def test_pooling_can_decide_what_no_probe_could():
@@ -552,6 +591,72 @@ def test_only_the_same_objectives_can_be_pooled():
     other = conclude([parse_slo("max_ttft_ms<501")], Group(), {})
     with pytest.raises(ValueError, match="different objectives"):
         pool([one, other])
+
+
+@pytest.mark.parametrize(
+    ("requests", "text", "takes"),
+    [(15, "p99_ttft_ms<500", 450), (16, "p99_ttft_ms<500", 450), (5, "p95_ttft_ms<500", 90)],
+)
+def test_how_many_would_do_does_not_hang_on_how_few_there_are(requests, text, takes):
+    """Some 410 independent ones for a p99, 81 for a p95; what fewer than 16 are worth is not known."""
+    end = concluded(text, a_recording([100.0] * requests))
+    assert (end.few, end.worth_known) == (True, requests >= 16)
+    assert 0.9 * takes < end.takes < 1.1 * takes
+    assert share_interval(end.takes, end.takes, end.needed)[0] > end.needed
+
+
+def test_a_thousandth_takes_thousands_however_few_were_asked():
+    assert 4000 < concluded("p99.9_ttft_ms<500", a_recording([100.0] * 3)).takes < 5000
+
+
+def failing_for_a_moment(answered: int = 600, failed: int = 12) -> Recording:
+    """Ten requests a second, and some that failed together halfway."""
+    recording = Recording()
+    for i in range(answered):
+        recording.add(an_ok(i / 10, arrivals_s=[i / 10 + 0.1, i / 10 + 0.2]))
+    for i in range(failed):
+        recording.add(an_error(30.0 + i / 10))
+    return recording
+
+
+@pytest.mark.parametrize("text", ["failed==0", "error_rate<0.01", "requests.failed<1"])
+def test_failures_of_one_stretch_of_time_are_a_hiccup(text):
+    end = concluded(text, failing_for_a_moment())
+    assert (end.outcome, Evidence((end,)).hiccup) == (
+        "missed",
+        f"12 of the 12 requests outside were under way in one stretch of 3.0 s for {end.slo}",
+    )
+    assert concluded(text, failing_for_a_moment(failed=4)).hiccup is None, "a handful is 5"
+
+
+def test_a_maximum_that_one_stretch_of_time_broke_was_broken_by_a_hiccup():
+    end = conclude([parse_slo("max_ttft_ms<500")], stalled(True).phase(0), summarize(stalled(True)))
+    assert (end.outcome, end.hiccup is not None) == ("missed", True)
+    twice = stalled(True)
+    twice.add(an_ok(5.0, arrivals_s=[5.9, 6.0]))
+    assert concluded("max_ttft_ms<500", twice).hiccup is None, "it would have missed without, too"
+
+
+def test_a_throughput_that_a_client_without_cpu_missed_says_nothing():
+    recording = a_recording([100.0] * 60)
+    measured = Measured.of(recording.phase(0))
+    slos, numbers = [parse_slo("request_throughput>=50")], summarize(recording)
+    busy = judge(measured, {"client": 0.97}, "kernel", loop="closed")
+    assert conclude(slos, recording.phase(0), numbers, busy).blur == (
+        "it cannot be told whether request_throughput>=50 is met: 1.01488, but the load was not as planned, "
+        "by the client's fault: the process 'client' used 97 % of a core"
+    )
+    calm = judge(measured, {"client": 0.2}, "kernel", loop="closed")
+    assert conclude(slos, recording.phase(0), numbers, calm).blur is None
+
+
+def test_what_no_request_has_is_said_to_be_nothing():
+    recording = Recording()
+    for second in range(40):
+        recording.add(an_ok(float(second), arrivals_s=[second + 0.1]))  # one token has no TPOT
+    end = concluded("p99_tpot_ms<50", recording)
+    assert (end.outcome, end.close, end.of_nothing) == ("missed", True, True)
+    assert end.sentence == "p99_tpot_ms<50: no request has a value for it"
 
 
 def moody(count: int) -> list[float]:

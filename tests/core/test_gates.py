@@ -1,11 +1,11 @@
 """Gates: failed, unsent and unreadable requests count, and a search means the same by the same string."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.made_records import an_ok, records
-from tests.core.test_evidence import a_recording, concluded, spread
+from tests.core.test_evidence import a_recording, an_error, bounded, concluded, spread
 from vllm_locust.core.gates import gates
 from vllm_locust.core.record import DROPPED, RequestRecord
 from vllm_locust.core.recording import Recording
@@ -65,14 +65,100 @@ def test_failures_and_slow_answers_are_outside_together():
 
 
 @given(st.lists(records(), max_size=40), st.sampled_from([300, 900, 3000]))
-def test_without_failures_a_gate_is_what_its_value_says(made, bound_ms):
+def test_other_objectives_are_what_their_value_says(made, bound_ms):
     recording = Recording()
     for record in made:
         if record.outcome in ("ok", DROPPED):
             recording.add(record)
-    slo = parse_slo(f"p90_e2el_ms<{bound_ms}")
     numbers = summarize(recording)
-    assert gates([slo], recording.total(), numbers) == [evaluate(slo, numbers)]
+    for text in (f"mean_e2el_ms<{bound_ms}", f"p90_e2el_ms>{bound_ms}", "failed==0"):
+        slo = parse_slo(text)
+        assert gates([slo], recording.total(), numbers) == [evaluate(slo, numbers)]
+
+
+@pytest.mark.parametrize(
+    ("text", "answered", "slow", "sentence"),
+    [
+        (
+            "p99_e2el_ms<500",
+            368,
+            4,
+            "is missed: 98.91 % of requests inside, 99 % needed, though p99_e2el_ms, between two of them, is "
+            "399",
+        ),
+        (
+            "p95_e2el_ms<500",
+            80,
+            4,
+            "is met: 95 % of requests inside, 95 % needed, though p95_e2el_ms, between two of them, is 535",
+        ),
+    ],
+)
+def test_the_number_of_requests_decides_where_the_value_lies_between_two(text, answered, slow, sentence):
+    """At rank 363.33 of 368 from 0, and 75.05 of 80, numpy takes a part of the way to the next value."""
+    between = 0.33 if answered == 368 else 0.05
+    fast, slower = (300.0, 600.0) if answered == 368 else (300.0, 5000.0)
+    recording = Recording()
+    for second in range(answered):
+        e2el_s = (
+            slower if second % (answered // slow) == 0 and second // (answered // slow) < slow else fast
+        ) / 1000
+        recording.add(an_ok(float(second), arrivals_s=[second + 0.1, second + e2el_s]))
+    judgement = gated(text, recording)
+    assert judgement.value == pytest.approx(fast + between * (slower - fast))
+    assert judgement.sentence == f"{text} {sentence}"
+    assert concluded(text, recording).outcome == judgement.outcome
+
+
+@given(
+    st.integers(1, 1000),
+    st.sampled_from([50.0, 90.0, 95.0, 99.0, 99.9]),
+    st.integers(-2, 3),
+    st.integers(0, 3),
+    st.sampled_from(["ttft", "e2el", "tpot", "itl", "e2el_from_plan"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_at_the_border_a_gate_and_a_search_agree(requests, q, beside, failed, family):
+    """So many outside as are allowed, and some more or fewer."""
+    allowed = requests * (1000 - round(q * 10)) // 1000
+    outside = min(max(allowed + beside, 0), requests)
+    failed = min(failed, outside)
+    recording = Recording()
+    for second in range(requests - failed):
+        slow = second < outside - failed
+        ttft_s, gap_s = (0.6, 0.06) if slow else (0.1, 0.01)
+        recording.add(an_ok(float(second), arrivals_s=[second + ttft_s, second + ttft_s + gap_s]))
+    for second in range(requests - failed, requests):
+        recording.add(an_error(second + 0.5))
+    limit_ms = 50 if family in ("tpot", "itl") else 500
+    text = f"p{q:g}_{family}_ms<{limit_ms}"
+    judgement, finding = gated(text, recording), concluded(text, recording)
+    enough = (requests - outside) * 1000 >= requests * round(q * 10)
+    assert finding.outcome == ("met" if enough else "missed")
+    if judgement.outcome == "undetermined":
+        assert requests < {50: 6, 90: 36, 95: 72, 99: 368, 99.9: 3688}[q]
+        assert finding.close
+        assert "it takes" in judgement.sentence or "no request was answered" in judgement.sentence
+        return
+    assert judgement.outcome == finding.outcome, judgement.sentence
+    against = judgement.value is not None and judgement.slo.holds(judgement.value) != enough
+    assert against == any(word in judgement.sentence for word in ("though", "of those answered"))
+
+
+@pytest.mark.parametrize("requests", range(1, 51))
+def test_few_requests_pass_no_gate_on_a_p99_and_it_says_how_many_would(requests):
+    judgement = gated("p99_ttft_ms<500", a_recording(spread(requests)))
+    assert judgement.outcome == "undetermined"
+    assert judgement.sentence.endswith("from too few requests (it takes 368): run longer")
+    assert gated("p99_ttft_ms<500", a_recording([900.0] * requests)).outcome == "missed"
+
+
+def test_what_the_client_may_have_added_leaves_it_open_how_many_were_inside():
+    judgement = gated("p99_ttft_ms<500", bounded(510, 20))
+    assert judgement.sentence == (
+        "p99_ttft_ms<500 is undetermined: 510 ms, but the client's own error may be up to 20 ms: 0 to 100 % "
+        "of requests inside, 99 % needed"
+    )
 
 
 def with_pieces(streamed: int, pieces: int) -> Recording:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_locust.core.evidence import Evidence, Finding
+from vllm_locust.core.finding import Evidence, Finding
 from vllm_locust.core.search import MAX_PROBES, Answer, CapacitySearch, Probe
 from vllm_locust.core.share import share_interval
 from vllm_locust.core.slo import Slo
@@ -53,6 +53,12 @@ def probe(level: float, *findings: Finding, **more) -> Probe:
     return Probe(level, Evidence(findings), requests=1000, seconds=30.0, **more)
 
 
+def twice(finding: Finding) -> Finding:
+    """Two such probes together: their counts, and the value of each."""
+    both = counted(2 * finding.inside, 2 * finding.trials)
+    return replace(both, value=None, values=(finding.value, finding.value))
+
+
 def run(search: CapacitySearch, server: Callable[[float], Probe]) -> list[float]:
     """Play a search to its end; the levels it asked for."""
     asked = []
@@ -74,7 +80,7 @@ def test_how_a_search_goes():
     assert (answer.level, answer.missed_at, answer.certain, answer.close) == (11, 12, 11, False)
     assert answer.undecided is None
     assert (answer.ended, answer.reason) == ("narrowed", "11 met and 12 missed")
-    assert answer.broke_first == (counted(1800, 2000),)
+    assert answer.broke_first == (twice(MISSED),)
     assert [probe.level for probe in answer.probes] == [1, 2, 4, 8, 16, 12, 10, 11, 12, 6]
     assert [level.level for level in answer.levels] == [1, 2, 4, 6, 8, 10, 11, 12, 16]
     assert (answer.client_limit, answer.collapsed) == (None, None)
@@ -137,7 +143,7 @@ def test_down_to_one_user_and_then_there_is_none():
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (None, 1, "none")
     assert answer.reason == "even 1 missed"
-    assert answer.broke_first == (counted(1800, 2000),)
+    assert answer.broke_first == (twice(MISSED),)
     assert answer.undecided is None
 
 
@@ -302,7 +308,7 @@ def broken(level: float) -> Probe:
 def test_a_collapse_is_a_miss_and_is_approached_from_well_below():
     search = CapacitySearch()
     asked = run(search, lambda level: broken(level) if level > 30 else probe(level, MET))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 23, 25, 27, 28, 29, 30, 31, 12]
+    assert asked == [1, 2, 4, 8, 16, 32, 20, 23, 25, 27, 28, 29, 30, 31, 12, 31]
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (30, 31, "narrowed")
     assert answer.collapsed == "all 12 requests failed, most with connect (refused)"
@@ -319,7 +325,7 @@ def test_below_a_collapse_an_ordinary_edge_is_found():
 def test_after_two_collapses_in_a_row_one_looks_whether_the_server_is_still_there():
     search = CapacitySearch()
     asked = run(search, lambda level: broken(level) if level > 17 else probe(level, MET))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 16, 17, 18, 12]
+    assert asked == [1, 2, 4, 8, 16, 32, 20, 16, 17, 18, 12, 18]
     assert (search.answer.level, search.answer.missed_at, search.answer.ended) == (17, 18, "narrowed")
 
 
@@ -335,6 +341,33 @@ def test_a_server_that_is_gone_ends_the_search():
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.ended) == (16, 20, "collapsed")
     assert answer.undecided == "the server broke down at 16, which had met before"
+
+
+def test_a_breakdown_that_does_not_come_again_passed():
+    breakdowns = iter([broken(8)])
+
+    def server(level: float) -> Probe:
+        return next(breakdowns, probe(8, MET)) if level == 8 else probe(level, MET if level <= 9 else MISSED)
+
+    search = CapacitySearch()
+    assert run(search, server) == [1, 2, 4, 8, 5, 6, 7, 3, 8, 16, 12, 10, 9, 10]
+    answer = search.answer
+    assert (answer.level, answer.missed_at, answer.undecided) == (9, 10, None)
+    (eight,) = [level for level in answer.levels if level.level == 8]
+    assert (eight.outcome, eight.close, eight.collapsed) == ("met", False, None)
+    assert eight.hiccups == ("all 12 requests failed, most with connect (refused)",)
+
+
+@pytest.mark.parametrize("had_met", [True, False])
+def test_a_breakdown_at_the_lowest_level_or_one_that_had_met_is_looked_at_again_at_once(had_met):
+    search = CapacitySearch()
+    if had_met:
+        search.take(probe(1, CLOSE_MET))
+    search.take(broken(1))
+    assert search.next_level() == 1
+    search.take(probe(1, MET))
+    assert search.next_level() == 2
+    assert search.answer.levels[0].hiccups
 
 
 def with_hiccup() -> Finding:
@@ -437,12 +470,15 @@ def test_what_was_broken_off_is_undecided():
     assert search.answer.undecided == "the search was broken off before its end"
 
 
-def test_a_start_that_collapses_ends_the_search():
-    search = CapacitySearch(8)
-    assert run(search, broken) == [8]
+def test_a_start_that_collapses_again_ends_the_search():
+    search = CapacitySearch()
+    assert run(search, broken) == [1, 1]
     answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended) == (None, 8, "collapsed")
-    assert answer.reason == "the server broke down at once, at 8"
+    assert (answer.level, answer.missed_at, answer.ended, answer.undecided) == (None, 1, "collapsed", None)
+    assert answer.reason == "the server broke down at once, at 1"
+    search = CapacitySearch(8)
+    assert run(search, broken) == [8, 4]
+    assert search.answer.undecided == "the server broke down at once, at 4"
 
 
 def test_an_invalid_client_cannot_accuse_the_server_of_a_collapse():
@@ -557,7 +593,8 @@ def test_whatever_the_server_does_the_search_ends_and_its_answer_makes_sense(ran
         assert answer.broke_first or answer.collapsed
     collapses = [i for i, taken in enumerate(answer.probes) if taken.outcome == "collapsed"]
     for i in collapses:
-        assert all(level < asked[i] for level in asked[i + 1 :])
+        higher = [level for level in asked[i + 1 :] if level > asked[i]]
+        assert not higher or asked[i] in asked[i + 1 :], "more than that only after it did not come again"
     data = json.loads(json.dumps(answer.to_dict(), allow_nan=False))
     assert data["level"] == answer.level
     assert len(data["probes"]) == len(asked)

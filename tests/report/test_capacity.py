@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vllm_locust.core.evidence import Evidence, Finding
+from vllm_locust.core.finding import Evidence, Finding
 from vllm_locust.core.search import Answer, CapacitySearch, Probe
 from vllm_locust.core.slo import Slo
 from vllm_locust.core.trials import Hiccup
@@ -174,6 +174,22 @@ def test_a_limit_that_few_requests_met():
     )
 
 
+def test_a_few_requests_say_how_many_would_do_at_least():
+    few = replace(ttft(27.9, 12, trials=12, close=True, worth=1.0), low=0.4, worth_known=False)
+    assert in_words(taken(*[probe(1, few)] * 3, limit=1)).endswith(
+        "(36 requests); at least 430 like these would tell, 1112 s of this load. So it cannot be told what "
+        "the largest load is: that 1 met comes from too few requests, it takes at least 430 requests."
+    )
+
+
+def test_nothing_to_go_by():
+    nothing = Finding(TPOT, "missed", None, 0, 1.0, 0.0, 0.99, close=True)
+    assert in_words(taken(*[probe(1, FINE, nothing)] * 3)).endswith(
+        "So it cannot be told what the largest load is: at 1 there is nothing to go by, p99_tpot_ms<50: no "
+        "request has a value for it."
+    )
+
+
 def test_nothing_met():
     missed = probe(1, ttft(600.0, 900), tpot(90.0))
     assert in_words(taken(missed, missed)) == (
@@ -220,9 +236,9 @@ def broken(level) -> Probe:
 
 
 def test_the_server_broke_down():
-    assert in_words(taken(broken(8), start=8)) == (
-        "8 users broke the server down: all 12 requests failed, most with connect. Smaller loads were not "
-        "probed. So it cannot be told what the largest load is: the server broke down at once, at 8."
+    assert in_words(taken(broken(8), broken(4), start=8)) == (
+        "4 users broke the server down: all 12 requests failed, most with connect. Smaller loads were not "
+        "probed. So it cannot be told what the largest load is: the server broke down at once, at 4."
     )
     assert in_words(taken(probe(4, FINE), broken(6), broken(5), broken(4), start=4)) == (
         "4 users met all objectives; 5 users broke the server down: all 12 requests failed, most with "
@@ -239,8 +255,8 @@ def test_a_hiccup_is_told():
     ) == (
         "Largest load that met all objectives: 3 users (4 users missed: p99_ttft_ms<500: 600 ms, 90 % of "
         "requests inside, 99 % needed). Below it 1 and 2 users met, too; others were not probed. A hiccup at "
-        "3 users was set aside, since its repeat had none: 90 of the 100 requests outside were under way in "
-        "one stretch of 3.1 s for p99_ttft_ms<500."
+        "3 users was set aside, since another probe there had none: 90 of the 100 requests outside were "
+        "under way in one stretch of 3.1 s for p99_ttft_ms<500."
     )
 
 

@@ -99,7 +99,7 @@ P95 = parsed("p95_tpot_ms<50")
 
 @pytest.mark.parametrize(("seed", "failing"), [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 3)])
 def test_a_hiccup_of_two_seconds_does_not_cost_a_third_of_the_answer(seed, failing):
-    driver = Driver(seed, closed=True, trouble=Trouble(hiccup_at_s=40.0 + 50.0 * seed, failing=failing))
+    driver = Driver(seed, closed=True, trouble=Trouble(hiccups_at_s=[40.0 + 50.0 * seed], failing=failing))
     answer = found(driver, P95)
     assert abs(answer.level - true_capacity(True, P95)) <= 1
     assert answer.undecided is None

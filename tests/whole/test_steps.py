@@ -117,6 +117,18 @@ def test_a_search_answers_what_its_requests_say(four_at_a_time: Simulator, tmp_p
     assert outcome.summary["slo"] == []
 
 
+def test_one_user_is_the_most_that_a_search_tries_when_one_was_given(
+    server: Simulator, tmp_path: Path
+) -> None:
+    outcome = run_locust(
+        *STEPS, "--host", server.url, "--slo", "max_e2el_ms<60000", "--step-time", "1s", "-u", "1",
+        folder=tmp_path / "results", locustfile="capacity.py",
+    )  # fmt: skip
+    assert_ended_well(outcome)
+    assert {probe["level"] for probe in outcome.summary["capacity"]["probes"]} == {1}
+    assert "Largest load that met all objectives: 1 user, the limit of the search" in outcome.stdout
+
+
 def test_a_search_stops_at_a_server_that_breaks_down(tmp_path: Path) -> None:
     """It refuses more than it has room for, as a gateway does."""
     with simulator(tmp_path, "--preset", "metronome", "--max-num-queued-reqs", "6") as server:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
 from vllm_locust.core.collapse import collapsed
 from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.group import Group
-from vllm_locust.core.record import OK, RequestRecord
+from vllm_locust.core.record import CONNECT, OK, RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.search import Answer, CapacitySearch, Probe
 from vllm_locust.core.slo import Slo, parse_slo, percentiles_of
@@ -35,6 +36,8 @@ SETTLE_S = 3.0
 FIRST_LOOK_S = 5.0
 PROBE_S = 60.0
 LONG_S = 300.0
+PAUSE_S = 0.2
+"""After a refusal, as our users do."""
 
 
 Run = tuple[Group, Mapping[str, Any]]
@@ -44,11 +47,16 @@ Run = tuple[Group, Mapping[str, Any]]
 class Trouble:
     """What may be wrong with a server or its client."""
 
-    hiccup_at_s: float = math.inf
-    """When it stands still, once."""
+    hiccups_at_s: Sequence[float] = ()
+    """When it stands still."""
     hiccup_s: float = 2.0
     failing: int = 0
     """So many of the requests that were under way then fail."""
+    outage_at_s: float = math.inf
+    """When it begins to refuse connections."""
+    outage_s: float = 2.0
+    full_above: float = math.inf
+    """With more requests in flight it refuses those that come."""
     slower_per_s: float = 0.0
     """By this share of its speed it becomes slower with every second."""
     island: Sequence[int] = ()
@@ -58,8 +66,14 @@ class Trouble:
 
     def end_of_step(self, now_s: float, duration_s: float, in_flight: int) -> float:
         duration_s *= (1.5 if in_flight in self.island else 1.0) * (1 + self.slower_per_s * now_s)
-        stands = now_s <= self.hiccup_at_s < now_s + duration_s
+        stands = self.hiccup_between(now_s, now_s + duration_s)
         return now_s + duration_s + (self.hiccup_s if stands else 0.0)
+
+    def hiccup_between(self, start_s: float, end_s: float) -> bool:
+        return any(start_s <= at_s < end_s for at_s in self.hiccups_at_s)
+
+    def refuses(self, now_s: float, in_flight: int) -> bool:
+        return self.outage_at_s <= now_s < self.outage_at_s + self.outage_s or in_flight > self.full_above
 
 
 @dataclass
@@ -77,6 +91,8 @@ class Driver:
     in_flight: dict[Request, tuple[float, list[float]]] = field(default_factory=dict)
     submitted: int = 0
     failed: int = 0
+    pauses_s: list[float] = field(default_factory=list)
+    """When the users come back who were refused."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -113,22 +129,24 @@ class Driver:
         end = self.now + SETTLE_S + seconds
         look = self.now + SETTLE_S + FIRST_LOOK_S
         arrival = math.inf if self.closed else self.now + self.random.expovariate(level)
-        for _ in range(int(level) if self.closed else 0):
-            self.submit(self.now)
+        self.pauses_s = [self.now] * (int(level) if self.closed else 0)
         while self.now < end:
             while arrival <= self.now:
-                self.submit(arrival)
+                self.submit(arrival, recording)
                 arrival += self.random.expovariate(level)
+            while self.pauses_s and self.pauses_s[0] <= self.now:
+                self.submit(heappop(self.pauses_s), recording)
             ended = self.step(recording)
             if ended is None:
-                self.now = min(arrival, end)
+                self.now = min(arrival, end, *self.pauses_s[:1])
             for _ in range(ended or 0) if self.closed else ():
-                self.submit(self.now)
+                heappush(self.pauses_s, self.now)
             if slos and self.now >= look:
                 look += 1
                 self.looks += 1
-                evidence = weigh(slos, recording.phase(0))
-                if evidence.outcome != "open" and evidence.hiccup is None:
+                group = recording.phase(0)
+                evidence = weigh(slos, group)
+                if collapsed(group) or (evidence.outcome != "open" and evidence.hiccup is None):
                     break
         recording.close_phase(0, self.now)
 
@@ -136,7 +154,13 @@ class Driver:
         while self.step(recording) is not None:
             pass
 
-    def submit(self, intended_s: float) -> None:
+    def submit(self, intended_s: float, recording: Recording) -> None:
+        if self.trouble.refuses(self.now, len(self.in_flight)):
+            refused = RequestRecord(0, "s", "p", CONNECT, intended_s, ended_s=self.now, error="refused")
+            recording.add(refused)
+            if self.closed:
+                heappush(self.pauses_s, self.now + PAUSE_S)
+            return
         prompt, output = self.random.randint(20, 200), self.random.randint(4, 16)
         request = Request(str(self.submitted), range(prompt), range(output))
         self.submitted += 1
@@ -160,7 +184,7 @@ class Driver:
     def record(self, request: Request, recording: Recording) -> None:
         blind = len(self.in_flight) > self.trouble.blind_above
         intended_s, arrivals_s = self.in_flight.pop(request)
-        stood = request.arrival_s <= self.trouble.hiccup_at_s < self.now
+        stood = self.trouble.hiccup_between(request.arrival_s, self.now)
         fails = stood and self.failed < self.trouble.failing
         self.failed += fails
         recording.add(

@@ -1,35 +1,48 @@
 """What becomes of the objectives of a run, or of a phase: those on percentiles are about all its requests.
 
-Rule: `core.slo` says what the requests do whose latency is known; here those of which it is not known count,
-too. A failed request got no answer in time: it is outside. One that was never sent, and an answer in one
-piece, whose gaps between tokens nobody knows, may be outside or inside: a percentile or a maximum is met when
-enough requests are inside without them, missed when with them there were too few, and else undetermined. A
-search (`core.evidence`) means the same by the same string; it has to decide, and takes answers in one piece
-for outside, except for those that were perhaps read late.
+Rule: `p99_ttft_ms<500` asks that 99 % of the requests stay inside 500 ms, and is met or missed by their
+number, as in a search (`core.evidence`, which counts them). The value beside it is numpy's percentile, which
+lies between two requests and may be on the other side of the bound; the sentence says so then. A failed
+request got no answer in time: it is outside. One that was never sent, an answer whose time between
+tokens nobody knows, and one whose latency is not known well enough may be outside or inside: the objective is
+met when enough requests are inside without them, missed when with them there were too few, and else
+undetermined. A search has to decide, and takes answers of unknown times for outside, except for those that
+were perhaps read late.
+
+A percentile of fewer requests than its interval needs for both ends (`core.percentile`) is undetermined,
+unless the end that is known leaves no doubt: nine requests never pass a p99, but may fail it.
+
+All other objectives are judged by their values (`core.slo`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_locust.core.evidence import Finding, percent, shares, weigh_latencies
+from vllm_locust.core.evidence import weigh_latencies
+from vllm_locust.core.finding import Finding, percent, shares
 from vllm_locust.core.group import Group
-from vllm_locust.core.percentile import Interval
+from vllm_locust.core.percentile import Interval, ranks
 from vllm_locust.core.slo import (
     UNPACED,
     Judgement,
+    Outcome,
     Slo,
     buffered,
     evaluate,
-    evaluate_known,
+    fault_of_load,
+    judged,
+    lost,
     not_known,
+    nothing_to_judge,
+    own_error,
     undetermined,
     unsent_of,
+    value_of,
 )
+from vllm_locust.core.summary import FROM_PLAN
 from vllm_locust.core.trials import latencies_ms
 from vllm_locust.core.validity import Validity
-
-_ROUNDING = 1e-9
 
 
 def gates(
@@ -47,64 +60,116 @@ def gates(
         if finding is None:
             judgements.append(_of_a_value(evaluate(slo, numbers, in_order, client), group.failed_in_window))
         else:
-            others = _Others(
-                group.failed_in_window,
-                unsent_of(slo, numbers),
-                not_known(slo, numbers),
-                buffered(slo, numbers),
-            )
-            judgements.append(others.with_them(evaluate_known(slo, numbers, in_order, client), finding))
+            judgements.append(_of_a_share(_Share.of(finding, numbers), numbers, in_order, client))
     return judgements
 
 
 @dataclass(frozen=True, slots=True)
-class _Others:
-    """The requests whose latency is not known: failed, never sent, answered nobody knows how fast."""
+class _Share:
+    """The requests that an objective is about, as a gate counts them."""
 
-    failed: int
+    finding: Finding
+    possibly: float
+    """How many were inside at most."""
     unsent: int
     unpaced: int
-    buffered: int
-    """Those of them that the finding holds for outside, since they were not read late."""
 
-    def with_them(self, known: Judgement, finding: Finding) -> Judgement:
-        """A judgement on a percentile or a maximum of the others, and what these change about it."""
-        if not (self.failed or self.unsent or self.unpaced):
-            return known
-        enough = finding.trials * (finding.needed or 1.0) - _ROUNDING
-        if known.value is None or known.outcome == "undetermined":
-            # Too few answers to tell are not enough for a miss either, unless failures leave no doubt.
-            no_doubt = finding.outcome == "missed" and not self.unpaced
-            return self._missed(known, finding) if no_doubt else self._noted(known)
-        possibly = finding.possibly + self.buffered
-        if known.outcome == "missed" and (not self.unpaced or possibly < enough):
-            return self._noted(known)
-        if known.outcome == "met" and finding.surely >= enough:
-            return self._noted(known)
-        if possibly < enough:
-            return self._missed(known, finding)
-        low, high = (percent(n, finding.trials) for n in (finding.surely, possibly))
-        needed = f"{(finding.needed or 1.0) * 100:.6g} % needed"
-        without = f"{known.slo.shown(known.value)} without {self}"
-        return undetermined(known, f"{without}: {low:g} to {high:g} % of requests inside, {needed}")
+    @classmethod
+    def of(cls, finding: Finding, numbers: Mapping[str, Any]) -> "_Share":
+        slo = finding.slo
+        return cls(
+            finding,
+            finding.possibly + buffered(slo, numbers),
+            unsent_of(slo, numbers),
+            not_known(slo, numbers),
+        )
 
-    def __str__(self) -> str:
-        kinds = {
-            "that failed": self.failed,
-            "that were never sent": self.unsent,
-            UNPACED: self.unpaced,
-        }
-        return ", ".join(f"the {count} {what}" for what, count in kinds.items() if count)
+    @property
+    def outcome(self) -> Outcome:
+        """By all the requests there are, however few."""
+        if self.finding.surely >= self.finding.asked:
+            return "met"
+        return "missed" if self.possibly < self.finding.asked else "undetermined"
 
-    def _noted(self, known: Judgement) -> Judgement:
-        if known.outcome == "missed" and self.unpaced:
-            return replace(known, sentence=f"{known.sentence}; {self} would not change that")
-        return replace(known, sentence=f"{known.sentence}; {self} count as outside")
+    @property
+    def outcome_of_few(self) -> Outcome | None:
+        """By the end of the percentile's interval that is known; None where they are enough for both."""
+        if self.finding.needed == 1.0:
+            return None
+        low, high = ranks(self.finding.trials, self.finding.slo.percentile_or_median)
+        if low is not None and high is not None:
+            return None
+        if low is not None and self.possibly < low:
+            return "missed"
+        return "met" if high is not None and self.finding.surely >= high else "undetermined"
 
-    def _missed(self, known: Judgement, finding: Finding) -> Judgement:
-        answered = "" if known.value is None else f"{known.slo.shown(known.value)} of those answered, but "
-        sentence = f"{known.slo} is missed: {answered}{_too_few_inside(finding)}"
-        return replace(known, outcome="missed", sentence=sentence)
+    @property
+    def not_known(self) -> str:
+        """The requests whose latency nobody knows, in words."""
+        kinds = {"that were never sent": self.unsent, UNPACED: self.unpaced}
+        return " and ".join(f"the {count} {what}" for what, count in kinds.items() if count)
+
+    @property
+    def between(self) -> str:
+        """How many were inside at least and at most, in words."""
+        trials, needed = self.finding.trials, self.finding.needed or 1.0
+        low, high = (percent(count, trials) for count in (self.finding.surely, self.possibly))
+        return f"{low:g} to {high:g} % of requests inside, {needed * 100:.6g} % needed"
+
+    @property
+    def noted(self) -> str:
+        """What a reader must know of a decision beside the value."""
+        failed = f"; the {self.finding.failed} that failed count as outside" if self.finding.failed else ""
+        return failed + (f"; {self.not_known} would not change that" if self.not_known else "")
+
+
+def _of_a_share(
+    share: _Share,
+    numbers: Mapping[str, Any],
+    in_order: Mapping[str, Interval] | None,
+    client: Validity | None,
+) -> Judgement:
+    slo = share.finding.slo
+    value = value_of(slo, numbers)
+    if (fault := lost(slo, value, client)) is not None:
+        return _not_decided(slo, value, fault)
+    outcome = share.outcome_of_few or share.outcome
+    if value is None and outcome != "missed":
+        return _not_decided(slo, value, f"{nothing_to_judge(slo, numbers)}{share.noted}")
+    if value is None:
+        return Judgement(slo, outcome, value, f"{slo} is missed: {_too_few_inside(share.finding)}")
+    if outcome != "met" and slo.family in FROM_PLAN and (fault := fault_of_load(slo, value, client)):
+        return _not_decided(slo, value, fault)
+    known = judged(slo, outcome, numbers, in_order)
+    if outcome == "undetermined":
+        few = share.outcome_of_few is not None
+        noted = f"{known.sentence}{share.noted}"
+        return replace(known, sentence=noted) if few else undetermined(known, _torn(share, value, numbers))
+    if slo.holds(value) == (outcome == "met"):
+        return replace(known, sentence=f"{known.sentence}{share.noted}")
+    why = _against_the_value(share.finding, outcome, value)
+    return replace(known, sentence=f"{slo} is {outcome}: {why}{share.noted if outcome == 'met' else ''}")
+
+
+def _not_decided(slo: Slo, value: float | None, why: str) -> Judgement:
+    return undetermined(Judgement(slo, "undetermined", value, ""), why)
+
+
+def _torn(share: _Share, value: float, numbers: Mapping[str, Any]) -> str:
+    """Why the objective may be met as well as missed."""
+    slo = share.finding.slo
+    error = share.possibly - share.finding.surely > share.unsent + share.unpaced
+    shown = own_error(slo, value, numbers) if error else slo.shown(value)
+    return f"{shown}{f' without {share.not_known}' if share.not_known else ''}: {share.between}"
+
+
+def _against_the_value(finding: Finding, outcome: Outcome, value: float) -> str:
+    """Why a number of requests decides otherwise than the percentile of those that were answered."""
+    shown = finding.slo.shown(value)
+    if outcome == "missed" and finding.failed:
+        return f"{shown} of those answered, but {_too_few_inside(finding)}"
+    inside = ", ".join(shares(finding.inside or 0.0, finding.trials, finding.needed or 1.0))
+    return f"{inside}, though {finding.slo.key}, between two of them, is {shown}"
 
 
 def _of_a_value(judgement: Judgement, failed: int) -> Judgement:

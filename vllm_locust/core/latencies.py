@@ -102,7 +102,7 @@ class Shifted:
 
 @dataclass(frozen=True, slots=True)
 class Rounded:
-    """A histogram, its percentiles as far as they may truly lie in the direction of `sign`."""
+    """A histogram, its values as far as they may truly lie in the direction of `sign`; 0 is as they are."""
 
     gaps: Histogram
     sign: int
@@ -120,9 +120,16 @@ class Rounded:
         return self.gaps.max_s
 
     def percentile(self, q: float) -> float | None:
-        value_s, least_s, most_s = self.gaps.percentile(q), self.gaps.min_s, self.gaps.max_s
-        if value_s is None or least_s is None or most_s is None:
-            return None
+        value_s = self.gaps.percentile(q)
+        return None if value_s is None else self._further(value_s)
+
+    def value_at_rank(self, rank: int) -> float:
+        return self._further(self.gaps.value_at_rank(rank))
+
+    def _further(self, value_s: float) -> float:
+        least_s, most_s = self.gaps.min_s, self.gaps.max_s
+        assert least_s is not None
+        assert most_s is not None
         further_s = value_s + self.sign * (value_s * RELATIVE_ERROR + LOWEST_S)
         return min(max(further_s, least_s), most_s)
 

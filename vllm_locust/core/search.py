@@ -15,17 +15,18 @@ the answer is probed, once: there may be a bad island. Where the largest level t
 one a step below is probed, to have something certain.
 
 All probes of a level count together (`evidence.pool`: their counts, not their groups, so that a probe is
-small enough to be written down), but for a hiccup: a probe that missed by requests of one short stretch of
-time is repeated at once, and set aside if that does not show it again. Probes that contradict each other
-though each was sure are no longer samples of one thing: most of them decide, in doubt the miss, and the level
-is `close`. Should a level miss below one that met, both are probed once more, the lower first; if they stand
-by it the lower is believed.
+small enough to be written down), but for what passed: a probe that missed by requests of one short stretch
+of time, a hiccup, is repeated at once, and set aside if that does not show it again. Probes that contradict
+each other though each was sure are no longer samples of one thing: most of them decide, in doubt the miss,
+and the level is `close`. Should a level miss below one that met, both are probed once more, the lower first;
+if they stand by it the lower is believed.
 
 A probe whose client could not tell says nothing about the server: the level was not the load, or the client's
 own error leaves both outcomes open. It is repeated once; if that cannot tell either the search ends there. A
-server that collapses has missed, is not asked that much again, and is approached by quarters of the gap from
-below. After two collapses in a row the largest level that met is probed, to see whether the server is still
-there: if not, or if there is none, the search ends.
+server that collapses has missed, and is approached by quarters of the gap from below. It is asked that much
+again only at the very end, where the answer rests on it, or at once, where that level had met or is the
+lowest: a collapse that does not come again passed. After two collapses in a row the largest level that met is
+probed, to see whether the server is still there: if not, or if there is none, the search ends.
 
 The answer is `undecided`, with the reason, unless it rests on a level that met for certain, at it or within
 two steps below, or even the lowest level missed for certain.
@@ -37,7 +38,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from vllm_locust.core.evidence import Evidence, Finding, pool
+from vllm_locust.core.evidence import pool
+from vllm_locust.core.finding import Evidence, Finding
 from vllm_locust.core.validity import VALID, Verdict
 from vllm_locust.errors import UsageError
 
@@ -259,13 +261,14 @@ class CapacitySearch:
         if last.outcome != "collapsed":
             return None
         told = [probe for probe in self._probes if probe.outcome != "invalid"]
-        low, _ = _bracket(self._levels)
-        if self._levels[last.level].outcome == "met":
+        had_met = any(probe.level == last.level and probe.outcome == "met" for probe in told)
+        if len(told) == 1 or told[-2].outcome != "collapsed":
+            return _Step(last.level) if had_met or self._below(last.level) is None else None
+        if had_met:
             return _Step(
                 None, "collapsed", f"the server broke down at {_number(last.level)}, which had met before"
             )
-        if len(told) > 1 and told[-2].outcome != "collapsed":
-            return None
+        low, _ = _bracket(self._levels)
         if low is None:
             return _Step(None, "collapsed", f"the server broke down at once, at {_number(last.level)}")
         return _Step(low.level)
@@ -290,6 +293,8 @@ class CapacitySearch:
             if end is not None and _worth_repeating(end):
                 return _Step(end.level)
         level = self._island(low) or self._firm_ground(low)
+        if level is None and high is not None and high.collapsed and high.asked == 1:
+            level = high.level
         return self._over(low, high) if level is None else _Step(level)
 
     def _step_below(self, low: Level) -> float:
@@ -399,7 +404,7 @@ def _together(level: float, probes: list[Probe]) -> Level:
     told = [probe for probe in probes if probe.outcome != "invalid"]
     if not told:
         return Level(level, len(probes))
-    counting, aside = _without_hiccup(_before_the_end(told))
+    counting, aside = _without_what_passed(told)
     pooled = pool([probe.evidence for probe in counting])
     collapse = next((probe.collapsed for probe in counting if probe.collapsed), None)
     outcome, close = pooled.outcome, pooled.close
@@ -424,18 +429,17 @@ def _together(level: float, probes: list[Probe]) -> Level:
     )
 
 
-def _before_the_end(told: list[Probe]) -> list[Probe]:
-    """Without the breakdown of a server at a level that had met: it was gone by then, see `_collapse`."""
+def _without_what_passed(told: list[Probe]) -> tuple[list[Probe], tuple[str, ...]]:
+    """The probes that count, and in words the trouble of one that does not: twice is the level's own.
+
+    The breakdowns of a server at a level that had met never count: it was gone by then, see `_collapse`.
+    """
+    troubled = [probe for probe in told if probe.collapsed or probe.evidence.hiccup]
+    if len(troubled) == 1 < len(told) and not told[-1].collapsed:
+        trouble = troubled[0].collapsed or troubled[0].evidence.hiccup
+        return [probe for probe in told if probe is not troubled[0]], (str(trouble),)
     first_met = next((i for i, probe in enumerate(told) if probe.outcome == "met"), len(told))
-    return [probe for i, probe in enumerate(told) if not (probe.collapsed and i > first_met)]
-
-
-def _without_hiccup(told: list[Probe]) -> tuple[list[Probe], tuple[str, ...]]:
-    """The probes that count, and in words the one that does not: twice is no hiccup."""
-    hiccups = [probe for probe in told if probe.evidence.hiccup and not probe.collapsed]
-    if len(hiccups) != 1 or len(told) == 1:
-        return told, ()
-    return [probe for probe in told if probe is not hiccups[0]], (str(hiccups[0].evidence.hiccup),)
+    return [probe for i, probe in enumerate(told) if not (probe.collapsed and i > first_met)], ()
 
 
 def _bracket(levels: Mapping[float, Level]) -> tuple[Level | None, Level | None]:
@@ -468,11 +472,20 @@ def _worth_repeating(end: Level) -> bool:
 
 def _doubt(end: Level) -> str:
     """That the sample could not tell what the answer rests on, and how many requests would."""
-    why = "comes from too few requests" if end.few else "is close"
-    takes = max((finding.takes or 0 for finding in end.findings), default=0)
-    return f"that {_number(end.level)} {end.outcome} {why}" + (
-        f", it takes some {takes} requests" if takes else ""
+    for finding in end.findings:
+        if finding.of_nothing:
+            return f"at {_number(end.level)} there is nothing to go by, {finding.sentence}"
+    told = (
+        f"that {_number(end.level)} {end.outcome} {'comes from too few requests' if end.few else 'is close'}"
     )
+    takes = max((finding for finding in end.findings if finding.takes), key=_takes, default=None)
+    if takes is None:
+        return told
+    return f"{told}, it takes {'some' if takes.worth_known else 'at least'} {takes.takes} requests"
+
+
+def _takes(finding: Finding) -> int:
+    return finding.takes or 0
 
 
 def _number(level: float) -> str:

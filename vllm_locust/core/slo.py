@@ -117,6 +117,11 @@ class Slo:
     """The family of latencies that the key asks for a number of, if it asks for one."""
 
     @property
+    def percentile_or_median(self) -> float:
+        """What `median_` is called otherwise."""
+        return 50.0 if self.percentile is None else self.percentile
+
+    @property
     def about_failures(self) -> bool:
         """Whether this says how many failures are acceptable."""
         return self.key in _FAILURES
@@ -248,19 +253,26 @@ def evaluate_known(
     client: Validity | None = None,
 ) -> Judgement:
     """The same, as if the requests of which a value is known were all there are."""
-    value = _value(slo.key, summary)
-    key = slo.key.replace("median_", "p50_", 1)
-    doubt = _nothing(slo, value, summary) or _doubt(slo, value, summary, client)
+    value = value_of(slo, summary)
+    doubt = nothing_to_judge(slo, summary) or clients_doubt(slo, value, summary, client)
     if value is None or doubt is not None:
         return Judgement(slo, "undetermined", value, f"{slo} is undetermined: {doubt}")
     outcome: Outcome = "met" if slo.holds(value) else "missed"
+    if None in (ends := summary["intervals"].get(_plain(slo.key), ())):
+        outcome = _by_one_end(slo, *ends)
+    return judged(slo, outcome, summary, in_order)
+
+
+def judged(
+    slo: Slo, outcome: Outcome, summary: Mapping[str, Any], in_order: Mapping[str, Interval] | None = None
+) -> Judgement:
+    """An outcome, with the value and the interval that stand behind it, where there is a value."""
+    value, key = value_of(slo, summary), _plain(slo.key)
+    assert value is not None
     interval = (in_order or {}).get(key, UNDETERMINED)
     independent = interval == UNDETERMINED
-    if (ends := summary["intervals"].get(key)) is not None:
-        if None in ends:
-            outcome = _by_one_end(slo, *ends)
-        if independent:
-            interval = Interval(*ends)
+    if independent and (ends := summary["intervals"].get(key)) is not None:
+        interval = Interval(*ends)
     elif slo.key == "error_rate":
         interval = _share(summary["failed"], summary["failed"] + summary["completed"])
     at_least = "at least " if slo.family in FROM_PLAN and unsent_of(slo, summary) else ""
@@ -299,9 +311,16 @@ def _least_with(unknown: int, slo: Slo, value: float, summary: Mapping[str, Any]
 
 def true_ends(slo: Slo, value: float, summary: Mapping[str, Any]) -> tuple[float, float]:
     """Between which a value truly lies, for all that the client can vouch for."""
-    key = slo.key.replace("median_", "p50_", 1)
-    low, high = summary.get("error_bounds", {}).get(key, (value, value))
+    low, high = summary.get("error_bounds", {}).get(_plain(slo.key), (value, value))
     return 0.0 if low is None else low, math.inf if high is None else high
+
+
+def own_error(slo: Slo, value: float, summary: Mapping[str, Any]) -> str:
+    """How far the client may be off, in words behind the value."""
+    low, high = true_ends(slo, value, summary)
+    unit, error = " ms" if slo.family else "", max(value - low, high - value)
+    size = "of any size" if math.isinf(error) else f"up to {error:.3g}{unit}"
+    return f"{slo.shown(value)}{unit}, but the client's own error may be {size}"
 
 
 def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
@@ -311,9 +330,9 @@ def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
     return int(summary["unsent_in_from_plan"]) if slo.family in FROM_PLAN else 0
 
 
-def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
+def nothing_to_judge(slo: Slo, summary: Mapping[str, Any]) -> str | None:
     """Why there is nothing to judge; what is counted is known without an answer, too, but not met by it."""
-    nothing = nothing_measured(summary)
+    value, nothing = value_of(slo, summary), nothing_measured(summary)
     counts = slo.family is None and slo.key not in _RATES
     if nothing is not None and (value is None or not counts or (slo.holds(value) and not summary["failed"])):
         return nothing
@@ -323,25 +342,37 @@ def _nothing(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str |
     return f"{slo.key} has no value" + (f": there are {unknown} answers {UNPACED}" if unknown else "")
 
 
-def _doubt(slo: Slo, value: float | None, summary: Mapping[str, Any], client: Validity | None) -> str | None:
-    """Why the objective may be met as well as missed, for all that the client can vouch for."""
-    if value is None:
+def clients_doubt(
+    slo: Slo, value: float | None, summary: Mapping[str, Any], client: Validity | None
+) -> str | None:
+    """Why a value may be on either side of the bound, for all that the client can vouch for."""
+    return lost(slo, value, client) or _astride(slo, value, summary) or fault_of_load(slo, value, client)
+
+
+def lost(slo: Slo, value: float | None, client: Validity | None) -> str | None:
+    """That requests are not accounted for, which may have done anything but not have failed."""
+    if value is None or client is None or not client.lost or (slo.about_failures and not slo.holds(value)):
         return None
-    if client is not None and client.lost and (slo.holds(value) or not slo.about_failures):
-        return f"{slo.shown(value)}, but {lost_sentence(client.lost)}"
-    low, high = true_ends(slo, value, summary)
-    if not slo.holds(low) == slo.holds(value) == slo.holds(high):
-        unit, error = " ms" if slo.family else "", max(value - low, high - value)
-        size = "of any size" if math.isinf(error) else f"up to {error:.3g}{unit}"
-        return f"{slo.shown(value)}{unit}, but the client's own error may be {size}: it may be met or missed"
-    if (
-        client is not None
-        and client.load.verdict == INVALID
-        and any(slo.holds(other) != slo.holds(value) for other in _with_a_better_client(slo))
-    ):
-        fault = f"the load was not as planned, by the client's fault: {client.load.reasons[0]}"
-        return f"{slo.shown(value)}, but {fault}"
-    return None
+    return f"{slo.shown(value)}, but {lost_sentence(client.lost)}"
+
+
+def _astride(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
+    """That the objective may be met as well as missed, for all that the client can vouch for."""
+    if value is None or len({slo.holds(one) for one in (value, *true_ends(slo, value, summary))}) == 1:
+        return None
+    return f"{own_error(slo, value, summary)}: it may be met or missed"
+
+
+def fault_of_load(slo: Slo, value: float | None, client: Validity | None) -> str | None:
+    """That the value might be on the other side if the client had made the load that was planned."""
+    if value is None or client is None or client.load.verdict != INVALID:
+        return None
+    if all(slo.holds(other) == slo.holds(value) for other in _with_a_better_client(slo)):
+        return None
+    return (
+        f"{slo.shown(value)}, but the load was not as planned, by the client's fault: "
+        f"{client.load.reasons[0]}"
+    )
 
 
 def _with_a_better_client(slo: Slo) -> tuple[float, ...]:
@@ -382,7 +413,7 @@ def _excludes_the_other_side(slo: Slo, interval: Interval) -> bool:
 
 def _fewest(slo: Slo) -> int:
     """How many values a percentile needs for an interval with both ends, see `core.percentile`."""
-    share = (50.0 if slo.percentile is None else slo.percentile) / 100  # without one it is the median
+    share = slo.percentile_or_median / 100
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(share, 1 - share)))
 
 
@@ -405,11 +436,17 @@ def _by_one_end(slo: Slo, low: float | None, high: float | None) -> Outcome:
     return "undetermined"
 
 
-def _value(key: str, summary: Mapping[str, Any]) -> float | None:
-    block, dot, name = key.partition(".")
+def value_of(slo: Slo, summary: Mapping[str, Any]) -> float | None:
+    """The number that an objective is about."""
+    block, dot, name = slo.key.partition(".")
     # Only `requests.` is a block: the other dot there is belongs to a percentile, as in p99.9_itl_ms.
-    value: float | None = summary[block][name] if dot and block == "requests" else summary[key]
+    value: float | None = summary[block][name] if dot and block == "requests" else summary[slo.key]
     return value
+
+
+def _plain(key: str) -> str:
+    """The key under which a summary has its ends and intervals."""
+    return key.replace("median_", "p50_", 1)
 
 
 def parse_goodput(limits: Iterable[str]) -> dict[str, float]:

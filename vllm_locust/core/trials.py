@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import Group
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.latencies import ends_of
+from vllm_locust.core.latencies import Rounded, ends_of
 from vllm_locust.core.percentile import percentile
-from vllm_locust.core.share import design_effect
+from vllm_locust.core.share import FEWEST, design_effect
 from vllm_locust.core.slo import Slo
 from vllm_locust.core.summary import FROM_PLAN
 
@@ -70,6 +70,8 @@ class Trials:
     most: float
     needed: float
     failed: int
+    worth_known: bool
+    """Whether there were enough to tell."""
     hiccup: Hiccup | None = None
 
 
@@ -99,8 +101,9 @@ def _one_by_one(slo: Slo, q: float, latencies: Latencies, group: Group) -> Trial
         float(most),
         q / 100,
         group.failed_in_window,
+        len(holds) >= FEWEST,
         _hiccup(
-            _under_way(latencies, group),
+            _with_failed(_Times(latencies.sent_s + latencies.measured / 1000, latencies.sent_s), group),
             np.append(holds, np.zeros(group.failed_in_window, np.bool_)),
             q / 100,
         ),
@@ -110,10 +113,10 @@ def _one_by_one(slo: Slo, q: float, latencies: Latencies, group: Group) -> Trial
 def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
     """The gaps of one stream share its fate: a stream is one trial, by the share of all gaps inside."""
     if slo.family == "itl":
-        gaps, low, high, error_ms = group.itl, group.itl_low, group.itl_high, 0.0
+        gaps, low, high, error_s = group.itl, group.itl_low, group.itl_high, 0.0
     else:  # see `latencies.families_of`: a part of a gap is off by no more than the gap that is off most
         gaps = low = high = group.itl_per_token
-        error_ms = (group.itl_bound.max_s or 0.0) * 1000
+        error_s = group.itl_bound.max_s or 0.0
     value_s = gaps.max_s if q == 100 else gaps.percentile(q)
     count = group.streams + group.failed_in_window
     # The histogram knows no order of time; the mean gaps of the streams do.
@@ -122,17 +125,25 @@ def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
         None if value_s is None else value_s * 1000,
         count,
         count / effect,
-        group.streams * _share_inside(gaps, slo),
-        group.streams * _share_inside(high, slo, -error_ms),
-        group.streams * _share_inside(low, slo, error_ms),
+        group.streams * _share_inside(slo, gaps),
+        group.streams * _share_inside(slo, high, 1, error_s),
+        group.streams * _share_inside(slo, low, -1, error_s),
         q / 100,
         group.failed_in_window,
+        len(tpot.measured) >= FEWEST,
     )
+
+
+def hiccup_of_failures(group: Group, needed: float) -> Hiccup | None:
+    """The one short stretch of time of the failures in the window, if there is one."""
+    answered = np.ones(len(group.ok_ended_s), np.bool_)
+    failed = np.zeros(group.failed_in_window, np.bool_)
+    return _hiccup(_with_failed(_answered(group), group), np.append(answered, failed), needed)
 
 
 def latencies_ms(group: Group) -> dict[str, Latencies]:
     """Of the requests that have them, by time of end; from the plan also of those that were never sent."""
-    answered = _Times(np.asarray(group.ok_ended_s), np.asarray(group.ok_ended_s) - np.asarray(group.e2el_s))
+    answered = _answered(group)
     unsent_s, waited_s = np.asarray(group.unsent_ended_s), np.asarray(group.unsent_wait_s)
     all_planned = _Times(
         np.append(answered.ended_s, unsent_s), np.append(answered.sent_s, unsent_s - waited_s)
@@ -165,26 +176,38 @@ def _effect(values_ms: Numbers, inside: Flags) -> float:
     return design_effect(np.round(values_ms, 3), inside)
 
 
-def _share_inside(gaps: Histogram, slo: Slo, further_ms: float = 0.0) -> float:
-    """The share of the gaps that hold the bound, each as `histogram.percentile` values it."""
-    ranks = range(gaps.count)
+def _share_inside(slo: Slo, gaps: Histogram, sign: int = 0, error_s: float = 0.0) -> float:
+    """The share of the gaps that hold the bound, each as far off as it may be in the direction of `sign`."""
+    if not gaps.count or gaps.max_s is None:
+        return 0.0
+    rounded = Rounded(gaps, sign)
+
+    def gap_ms(rank: int) -> float:
+        return (rounded.value_at_rank(rank) + sign * error_s) * 1000
+
     find = bisect_left if slo.op == "<" else bisect_right
-    bound_ms = slo.bound + further_ms
-    return find(ranks, bound_ms, key=lambda rank: gaps.value_at_rank(rank) * 1000) / (len(ranks) or 1)
+    inside = find(range(gaps.count), slo.bound, key=gap_ms)
+    # Of the largest gap alone the histogram knows exactly how long it was.
+    all_hold = slo.holds((gaps.max_s + sign * error_s) * 1000)
+    return 1.0 if all_hold else min(inside, gaps.count - 1) / gaps.count
 
 
-def _under_way(latencies: Latencies, group: Group) -> _Times:
-    """When those that have this latency were under way, and behind them the failed ones."""
+def _answered(group: Group) -> _Times:
+    ended_s = np.asarray(group.ok_ended_s)
+    return _Times(ended_s, ended_s - np.asarray(group.e2el_s))
+
+
+def _with_failed(those: _Times, group: Group) -> _Times:
+    """When some requests were under way, and behind them the failed ones."""
     return _Times(
-        np.append(latencies.sent_s + latencies.measured / 1000, group.failed_ended_s),
-        np.append(latencies.sent_s, group.failed_began_s),
+        np.append(those.ended_s, group.failed_ended_s), np.append(those.sent_s, group.failed_began_s)
     )
 
 
 def _hiccup(under_way: _Times, holds: Flags, needed: float) -> Hiccup | None:
     """The stretch of the module's docstring, if there is one."""
     outside = int((~holds).sum())
-    if needed == 1.0 or outside < _FEWEST_OF_A_HICCUP or len(holds) - outside >= needed * len(holds):
+    if outside < _FEWEST_OF_A_HICCUP or len(holds) - outside >= needed * len(holds):
         return None
     began_s, ended_s = under_way.sent_s, under_way.ended_s
     length_s = _STRETCH_SHARE * float(ended_s.max() - began_s.min())

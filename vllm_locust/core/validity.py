@@ -120,13 +120,20 @@ class Judged:
     """A verdict and a sentence for each of its reasons."""
 
     verdict: Verdict
-    reasons: tuple[str, ...]
+    faults: tuple["_Finding", ...]
+    """What is not valid and why, the worst first."""
 
     @classmethod
-    def by(cls, findings: Iterable[tuple[Verdict, str]]) -> Self:
+    def by(cls, findings: Iterable["_Finding"]) -> Self:
         """The worst of them decides."""
         faults = [finding for finding in findings if finding[0] != VALID]
-        return cls(worst(*(verdict for verdict, _ in faults)), tuple(reason for _, reason in faults))
+        faults.sort(key=lambda fault: -_SEVERITY[fault[0]])
+        return cls(worst(*(verdict for verdict, _ in faults)), tuple(faults))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """In words, the worst first."""
+        return tuple(reason for _, reason in self.faults)
 
     def to_dict(self) -> dict[str, Any]:
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
@@ -190,9 +197,9 @@ class Validity:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Of the verdict."""
-        of_metrics = (reason for metric in self.metrics.values() for reason in metric.judged.reasons)
-        return (*self.general.reasons, *of_metrics)
+        """Of the verdict, the worst first."""
+        of_metrics = (fault for metric in self.metrics.values() for fault in metric.judged.faults)
+        return Judged.by([*self.general.faults, *of_metrics]).reasons
 
     def to_dict(self) -> dict[str, Any]:
         """The `client` block of a summary."""
@@ -379,9 +386,19 @@ def _judge_dropped(measured: Measured, loop: Loop) -> Iterator[_Finding]:
         yield verdict, f"{dropped} of {planned} planned requests could not be sent"
 
 
-def all_sent(measured: Measured) -> Judged:
-    """Whether what was planned was sent, whoever decides when."""
-    return Judged.by(_judge_dropped(measured, "open"))
+def not_offered(measured: Measured, client: Validity, loop: Loop, *, missed: bool) -> str | None:
+    """Why the server did not have the rate that was planned, in words.
+
+    Users are the same however late they go on. A cap lets a part of a rate through: what that `missed` all of
+    it would miss, too.
+    """
+    if loop == "closed":
+        return None
+    if client.load.verdict == INVALID:
+        return client.load.reasons[0]
+    if missed or Judged.by(_judge_dropped(measured, "open")).verdict != INVALID:
+        return None
+    return Judged.by(_judge_dropped(measured, loop)).reasons[0]
 
 
 def _judge_stamps(stamps: Stamps) -> Iterator[_Finding]:

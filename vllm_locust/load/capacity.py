@@ -9,12 +9,11 @@ import math
 from typing import Any
 
 from vllm_locust.core.collapse import collapsed
-from vllm_locust.core.evidence import Evidence, conclude, weigh
-from vllm_locust.core.group import Group
+from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import percentiles_of
 from vllm_locust.core.summary import summarize_phase
-from vllm_locust.core.validity import INVALID, Measured, Validity, all_sent, judge, worst
+from vllm_locust.core.validity import Measured, judge, not_offered, worst
 from vllm_locust.load.crew import Crew
 from vllm_locust.load.phases import Phase, step_times
 from vllm_locust.load.settings import Settings
@@ -27,8 +26,9 @@ _LOOK_EVERY_S = 1.0
 _LEAST_SHARE = 0.25
 # A Poisson process of so many on average has none once in 22 000 times.
 _LEAST_REQUESTS = 10
-# Where neither -u nor --request-rate says how far to go.
-_MOST = 4096.0
+
+MOST = 4096
+"""Where neither -u nor --request-rate says how far to go."""
 
 
 class SearchCourse:
@@ -43,7 +43,7 @@ class SearchCourse:
             most = settings.request_rate.rate_at(0.0)
         self.patience_s = patience_s
         self._step_s, self._warmup_s = step_times(settings)
-        limit = most or _MOST
+        limit = MOST if most is None else most
         start = min(self._start(users=settings.levels == "users"), limit)
         self._search = CapacitySearch(start, limit, whole=settings.levels == "users")
         self._settings = settings
@@ -109,34 +109,20 @@ class SearchCourse:
         numbers = summarize_phase(
             recording, phase.number, self._settings.goodput_ms or None, percentiles_of(slos)
         )
-        client = self._validity(group)
-        evidence = conclude(slos, group, numbers)
+        measured, loop = Measured.of(group), self._settings.loop
+        # Of this probe alone: a client that was busy before is none of its business.
+        client = judge(measured, self._crew.cpu_shares, self._crew.stamps, loop=loop)
+        evidence = conclude(slos, group, numbers, client)
         assert phase.level is not None
         return Probe(
             level=phase.level,
             evidence=evidence,
             client=worst(client.verdict, client.load.verdict),
             client_reasons=(*client.reasons, *client.load.reasons),
-            not_the_load=self._not_the_load(phase, group, client, evidence),
+            not_the_load=not_offered(measured, client, loop, missed=evidence.outcome == "missed"),
             collapsed=collapsed(group),
             requests=group.planned,
             dropped=group.dropped,
             seconds=elapsed_s,
             numbers={key: numbers[key] for key in ("request_throughput", "output_throughput")},
         )
-
-    def _not_the_load(self, phase: Phase, group: Group, client: Validity, evidence: Evidence) -> str | None:
-        """Why the server did not have the load of the level; users are the same however late they go on."""
-        if not phase.open_loop:
-            return None
-        if client.load.verdict == INVALID:
-            return client.load.reasons[0]
-        sent = all_sent(Measured.of(group))
-        # A cap lets a part of the rate through: what that misses all of it would miss, too.
-        if sent.verdict == INVALID and evidence.outcome == "met":
-            return f"{sent.reasons[0]} with {self._settings.max_concurrency} at a time"
-        return None
-
-    def _validity(self, group: Group) -> Validity:
-        """Of this probe alone: a client that was busy before is none of its business."""
-        return judge(Measured.of(group), self._crew.cpu_shares, self._crew.stamps, loop=self._settings.loop)

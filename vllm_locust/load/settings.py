@@ -72,7 +72,7 @@ class Settings:
     capacity: bool = False
     """Search for the largest load that meets the SLOs: asked for by a shape, not by an option."""
     most_users: int | None = None
-    """The most that a search tries: Locust's own number of users, when it is more than one."""
+    """The most that a search tries: Locust's own number of users, where it was given."""
     max_tokens: Lengths | None = None
     input_len: Lengths | None = None
     variations: Sequence[Variation] = ()
@@ -180,7 +180,7 @@ def read_settings(
         headers=_headers(reader),
         **_observer_settings(reader),
         **_load_settings(reader, shape),
-        most_users=_most_users(options),
+        most_users=getattr(options, "num_users", None),
         own_tasks=own_tasks,
     )
     settings = replace(settings, of_scenario=list(_of_scenario(settings, reader)))
@@ -209,12 +209,6 @@ def _users_of_levels(settings: Settings, options: argparse.Namespace | None) -> 
         yield "--users is for runs of one load: the levels of a ladder say how many there are."
     elif settings.levels == "rate":
         yield "--users says nothing to a search for a rate: --request-rate is the most that it tries."
-
-
-def _most_users(options: argparse.Namespace | None) -> int | None:
-    """One is what Locust's form has by default, and nothing to search."""
-    users = getattr(options, "num_users", None)
-    return users if users and users > 1 else None
 
 
 def _load_settings(reader: "_Reader", shape: str | None) -> dict[str, Any]:
@@ -288,6 +282,8 @@ def _contradictions(
         yield "--ladder and the locustfile's own load shape exclude each other: both say how many users."
     if settings.capacity and not settings.slos:
         yield 'A capacity search needs at least one --slo to hold, such as --slo "p99_ttft_ms<500".'
+    if settings.capacity and settings.most_users is not None and settings.most_users < 1:
+        yield f"-u {settings.most_users} leaves a capacity search no user to try: it must be 1 at least."
     if settings.capacity and settings.arrivals is not None:
         yield "--arrivals and a capacity search exclude each other: the search chooses its rates itself."
 

@@ -28,6 +28,7 @@ from locust.web import WebUI
 from werkzeug.datastructures import ImmutableMultiDict
 
 from vllm_locust.errors import UsageError
+from vllm_locust.load.capacity import MOST
 from vllm_locust.load.hosts import conceal, host_of, in_full
 from vllm_locust.load.observer import ObserverLink
 from vllm_locust.load.own_tasks import asks_for_scenario
@@ -45,12 +46,23 @@ _SHAPED = "The load shape of this run chooses the number of users: it cannot be 
 
 def dress(web_ui: WebUI) -> None:
     """Join our additions to the web UI, before it starts."""
-    _amend_page(web_ui)
     environment = web_ui.environment
+    _fill_in_users(environment)
+    _amend_page(web_ui)
     add_tab(web_ui, view=partial(_view, environment), results=partial(_results, environment))
     if web_ui.app is not None:
         web_ui.app.before_request(partial(_answer_for_locust, environment))
         web_ui.app.after_request(partial(_follow_to_the_end, environment))
+
+
+def _fill_in_users(environment: Environment) -> None:
+    """Where nobody has said how many, Locust's form says 1, which would be the most that a search tries."""
+    options = environment.parsed_options
+    if kind_of(environment.shape_class) != "capacity" or options is None or options.levels != "users":
+        return
+    for name in ("num_users", "spawn_rate"):
+        if getattr(options, name) is None:
+            setattr(options, name, MOST)
 
 
 def _view(environment: Environment) -> bytes | None:

@@ -205,7 +205,7 @@ def _hiccups(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
     for level in answer["levels"]:
         for sentence in level["hiccups"]:
             where = _amount(level["level"], unit)
-            yield f"A hiccup at {where} was set aside, since its repeat had none: {sentence}."
+            yield f"A hiccup at {where} was set aside, since another probe there had none: {sentence}."
 
 
 def _missed(answer: Mapping[str, Any]) -> str:
@@ -241,22 +241,27 @@ def _doubts(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
         if not level["close"] or level["level"] not in (answer["level"], answer["missed_at"]):
             continue
         findings = [f for f in level["findings"] if f["close"] and f["outcome"] == level["outcome"]]
-        doubts = [_doubt(finding, level["seconds"]) for finding in findings if finding["needed"] is not None]
+        doubts = [_doubt(finding, level["seconds"]) for finding in findings]
         what = "comes from too few requests" if level["few"] else "is close"
         how = "; ".join(doubts) or f"its {level['probes']} probes do not agree"
         yield f"That {_amount(level['level'], unit)} {level['outcome']} {what}: {how}."
 
 
 def _doubt(finding: Mapping[str, Any], seconds: float) -> str:
+    if finding["needed"] is None:
+        return f"its value does not decide {finding['slo']}"
     trials, worth, takes = finding["trials"], finding["worth"], finding["takes"]
-    alike = f", worth {worth:.0f} independent ones" if worth < 0.95 * trials else ""
+    alike = (
+        f", worth {worth:.0f} independent ones" if finding["worth_known"] and worth < 0.95 * trials else ""
+    )
     text = (
         f"for {finding['slo']} {finding['low'] * 100:.4g} to {finding['high'] * 100:.4g} % of requests may "
         f"be inside, {finding['needed'] * 100:.6g} % are needed ({trials} requests{alike})"
     )
     if takes is None or not seconds:
         return text
-    return f"{text}; some {takes} like these would tell, {seconds * takes / trials:.0f} s of this load"
+    some = "some" if finding["worth_known"] else "at least"
+    return f"{text}; {some} {takes} like these would tell, {seconds * takes / trials:.0f} s of this load"
 
 
 def _amount(level: float, unit: str) -> str:
