@@ -142,13 +142,42 @@ def test_a_server_that_is_not_there_is_an_error_in_the_file(tmp_path: Path) -> N
 
 def test_a_run_in_which_nothing_was_sent_has_nothing_to_tell(server: Simulator, tmp_path: Path) -> None:
     """The first request is due in some hundred seconds."""
-    rate = ("--request-rate", "0.001", "-t", "1s")
+    rate = ("--request-rate", "0.001", "-t", "10s")
     code, _, file = run(tmp_path, "--host", server.url, "--scenario", "ss", *rate, "--slo", "p50_ttft_ms<100")
     assert code == 4
     assert read(file)["p50_ttft_ms<100"] == (
         "error",
         "p50_ttft_ms<100 is undetermined: no request was answered in the measured window",
     )
+
+
+SLOW = """
+import gevent
+from locust import events, task
+
+@events.test_start.add_listener
+def dawdle(**_):
+    gevent.sleep(60)
+
+from vllm_locust import VllmUser
+
+class Asker(VllmUser):
+    @task
+    def ask(self):
+        self.ask_next()
+"""
+
+
+def test_a_run_that_ends_before_it_begins_is_not_green(server: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
+    file = tmp_path / "junit.xml"
+    outcome = run_locust(
+        *HEADLESS, "--host", server.url, "-t", "1s", "--slo", "p50_ttft_ms<100", "--junit-xml", str(file),
+        folder=tmp_path / "results", locustfile=str(tmp_path / "slow.py"),
+    )  # fmt: skip
+    assert outcome.code == 4
+    assert outcome.problems == ["The run was to end before it could begin: nothing was measured."]
+    assert read(file) == {"the run begins": ("error", outcome.problems[0])}
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_run(server: Simulator, tmp_path: Path) -> None:

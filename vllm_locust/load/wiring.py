@@ -62,6 +62,7 @@ _SOON_S = 0.01
 # A worker is missed when so many are, one a second. Locust's own 3 give up those that read a large data set
 # or are stopped for a moment, and others then send what they will send too.
 _HEARTBEATS = 10
+_NEVER_BEGAN = "The run was to end before it could begin: nothing was measured."
 _CANNOT_GO_ON = "the run could not go on to its end, the log says why"
 
 
@@ -324,7 +325,11 @@ def _end_run(environment: Environment) -> None:
         if link is not None:  # a stop that came from the master may still be at it
             link.finish()
         return
-    if run is None or runner is None:
+    if runner is None:
+        return
+    if run is None:
+        if _is_headless(environment):
+            _tell_that_none_began(environment)
         return
     if run.verdict is None:  # Ctrl-C and SIGTERM come here first
         _finish_early(runner, run)
@@ -337,6 +342,15 @@ def _end_run(environment: Environment) -> None:
     if run.conductor.failed:
         code = EXIT_NOT_CONCLUSIVE
     environment.process_exit_code = EXIT_USAGE if run.refused else code
+
+
+def _tell_that_none_began(environment: Environment) -> None:
+    """The end came before the run could begin: no gate may be green over nothing."""
+    settings = _prepared(environment).settings
+    if settings.junit_xml is not None:
+        write_refusal(settings.junit_xml, [_NEVER_BEGAN])
+    print(f"vllm-locust: {_NEVER_BEGAN}", file=sys.stderr, flush=True)
+    environment.process_exit_code = EXIT_NOT_CONCLUSIVE
 
 
 def _finish_early(runner: Runner, run: Run) -> None:
