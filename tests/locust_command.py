@@ -27,6 +27,8 @@ USUAL = ("--seed", "1", "--exporter-port", "off", "--server-metrics-url", "off",
 """Unless a test says otherwise: the same requests and arrivals every time, no observer and no report."""
 
 HEADLESS = ("--headless", "-u", "4", "-r", "4")
+PATIENT = f"chat.py,{ROOT / 'tests' / 'patient.py'}"
+"""The locustfile of runs of many processes whose master gives them the time they need."""
 
 TOO_LATE = "the load was over before this process came to send it"
 """Why an open loop's request is dropped in a process that was put aside as the load ended."""

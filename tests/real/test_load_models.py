@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.locust_command import (
+    PATIENT,
     assert_nothing_is_lost,
     column,
     counters,
@@ -22,7 +23,7 @@ def test_an_open_loop_of_two_processes_is_what_vllm_counted(vllm_url: str, tmp_p
     before = counters(vllm_url)
     run = run_locust(
         *SHORT, "-u", "2", "-r", "2", *in_processes(2), "--host", vllm_url, "--request-rate", "20:6s",
-        folder=tmp_path / "results",
+        folder=tmp_path / "results", locustfile=PATIENT,
     )  # fmt: skip
     counted = growth(before, counters(vllm_url))
     assert_nothing_is_lost(run)
@@ -41,7 +42,7 @@ def test_an_open_loop_of_two_processes_is_what_vllm_counted(vllm_url: str, tmp_p
 def test_requests_that_are_cancelled_at_the_end_leave_vllm_at_rest(vllm_url: str, tmp_path: Path) -> None:
     run = run_locust(
         *SHORT[:3], "-u", "8", "-r", "8", *in_processes(2), "--host", vllm_url, "--max-tokens", "1500",
-        "-t", "2s", "--stop-timeout", "1", folder=tmp_path / "results",
+        "-t", "6s", "--stop-timeout", "1", folder=tmp_path / "results", locustfile=PATIENT,
     )  # fmt: skip
     assert_nothing_is_lost(run)
     counts = run.summary["requests"]

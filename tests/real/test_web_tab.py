@@ -14,6 +14,7 @@ from locust.env import Environment
 from werkzeug.serving import make_server
 
 from tests.locust_command import (
+    PATIENT,
     Outcome,
     assert_nothing_is_lost,
     free_port,
@@ -65,7 +66,7 @@ def test_a_ramp_is_started_and_watched_in_the_browser(browser: Browser, tmp_path
         started(
             "--web-host", "127.0.0.1", "--web-port", ui.rpartition(":")[2], "--scenario", "ss:1,ls:1",
             "--host", server.url, "--server-metrics-url", server.url, "--exporter-port", "0",
-            *in_processes(2), folder=tmp_path / "results",
+            *in_processes(2), folder=tmp_path / "results", locustfile=PATIENT,
         ) as run,
         browser.page() as page,
     ):  # fmt: skip
