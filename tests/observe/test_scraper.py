@@ -358,6 +358,13 @@ def test_a_server_that_did_nothing_yet_is_asked_as_often_as_any():
         assert heard.sentences == []
 
 
+def test_a_server_whose_page_is_still_empty_is_asked_as_often_as_any():
+    with scripted_server([answer(b"")], [answer(b"")], FINE) as server, scraping(server.url) as heard:
+        heard.wait(samples=1, sentences=2)
+    assert "it is empty" in heard.sentences[0]
+    assert "gives metrics again" in heard.sentences[1]
+
+
 def test_stopping_breaks_a_question_off():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -85,7 +85,9 @@ class Scraper:
             engines, gpus = parse_page(text)
         except ValueError as error:
             hint = "--server-metrics-url names another address"
-            raise Trouble("page", f"does not give vLLM's metrics: {error}", hint, lasting=True) from None
+            # Several API servers of one vLLM have an empty page until all are up.
+            lasting = bool(text.strip())
+            raise Trouble("page", f"does not give vLLM's metrics: {error}", hint, lasting=lasting) from None
         return ServerSample(self.name, at_s, engines, gpus)
 
     def _until_next(self, interval_s: float) -> float:
