@@ -56,7 +56,7 @@ TABLE: Sequence[tuple[Sequence[str], Mapping[str, str]]] = [
     (["--ladder", "1,2", "--step-overlap"], {"capacity": "needs a --ladder"}),
     (["--step-time", "5s"], for_all((*PLAIN, "own"), "a run has --run-time")),
     (["--warmup", "5s"], for_all(STEPPED, "has --step-warmup")),
-    (["--users", "0"], {"capacity": "leaves a capacity search no user to try"}),
+    (["--users", "0"], {"ladder": LEVELS, "capacity": "leaves a capacity search no user to try"}),
     (["--run-time", "5s"], for_all(STEPPED, "has --step-time")),
     (["--users", "4", "--spawn-rate", "4"], {"ladder": LEVELS}),
     (["--spawn-rate", "4"], for_all(STEPPED, "come at once")),
