@@ -15,9 +15,11 @@ from urllib.request import urlopen
 from tests.locust_command import (
     LocustProcess,
     Outcome,
+    Simulator,
     assert_nothing_is_lost,
     column,
     read_json,
+    run_locust,
     simulator,
     started,
     wait_until,
@@ -224,3 +226,15 @@ def test_a_run_whose_observer_was_lost_says_so_and_the_next_has_another(tmp_path
     assert len(outcomes) == 2
     for outcome in outcomes:
         assert_nothing_is_lost(outcome)
+
+
+def test_a_ladder_that_starts_itself_tells_its_result_once(server: Simulator, tmp_path: Path) -> None:
+    """Locust gives such a run 1 user, and stops once more what the end of a plan has stopped."""
+    outcome = run_locust(
+        "--autostart", "--autoquit", "1", "--web-host", "127.0.0.1", "--web-port", str(free_port()),
+        "--host", server.url, "--scenario", "ss", "--ladder", "1,2", "--step-time", "1s",
+        folder=tmp_path / "results", locustfile="ladder.py",
+    )  # fmt: skip
+    assert outcome.stdout.count("Serving Benchmark Result") == 1
+    (results,) = outcome.folder.iterdir()
+    assert len(read_json(results / "summary.json")["phases"]) == 2

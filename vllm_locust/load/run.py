@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from locust.env import Environment
 from locust.runners import MasterRunner
 
@@ -59,6 +60,7 @@ class Run:
         self.refused = False
         """A worker could not take part: what there is says nothing."""
         self.verdict: Verdict | None = None
+        self._finishing = BoundedSemaphore()
         self.reporting: Reporting | None = None
         """What makes a report of the results, when they are written and one is wanted."""
         self.began_s = perf_counter()
@@ -107,12 +109,20 @@ class Run:
             for watcher in reversed(self._watchers):
                 watcher.phase_ended(phase)
 
-    def finish(self) -> None:
-        """All requests are done: draw the conclusions and write them down, once."""
+    def finish(self) -> bool:
+        """All requests are done: draw the conclusions and write them down, once.
+
+        True when this call did so. Locust ends a run more than once, from several greenlets: the others wait.
+        """
         if self._profiler is not None:
             self._profiler.finish()
-        if self.verdict is not None:
-            return
+        with self._finishing:
+            if self.verdict is not None:
+                return False
+            self._finish()
+            return True
+
+    def _finish(self) -> None:
         self.crew.settle()
         self._ticker.kill()
         server = None

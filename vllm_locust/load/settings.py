@@ -195,9 +195,8 @@ def read_settings(
 
 
 def _users_of_levels(settings: Settings, options: argparse.Namespace | None) -> Iterator[str]:
-    """What was said of users though levels say it; the web UI's form always says something."""
-    from_command_line = getattr(options, "headless", False) or getattr(options, "autostart", False)
-    if not from_command_line or not (settings.ladder or settings.capacity):
+    """What was said of users though levels say it. With a web UI something is always said."""
+    if not getattr(options, "headless", False) or not (settings.ladder or settings.capacity):
         return
     users, spawn_rate = getattr(options, "num_users", None), getattr(options, "spawn_rate", None)
     most = 1.0 if settings.levels == "rate" else max(settings.ladder, default=users or float("inf"))

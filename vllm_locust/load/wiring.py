@@ -286,10 +286,11 @@ def _on_test_stopping(environment: Environment, **_: Any) -> None:
 @events.test_stop.add_listener
 def _on_test_stop(environment: Environment, **_: Any) -> None:
     if (run := _run(environment)) is not None:
-        run.finish()
+        is_news = run.finish()
         if not _is_headless(environment):
-            print(run.verdict.text if run.verdict else "")
-            gevent.spawn(_tell_of_report, environment, run)
+            if is_news and run.verdict is not None:
+                print(run.verdict.text)
+                gevent.spawn(_tell_of_report, environment, run)
         elif isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
             gevent.spawn(environment.runner.quit)  # Locust goes on without workers, for ever
     elif (link := _link(environment)) is not None:
@@ -328,7 +329,7 @@ def _end_run(environment: Environment) -> None:
     if runner is None:
         return
     if run is None:
-        if _is_headless(environment):
+        if _is_headless(environment) or getattr(environment.parsed_options, "autostart", False):
             _tell_that_none_began(environment)
         return
     if run.verdict is None:  # Ctrl-C and SIGTERM come here first
