@@ -68,6 +68,17 @@ def test_a_short_run_is_told(server: Simulator, tmp_path: Path, processes: int) 
     assert_all_is_told(outcome, tmp_path / PREFIX)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_failures_are_told(server: Simulator, tmp_path: Path, processes: int) -> None:
+    """About every second request asks for more tokens than the model takes."""
+    vary = ("--vary", '50%:{"max_tokens": 99999}', "--no-ignore-eos")
+    options = (*in_processes(processes), "--scenario", "ss", *vary, "--num-prompts", "60")
+    outcome = run_with_csv(server, tmp_path, *options)
+    assert len(outcome.requests) == 60
+    assert 20 < outcome.summary["failures"]["http_400"] < 40
+    assert_all_is_told(outcome, tmp_path / PREFIX)
+
+
 def test_a_master_tells_of_workers_that_were_started_by_hand(server: Simulator, tmp_path: Path) -> None:
     files, answers = ("--csv", str(tmp_path / PREFIX)), ("--scenario", "ss:3,sl:1", "-t", "2s")
     options = (*HEADLESS, "--host", server.url, *answers, *files)

@@ -1,5 +1,6 @@
 """The gates of a run as JUnit XML, whatever came of the run."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.locust_command import HEADLESS, Simulator, run_locust
+from tests.locust_command import HEADLESS, Simulator, in_processes, run_locust, started, wait_until
 from vllm_locust.core.slo import Judgement, parse_slo
 from vllm_locust.load.junit import write_refusal, write_verdict
 from vllm_locust.load.verdict import Verdict
@@ -152,12 +153,15 @@ def test_a_run_in_which_nothing_was_sent_has_nothing_to_tell(server: Simulator, 
 
 
 SLOW = """
+from pathlib import Path
+
 import gevent
 from locust import events, task
 
 @events.test_start.add_listener
 def dawdle(**_):
-    gevent.sleep(60)
+    Path(__file__).with_name("begins").touch()
+    gevent.sleep(600)
 
 from vllm_locust import VllmUser
 
@@ -168,16 +172,35 @@ class Asker(VllmUser):
 """
 
 
-def test_a_run_that_ends_before_it_begins_is_not_green(server: Simulator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_ends_before_it_begins_is_not_green(
+    server: Simulator, tmp_path: Path, processes: int
+) -> None:
     (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
     file = tmp_path / "junit.xml"
+    gate = ("--slo", "p50_ttft_ms<100", "--junit-xml", str(file))
     outcome = run_locust(
-        *HEADLESS, "--host", server.url, "-t", "1s", "--slo", "p50_ttft_ms<100", "--junit-xml", str(file),
+        *HEADLESS, *in_processes(processes), "--host", server.url, "-t", "1s", *gate,
         folder=tmp_path / "results", locustfile=str(tmp_path / "slow.py"),
     )  # fmt: skip
     assert outcome.code == 4
-    assert outcome.problems == ["The run was to end before it could begin: nothing was measured."]
-    assert read(file) == {"the run begins": ("error", outcome.problems[0])}
+    why = "nothing was measured, since the run ended before it could begin"
+    assert outcome.stdout.splitlines()[-1] == f"Exit code 4: {why}"
+    assert read(file) == {"the run begins": ("error", why)}
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_nor_is_one_that_is_told_to_end_as_it_begins(
+    server: Simulator, tmp_path: Path, ending: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
+    options = (*HEADLESS, "--host", server.url)
+    with started(*options, folder=tmp_path, locustfile=str(tmp_path / "slow.py")) as run:
+        wait_until((tmp_path / "begins").exists, "the run begins")
+        run.process.send_signal(ending)
+        outcome = run.wait()
+    assert outcome.code == 4
+    assert outcome.stdout.splitlines()[-1].startswith("Exit code 4: nothing was measured")
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_run(server: Simulator, tmp_path: Path) -> None:

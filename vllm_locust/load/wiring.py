@@ -62,7 +62,7 @@ _SOON_S = 0.01
 # A worker is missed when so many are, one a second. Locust's own 3 give up those that read a large data set
 # or are stopped for a moment, and others then send what they will send too.
 _HEARTBEATS = 10
-_NEVER_BEGAN = "The run was to end before it could begin: nothing was measured."
+_NEVER_BEGAN = "nothing was measured, since the run ended before it could begin"
 _CANNOT_GO_ON = "the run could not go on to its end, the log says why"
 
 
@@ -350,8 +350,8 @@ def _tell_that_none_began(environment: Environment) -> None:
     settings = _prepared(environment).settings
     if settings.junit_xml is not None:
         write_refusal(settings.junit_xml, [_NEVER_BEGAN])
-    print(f"vllm-locust: {_NEVER_BEGAN}", file=sys.stderr, flush=True)
     environment.process_exit_code = EXIT_NOT_CONCLUSIVE
+    environment.events.quit.add_listener(partial(_tell_why, environment, _NEVER_BEGAN))
 
 
 def _finish_early(runner: Runner, run: Run) -> None:
@@ -388,7 +388,12 @@ def _await_report(environment: Environment, **_: Any) -> None:
     elif code == options.exit_code_on_error:
         why = unaccepted(run.verdict)
     if why is not None:
-        _say(environment, f"Exit code {code}: {why}")
+        _tell_why(environment, why)
+
+
+def _tell_why(environment: Environment, why: str, **_: Any) -> None:
+    """The last line, where the exit code alone does not say it."""
+    _say(environment, f"Exit code {environment.process_exit_code}: {why}")
 
 
 def _tell_of_report(environment: Environment, run: Run) -> None:
