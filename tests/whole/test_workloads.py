@@ -8,7 +8,6 @@ import pytest
 
 from tests.locust_command import (
     HEADLESS,
-    Simulator,
     assert_ended_well,
     assert_nothing_is_lost,
     in_processes,
@@ -58,45 +57,3 @@ def test_run_json_says_what_the_requests_were_made_of(tmp_path: Path) -> None:
     assert run["options"]["variations"] == [{"share": 1.0, "fields": {"priority": 3}, "max_tokens": None}]
     assert sorted(request["max_tokens"] for request in outcome.requests) == [3, 3, 4, 4]
     assert len({request["prompt_hash"] for request in outcome.requests}) == 4, "the second pass has salts"
-
-
-MIXED = """
-from locust import constant, task
-from vllm_locust import VllmUser
-
-class Asker(VllmUser):
-    @task
-    def ask(self):
-        self.ask_next()
-
-class Poet(VllmUser):
-    wait_time = constant(0.1)
-
-    @task
-    def haiku(self):
-        self.client.chat("Write a haiku.", max_tokens=2)
-
-class Both(Poet):
-    def never_called(self):
-        self.ask_next()
-"""
-
-
-def test_requests_that_no_option_concerns_are_told(server: Simulator, tmp_path: Path) -> None:
-    """What each class asked is told apart by its number: that of a scenario's request, or none."""
-    (tmp_path / "mixed.py").write_text(MIXED, encoding="utf-8")
-    outcome = run_locust(
-        *("--headless", "-u", "3", "-r", "3", "-t", "2s", "--host", server.url, "--scenario", "ss"),
-        *("--request-rate", "4"), folder=tmp_path / "results", locustfile=str(tmp_path / "mixed.py"),
-    )  # fmt: skip
-    numbers = [request["number"] for request in outcome.requests]
-    own = numbers.count(None)
-    assert 0 < own < len(numbers)
-    remark = f"{own} of {len(numbers)} requests were asked without ask_next(), and count like all others: "
-    assert outcome.summary["client"]["remarks"][-1] == f"{remark}no use there of --scenario, --request-rate"
-    assert remark in " ".join(outcome.stdout.split())
-    told = [line for line in outcome.stderr.splitlines() if "asks on its own" in line]
-    assert sorted(line.partition("generator: ")[2] for line in told) == [
-        f"{user} asks on its own, without ask_next(): no use there of --scenario, --request-rate."
-        for user in ("Both", "Poet")
-    ]
