@@ -60,7 +60,7 @@ from vllm_locust.core.summary import (
     nothing_measured,
     percentile_word,
 )
-from vllm_locust.core.validity import INVALID, Validity, lost_sentence, told_apart
+from vllm_locust.core.validity import INVALID, Validity, lost_sentence, told_apart, without_exponent
 from vllm_locust.errors import UsageError
 
 Outcome = Literal["met", "missed", "undetermined"]
@@ -319,7 +319,7 @@ def own_error(slo: Slo, value: float, summary: Mapping[str, Any]) -> str:
     """How far the client may be off, in words behind the value."""
     low, high = true_ends(slo, value, summary)
     unit, error = " ms" if slo.family else "", max(value - low, high - value)
-    size = "of any size" if math.isinf(error) else f"up to {error:.3g}{unit}"
+    size = "of any size" if math.isinf(error) else f"up to {without_exponent(error)}{unit}"
     return f"{slo.shown(value)}{unit}, but the client's own error may be {size}"
 
 

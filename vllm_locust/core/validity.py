@@ -32,6 +32,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from vllm_locust.core.group import Group
 from vllm_locust.core.latencies import Bounded, Family, families_of
 from vllm_locust.core.percentile import percentile
@@ -346,9 +348,14 @@ def _graded(value: float, valid: float, degraded: float) -> Verdict:
     return VALID if value <= valid else DEGRADED if value <= degraded else INVALID
 
 
+def without_exponent(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent: 1290, not 1.29e+03."""
+    return np.format_float_positional(value, digits, fractional=False, trim="-")
+
+
 def told_apart(value: float, limit: float, digits: int = 3) -> tuple[str, str]:
     """Both numbers with as few digits as show that they differ, so many at least."""
-    shown = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+    shown = without_exponent(value, digits), without_exponent(limit, digits)
     return told_apart(value, limit, digits + 1) if value != limit and shown[0] == shown[1] else shown
 
 
