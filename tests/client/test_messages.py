@@ -20,7 +20,7 @@ def stream(body: str | bytes) -> list[Step]:
 
 
 ENDED = "the stream ended without a finish reason or [DONE]; "
-WHOLE = '{"object":"chat.completion","choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}'
+EMPTY = '{"object":"chat.completion","choices":[{"index":0,"finish_reason":"stop"}]}'
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ WHOLE = '{"object":"chat.completion","choices":[{"message":{"content":"hello"},"
         (stream("data: [1,2]\n\n"), PROTOCOL, "an event is no JSON object, in '[1,2]'"),
         (stream('data: "text"\n\n'), PROTOCOL, "an event is no JSON object, in '\"text\"'"),
         (
-            stream(f"data: {WHOLE}\n\ndata: [DONE]\n\n"),
+            stream(f"data: {EMPTY}\n\ndata: [DONE]\n\n"),
             PROTOCOL,
-            f"no output; its last event was '{WHOLE[:60]}",
+            f"no output; its last event was '{EMPTY[:60]}",
         ),
         (stream('data: {"token":{"text":"a"}}\n\n'), TRUNCATED, f'{ENDED}among its events was \'{{"token"'),
         (stream("<html>\n<body>Login"), PROTOCOL, "no event stream, it has lines such as '<html>'"),

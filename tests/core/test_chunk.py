@@ -200,14 +200,18 @@ BESIDE = st.dictionaries(
     st.sampled_from(
         ["p", "nvext", "timings", "cost", "provider", "obfuscation", "x_groq", "warning", "meta"]
     ),
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda one: st.lists(one)),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=4)
+    | st.lists(st.text(max_size=4), max_size=2),
     max_size=3,
 )
 LABELS = st.dictionaries(
     st.sampled_from(
         ["id", "message_id", "model", "status", "mimeType", "finish_reason", "created_at", "service_tier"]
     ),
-    st.text(),
+    st.text(max_size=4),
     max_size=3,
 ) | st.dictionaries(
     st.sampled_from(["score", "musings", "seen"]), st.none() | st.booleans() | st.floats(0, 1), max_size=2
@@ -218,7 +222,7 @@ LABELS = st.dictionaries(
 def parts_of_an_answer(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[int]]:
     """Chunks of all legal kinds in any order, labelled at random, and which of them carry output."""
     events, output = [], []
-    for number in range(draw(st.integers(1, 12))):
+    for number in range(draw(st.integers(1, 6))):
         shapes = {"opening": OPENING, "nothing": NOTHING, "output": OUTPUT}
         kind = draw(st.sampled_from(list(shapes)))
         delta = draw(st.sampled_from(list(shapes[kind].values())))
