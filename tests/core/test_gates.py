@@ -161,6 +161,12 @@ def test_what_the_client_may_have_added_leaves_it_open_how_many_were_inside():
     )
 
 
+@pytest.mark.parametrize(("bound", "outcome"), [(505, "undetermined"), (489, "missed"), (511, "missed")])
+def test_a_value_that_may_be_the_one_asked_for_is_not_missed(bound, outcome):
+    """510 ms, and up to 20 ms less."""
+    assert gated(f"mean_ttft_ms=={bound}", bounded(510, 20)).outcome == outcome
+
+
 def with_pieces(streamed: int, pieces: int) -> Recording:
     """Answers with gaps of 10 ms, and answers whose three tokens came at once."""
     recording = a_recording(spread(streamed))

@@ -10,6 +10,7 @@ from vllm_locust.core.gates import gates
 from vllm_locust.core.group import Group
 from vllm_locust.core.record import RequestRecord, came_in_few_pieces
 from vllm_locust.core.recording import Recording
+from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import UNPACED, evaluate, parse_slo
 from vllm_locust.core.summary import summarize
 from vllm_locust.report.text import render
@@ -135,12 +136,29 @@ def test_a_piece_is_no_good_request_where_tpot_is_limited() -> None:
     assert summarize(piece, {"ttft": 600.0})["request_goodput"] > 0
 
 
+def test_a_search_cannot_tell_by_answers_of_unknown_times_as_a_gate_cannot() -> None:
+    for slo in map(parse_slo, ["p90_tpot_ms<500", "p90_itl_ms<500", "max_tpot_ms<500", "mean_tpot_ms<105"]):
+        for odd in (PIECE, CHOICES):
+            recording = recorded(*[STREAMED] * 80, *[odd] * 20)
+            numbers = summarize(recording)
+            assert gates([slo], recording.total(), numbers)[0].outcome == "undetermined"
+            evidence = conclude([slo], recording.total(), numbers)
+            assert "20 answers" in str(evidence.blur), (slo, odd)
+
+
 @pytest.mark.parametrize("slo", ["p90_tpot_ms<50", "p90_itl_ms<50", "max_tpot_ms<50"])
-def test_a_search_finds_no_level_by_pieces(slo: str) -> None:
-    recording = recorded(*[PIECE] * 100)
+@pytest.mark.parametrize("pieces", [True, False])
+def test_a_search_of_answers_of_unknown_times_alone_says_that_it_cannot_tell(slo: str, pieces: bool) -> None:
+    recording = recorded(*[PIECE if pieces else CHOICES] * 100)
     evidence = conclude([parse_slo(slo)], recording.total(), summarize(recording))
-    assert evidence.outcome == "missed"
-    assert f"100 {UNPACED}" in evidence.findings[0].sentence
+    assert evidence.blur is not None
+    assert evidence.blur.startswith(
+        f"the time between tokens, which is not known of 100 answers, leaves it open whether {slo} is met"
+    )
+    search = CapacitySearch()
+    while (level := search.next_level()) is not None:
+        search.take(Probe(level, evidence))
+    assert search.answer.undecided == f"at 1 {evidence.blur}"
 
 
 def test_pieces_are_told_with_the_causes_that_are_left() -> None:

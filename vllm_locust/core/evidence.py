@@ -25,7 +25,7 @@ from vllm_locust.core.finding import Evidence, Finding, Outcome
 from vllm_locust.core.group import Group
 from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval
-from vllm_locust.core.slo import Slo, clients_doubt, evaluate, fault_of_load
+from vllm_locust.core.slo import Slo, clients_doubt, doubt_of_unpaced, evaluate, fault_of_load
 from vllm_locust.core.summary import BETWEEN_TOKENS, FROM_PLAN
 from vllm_locust.core.trials import Latencies, hiccup_of_failures, latencies_ms, trials_of
 from vllm_locust.core.validity import Validity
@@ -84,7 +84,8 @@ def _of_a_value(
     if numbers is None:
         return Finding(slo, "open", None, trials)
     value = evaluate(slo, numbers).value
-    return Finding(slo, "open", value, trials, fault=clients_doubt(slo, value, numbers, client))
+    fault = clients_doubt(slo, value, numbers, client) or doubt_of_unpaced(slo, value, numbers)
+    return Finding(slo, "open", value, trials, fault=fault)
 
 
 def _doubtful(slo: Slo, numbers: Mapping[str, Any]) -> bool:
@@ -195,10 +196,7 @@ def weigh_latencies(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) 
 
 
 def _with_unpaced(finding: Finding, answers: Oddities) -> Finding:
-    """With answers whose time between tokens nobody knows: none of them is inside.
-
-    One that was perhaps read late by this client may have been.
-    """
+    """With answers whose time between tokens nobody knows: none of them is inside for certain."""
     unknown = BETWEEN_TOKENS.get(finding.slo.family or "")
     unpaced = getattr(answers, unknown) if unknown else 0
     if not unpaced:
@@ -209,7 +207,7 @@ def _with_unpaced(finding: Finding, answers: Oddities) -> Finding:
         trials=trials,
         worth=worth,
         unpaced=unpaced,
-        most=finding.possibly + answers.perhaps_read_late,
+        most=finding.possibly + unpaced,
         hiccup=None,
     )
 

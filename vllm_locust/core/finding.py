@@ -55,7 +55,7 @@ class Finding:
     hiccup: Hiccup | None = None
     """The one stretch of time without which this would not have missed."""
     unpaced: int = 0
-    """Answers whose gaps between tokens are not known."""
+    """Answers whose time between tokens is not known."""
     unsent: int = 0
     """Requests that were never sent: how long they would have taken, from the plan, is not known."""
     worth_known: bool = True
@@ -87,14 +87,19 @@ class Finding:
     def not_seen(self) -> str:
         """What lies between `surely` and `possibly`, in words."""
         error = "the client's own error"
-        if not self.unsent:
+        if self.unsent:
+            unknown = f"how long {self.unsent} requests that were never sent would have taken"
+        elif self.unpaced:
+            unknown = f"the time between tokens, which is not known of {self.unpaced} answers,"
+        else:
             return error
-        unsent = f"how long {self.unsent} requests that were never sent would have taken"
-        return unsent if self.possibly - self.surely <= self.unsent else f"{unsent}, with {error},"
+        if self.possibly - self.surely <= self.unsent + self.unpaced:
+            return unknown
+        return f"{unknown.removesuffix(',')}, with {error},"
 
     @property
     def torn(self) -> bool:
-        """The client's own error, or what was never sent, leaves both outcomes possible."""
+        """The client's own error, or what is not known of requests, leaves both outcomes possible."""
         if self.fault or self.needed is None:
             return self.fault is not None
         return bool(self.trials) and self.surely < self.asked <= self.possibly
@@ -102,8 +107,8 @@ class Finding:
     @property
     def blurred(self) -> bool:
         """That error is larger, too, than what the sample leaves open: more requests would not help."""
-        if self.fault:
-            return True
+        if self.fault or self.needed == 1.0:
+            return self.torn
         return self.torn and 2 * (self.possibly - self.surely) >= (self.high - self.low) * self.trials
 
     @property

@@ -6,8 +6,7 @@ lies between two requests and may be on the other side of the bound; the sentenc
 request got no answer in time: it is outside. One that was never sent, an answer whose time between
 tokens nobody knows, and one whose latency is not known well enough may be outside or inside: the objective is
 met when enough requests are inside without them, missed when with them there were too few, and else
-undetermined. A search has to decide, and takes answers of unknown times for outside, except for those that
-were perhaps read late.
+undetermined.
 
 A percentile of fewer requests than its interval needs for both ends (`core.percentile`) is undetermined,
 unless the end that is known leaves no doubt: nine requests never pass a p99, but may fail it.
@@ -28,7 +27,6 @@ from vllm_locust.core.slo import (
     Judgement,
     Outcome,
     Slo,
-    buffered,
     evaluate,
     fault_of_load,
     judged,
@@ -69,8 +67,6 @@ class _Share:
     """The requests that an objective is about, as a gate counts them."""
 
     finding: Finding
-    possibly: float
-    """How many were inside at most."""
     unsent: int
     unpaced: int
 
@@ -79,7 +75,6 @@ class _Share:
         slo = finding.slo
         return cls(
             finding,
-            finding.possibly + buffered(slo, numbers),
             unsent_of(slo, numbers),
             not_known(slo, numbers),
         )
@@ -89,7 +84,7 @@ class _Share:
         """By all the requests there are, however few."""
         if self.finding.surely >= self.finding.asked:
             return "met"
-        return "missed" if self.possibly < self.finding.asked else "undetermined"
+        return "missed" if self.finding.possibly < self.finding.asked else "undetermined"
 
     @property
     def outcome_of_few(self) -> Outcome | None:
@@ -99,7 +94,7 @@ class _Share:
         low, high = ranks(self.finding.trials, self.finding.slo.percentile_or_median)
         if low is not None and high is not None:
             return None
-        if low is not None and self.possibly < low:
+        if low is not None and self.finding.possibly < low:
             return "missed"
         return "met" if high is not None and self.finding.surely >= high else "undetermined"
 
@@ -113,7 +108,7 @@ class _Share:
     def between(self) -> str:
         """How many were inside at least and at most, in words."""
         trials, needed = self.finding.trials, self.finding.needed or 1.0
-        low, high = (percent(count, trials) for count in (self.finding.surely, self.possibly))
+        low, high = (percent(count, trials) for count in (self.finding.surely, self.finding.possibly))
         return f"{low:g} to {high:g} % of requests inside, {needed * 100:.6g} % needed"
 
     @property
@@ -158,7 +153,7 @@ def _not_decided(slo: Slo, value: float | None, why: str) -> Judgement:
 def _torn(share: _Share, value: float, numbers: Mapping[str, Any]) -> str:
     """Why the objective may be met as well as missed."""
     slo = share.finding.slo
-    error = share.possibly - share.finding.surely > share.unsent + share.unpaced
+    error = share.finding.possibly - share.finding.surely > share.unsent + share.unpaced
     shown = own_error(slo, value, numbers) if error else slo.shown(value)
     return f"{shown}{f' without {share.not_known}' if share.not_known else ''}: {share.between}"
 

@@ -233,17 +233,12 @@ def evaluate(
         if slo.about_failures:
             more = f"though {unsent} more were dropped, never sent (to gate them: dropped==0)"
             return replace(known, sentence=f"{known.sentence}, {more}")
-        if slo.holds(known.value) != slo.holds(math.inf):
+        if not _agree(slo, known.value, math.inf):
             return undetermined(
                 known, f"at least {slo.shown(known.value)}, since {unsent} requests were never sent"
             )
-    unknown = buffered(slo, summary)
-    if unknown and known.outcome != "undetermined":
-        sides = map(slo.holds, (known.value, _least_with(unknown, slo, known.value, summary), math.inf))
-        if len(set(sides)) > 1:
-            without = f"{slo.shown(known.value)} without {unknown} answers {UNPACED}"
-            return undetermined(known, without)
-    return known
+    doubt = doubt_of_unpaced(slo, known.value, summary)
+    return undetermined(known, doubt) if doubt and known.outcome != "undetermined" else known
 
 
 def evaluate_known(
@@ -296,6 +291,16 @@ def buffered(slo: Slo, summary: Mapping[str, Any]) -> int:
     return not_known(slo, summary) - (
         int(summary["answers"]["perhaps_read_late"]) if slo.family in BETWEEN_TOKENS else 0
     )
+
+
+def doubt_of_unpaced(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
+    """That answers of which nobody knows the time between tokens may put a value on either side."""
+    unknown = buffered(slo, summary)
+    if value is None or not unknown:
+        return None
+    if _agree(slo, value, _least_with(unknown, slo, value, summary), math.inf):
+        return None
+    return f"{slo.shown(value)} without {unknown} answers {UNPACED}"
 
 
 def _least_with(unknown: int, slo: Slo, value: float, summary: Mapping[str, Any]) -> float:
@@ -358,7 +363,7 @@ def lost(slo: Slo, value: float | None, client: Validity | None) -> str | None:
 
 def _astride(slo: Slo, value: float | None, summary: Mapping[str, Any]) -> str | None:
     """That the objective may be met as well as missed, for all that the client can vouch for."""
-    if value is None or len({slo.holds(one) for one in (value, *true_ends(slo, value, summary))}) == 1:
+    if value is None or _agree(slo, value, *true_ends(slo, value, summary)):
         return None
     return f"{own_error(slo, value, summary)}: it may be met or missed"
 
@@ -367,7 +372,7 @@ def fault_of_load(slo: Slo, value: float | None, client: Validity | None) -> str
     """That the value might be on the other side if the client had made the load that was planned."""
     if value is None or client is None or client.load.verdict != INVALID:
         return None
-    if all(slo.holds(other) == slo.holds(value) for other in _with_a_better_client(slo)):
+    if _agree(slo, value, *_with_a_better_client(slo)):
         return None
     return (
         f"{slo.shown(value)}, but the load was not as planned, by the client's fault: "
@@ -408,6 +413,14 @@ def _excludes_the_other_side(slo: Slo, interval: Interval) -> bool:
     """Whether all values that the interval leaves possible agree; an unknown end may be anywhere."""
     low = -math.inf if interval.low is None else interval.low
     high = math.inf if interval.high is None else interval.high
+    return slo.holds(low) == slo.holds(high)
+
+
+def _agree(slo: Slo, *ends: float) -> bool:
+    """Whether an objective is met by all the values between these, or by none."""
+    low, high = min(ends), max(ends)
+    if slo.op == "==":
+        return low == high or not low <= slo.bound <= high
     return slo.holds(low) == slo.holds(high)
 
 
