@@ -42,7 +42,8 @@ def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
     truly_ended_s = max(ended_s - draw(st.floats(0, 1)) * ends["ended_bound_s"], truths[-1])
     truth = an_ok(truly_sent_s, truly_ended_s, tokens, truths, **common)
     assume(not claim.in_one_piece and not truth.in_one_piece)  # of those nobody knows a gap
-    assume(bool(claim.later_tokens) == bool(truth.later_tokens))
+    # Where the last event was perhaps read late, nobody knows either whether there is a TPOT.
+    assume(claim.tpot_s is None or truth.later_tokens is not None)
     return claim, truth
 
 
@@ -244,6 +245,21 @@ def test_the_ends_allow_for_answers_that_were_perhaps_read_late() -> None:
         key: pytest.approx(ends, rel=1e-6) for key, ends in expected.items()
     }
     assert (summary["mean_tpot_ms"], summary["request_goodput"]) == pytest.approx((20, 6))
+
+
+def test_the_ends_allow_for_more_tokens_than_events_that_were_perhaps_read_late() -> None:
+    """Ten tokens after the first in 0.1 ms, which is too fast; the first event came up to 300 ms earlier."""
+    late = an_ok(arrivals_s=[0.5, 0.5001], tokens=11, bounds_s=[0.3, 0.0])
+    too_many = an_ok(arrivals_s=[0.5, 0.5001], tokens=11, bounds_s=[0.0003, 0.0])
+    assert (late.tpot_s, late.later_tokens, late.in_one_piece) == (None, 10, False)
+    assert (too_many.tpot_s, too_many.later_tokens) == (None, None)  # 0.4 ms for ten is too fast, too
+    streamed = an_ok(arrivals_s=[0.1, 0.12])
+    summary = summarize(recorded([streamed, late, too_many]), {"tpot": 40.0})
+    bounds = summary["error_bounds"]
+    assert (summary["max_tpot_ms"], summary["answers"]["tpot_unknown"]) == (pytest.approx(20), 2)
+    assert bounds["max_tpot_ms"] == pytest.approx([20, 300.1 / 10])
+    assert bounds["mean_tpot_ms"] == pytest.approx([20 / 2, (20 + 300.1 / 10) / 2])
+    assert bounds["request_goodput"] == pytest.approx([1 / 0.5001, 2 / 0.5001])
 
 
 def test_a_late_answer_that_would_lower_a_number_may_as_well_not_belong_there() -> None:

@@ -205,7 +205,7 @@ class Group:
         return np.where(tpot < FASTEST_TPOT_S, np.nan, tpot)
 
     def unknown_tpot_s(self) -> NDArray[np.float64]:
-        """The most that it may be of an answer `RequestRecord.perhaps_read_late`; NaN for any other."""
+        """The most that it may be where only that this client read late may make it undefined; else NaN."""
         most = self._spread_per_token_s(np.asarray(self.first_bound_s))
         return np.where(np.isnan(self.tpot_s()) & (most >= FASTEST_TPOT_S), most, np.nan)
 

@@ -49,7 +49,7 @@ class Oddities:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
         self.in_few_pieces += record.in_few_pieces
-        tpot_unknown = record.later_tokens is None or bool(record.in_one_piece)
+        tpot_unknown = record.in_one_piece or (record.tpot_s is None and record.later_tokens != 0)
         self.of_several_tokens += bool(tpot_unknown or record.later_tokens != 0)
         self.tpot_unknown += tpot_unknown
         self.itl_unknown += len(record.arrivals_s) > 1 and not record.has_gaps

@@ -141,10 +141,13 @@ class RequestRecord:
     def tpot_s(self) -> float | None:
         """Time per output token after the first: (E2EL - TTFT) / (output tokens - 1).
 
-        None where it is undefined: without any `later_tokens`, and for an answer that came in one piece.
+        None where it is undefined: without any `later_tokens`, for an answer that came in one piece, and
+        where these came faster than a model makes them, which this client may have read late.
         """
         later = self.later_tokens
-        return None if not later or self.in_one_piece else self._spread_s / later
+        if not later or self.in_one_piece or self._came_at_once(later, 0.0):
+            return None
+        return self._spread_s / later
 
     @property
     def later_tokens(self) -> int | None:
@@ -152,12 +155,13 @@ class RequestRecord:
 
         An answer of one event has no time between tokens, however many are in it. Of several choices usage
         counts the tokens of all, which come side by side. It may also count reasoning that is not shown, or
-        more than the events can have brought.
+        more than the events can have brought, however late this client read the first of them.
         """
         later = (self.output_tokens or 0) - self.choices
         if later < 1 or self._later_events < 1:
             return 0
-        hidden = self.hidden_tokens or (self._came_at_once(later, 0.0) and not self.in_one_piece)
+        too_many = self._came_at_once(later, self._first_bound_s) and not self.in_one_piece
+        hidden = self.hidden_tokens or too_many
         return None if hidden or self.choices > 1 or self.in_few_pieces else later
 
     @property
