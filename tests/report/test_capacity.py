@@ -202,7 +202,7 @@ def test_the_client_could_not_go_on():
     tired = probe(8, FINE, not_the_load="the client could not send 200 of 1200 requests")
     answer = taken(probe(4, FINE), tired, tired, start=4)
     text = render_answer(answer, "users")
-    assert re.search(r"^ +2 +8 .* client ", text, re.MULTILINE)
+    assert re.search(r"^ +2 +8 .* unknown ", text, re.MULTILINE)
     assert in_words(answer) == (
         "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "
         "is: at 8 the client could not send 200 of 1200 requests."
@@ -313,7 +313,7 @@ def test_every_line_fits_and_nothing_is_left_out_unsaid(count):
 def test_a_probe_without_findings_fits_in():
     empty = Probe(8, Evidence(()), not_the_load="late")
     text = render_answer(taken(PROBES[0], empty), "users")
-    assert re.search(r"^ +2 +8 +0 +0 +0\.0 +n/a +client +n/a +n/a", text, re.MULTILINE)
+    assert re.search(r"^ +2 +8 +0 +0 +0\.0 +n/a +unknown +n/a +n/a", text, re.MULTILINE)
 
 
 def test_counts_have_no_decimals():

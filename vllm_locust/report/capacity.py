@@ -15,7 +15,7 @@ from vllm_locust.report.words import listed
 WIDTH = 110
 
 _NOT_KNOWN = "n/a"
-_OUTCOMES = {"invalid": "client"}
+_OUTCOMES = {"invalid": "unknown"}
 _LEGEND = "x = missed, ~ = close, ? = too few requests: the likelier outcome counts."
 _FULL_ENDS = ("narrowed", "limit", "none")
 
