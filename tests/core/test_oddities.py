@@ -1,6 +1,7 @@
 """Answers that are ok and odd: what they leave undefined, which gates are not met by them, what is said."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from tests.core.made_records import an_ok
 from vllm_locust.core.evidence import conclude
 from vllm_locust.core.gates import gates
 from vllm_locust.core.group import Group
-from vllm_locust.core.record import RequestRecord, came_in_few_pieces
+from vllm_locust.core.record import RequestRecord, in_few_pieces
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.search import CapacitySearch, Probe
 from vllm_locust.core.slo import UNPACED, evaluate, parse_slo
@@ -62,7 +63,7 @@ FEW = an_ok(
     arrivals_s=[0.5 + 0.4 * (n // 20) for n in range(60)],
     bounds_s=[0.0005] * 60,
     lags_s=[1e-4] * 4,
-    in_few_pieces=True,
+    few_pieces=3,
 )
 
 
@@ -72,28 +73,50 @@ def test_an_answer_in_a_few_pieces_has_no_tpot_and_no_gaps() -> None:
     assert (summary["mean_tpot_ms"], summary["mean_itl_ms"]) == pytest.approx((100, 100))
     assert summary["request_goodput"] == pytest.approx(summary["request_throughput"] / 2)
     assert summary["answers"]["sentences"] == [
-        "1 of 2 answers arrived in a few pieces of many events, which this client did not read late: their "
-        "TPOT and ITL are undefined, and their TTFT is that of the first piece. A proxy may buffer them, or "
-        "the server may send late what it made"
+        "1 of 2 answers arrived in a few pieces, 20 events at once on average: their TPOT and ITL are "
+        "undefined, and their TTFT is that of the first piece. A proxy may buffer them, or the server may "
+        "make several at once, or send late what it made"
     ]
 
 
+def pieces(*sizes: int, every_s: float = 0.4, bound_s: float = 0.002, **fields: Any) -> RequestRecord:
+    """An answer in pieces of so many events, each read within `bound_s`."""
+    arrivals_s = [0.1 + every_s * place for place, size in enumerate(sizes) for _ in range(size)]
+    return an_ok(
+        arrivals_s=arrivals_s,
+        bounds_s=[bound_s] * len(arrivals_s),
+        lags_s=[0.0] * (len(sizes) + 2),
+        **fields,
+    )
+
+
 @pytest.mark.parametrize(
-    ("record", "is_so"),
+    ("record", "found"),
     [
-        (FEW, True),
-        (replace(FEW, bounds_s=[0.3] * 60), False),  # perhaps read late
-        (replace(FEW, bounds_s=()), False),  # nobody knows how late
-        # 11 events in 0.5 ms are more than one in 0.05 ms, 10 are not
-        (an_ok(arrivals_s=[0.1] * 11 + [0.2] * 11, bounds_s=[0.00049] * 22, lags_s=[0.0] * 3), True),
-        (an_ok(arrivals_s=[0.1] * 10 + [0.2] * 10, bounds_s=[0.00049] * 20, lags_s=[0.0] * 3), False),
-        # steps of 24 choices
-        (
-            an_ok(arrivals_s=[0.1] * 24 + [0.2] * 24, bounds_s=[0.0001] * 48, lags_s=[0.0] * 3, choices=24),
-            False,
-        ),
-        # one stall
-        (an_ok(arrivals_s=[0.1] * 12 + [0.2, 0.22], bounds_s=[0.0001] * 14, lags_s=[0.0] * 3), False),
+        (FEW, 3),
+        (replace(FEW, bounds_s=[0.3] * 60), 0),  # perhaps read late
+        (replace(FEW, bounds_s=()), 0),  # nobody knows how late
+        (pieces(40, 39), 2),  # a buffer of 4 KB
+        (pieces(1, 78), 2),  # the first token passed on, and all others at the end
+        (pieces(2, 77), 2),
+        (pieces(77, 2), 2),  # a tail
+        (pieces(10, 10, 10, 3, every_s=0.2), 4),  # handed on every 0.2 s
+        (pieces(4, 4), 2),
+        (pieces(3, 3, 3, 3), 0),  # three tokens a step, each an event of its own
+        (pieces(*[1] * 40), 0),
+        # within a tenth of the time before them
+        (pieces(10, 10, every_s=0.020, bound_s=0.002), 2),
+        (pieces(10, 10, every_s=0.019, bound_s=0.002), 0),
+        # or faster than one in 0.05 ms: 11 events in 0.49 ms are, 10 are not
+        (pieces(11, 11, every_s=0.0045, bound_s=0.00049), 2),
+        (pieces(10, 10, every_s=0.0045, bound_s=0.00049), 0),
+        # of 13 events in one piece and 4 of their own, 12 of 16 later ones are known to have come together
+        (pieces(13, 1, 1, 1, 1, every_s=1.0, bound_s=0.1), 0),  # 3.4 a piece
+        (pieces(13, 1, 1, 1, every_s=1.0, bound_s=0.1), 4),
+        (pieces(1, 9, 1, 1, 1, 12, every_s=1.0), 6),  # 21 of 24
+        (pieces(9, 1, 1, 5, every_s=1.0), 4),
+        (pieces(1, 5, 1, 1, 14, 2, every_s=1.0, choices=2), 0),
+        (pieces(24, 24, choices=24), 0),  # steps of 24 choices
         # a stall in each tenth of a streamed answer
         (
             an_ok(
@@ -101,12 +124,34 @@ def test_an_answer_in_a_few_pieces_has_no_tpot_and_no_gaps() -> None:
                 bounds_s=[0.0001] * 124,
                 lags_s=[0.0] * 103,
             ),
-            False,
+            0,
+        ),
+        # a piece in packets 30 us apart is one
+        (
+            an_ok(
+                arrivals_s=[0.1 + 0.4 * (n // 30) + 3e-5 * (n % 30 // 2) for n in range(60)],
+                bounds_s=[0.0001] * 60,
+                lags_s=[0.0] * 32,
+            ),
+            2,
         ),
     ],
 )
-def test_what_came_in_a_few_pieces(record: RequestRecord, is_so: bool) -> None:
-    assert came_in_few_pieces(record) is is_so
+def test_what_came_in_a_few_pieces(record: RequestRecord, found: int) -> None:
+    assert in_few_pieces(record) == found
+
+
+def test_events_whose_first_piece_was_perhaps_read_late_are_not_known_to_have_come_together() -> None:
+    """12 of the 31 later ones are."""
+    record = pieces(20, 12)
+    assert in_few_pieces(replace(record, bounds_s=[0.1] * 20 + [0.002] * 12)) == 0
+
+
+@pytest.mark.parametrize("slo", ["p99_tpot_ms<500", "p99_itl_ms<500", "max_itl_ms<500"])
+def test_no_gate_is_met_by_answers_in_a_few_pieces(slo: str) -> None:
+    recording = recorded(*[FEW] * 20, *[STREAMED] * 80)
+    (judgement,) = gates([parse_slo(slo)], recording.total(), summarize(recording))
+    assert judgement.outcome == "undetermined"
 
 
 @pytest.mark.parametrize(

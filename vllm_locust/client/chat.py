@@ -27,7 +27,7 @@ from vllm_locust.core.record import (
     PROTOCOL,
     TIMEOUT,
     RequestRecord,
-    came_in_few_pieces,
+    in_few_pieces,
 )
 from vllm_locust.core.urls import hider, secrets_of_headers, secrets_of_query
 
@@ -397,7 +397,7 @@ def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]
     record.arrivals_s, record.lags_s = arrivals, exchange.lags_s
     record.bounds_s = exchange.bounds_s
-    record.in_few_pieces = came_in_few_pieces(record)
+    record.few_pieces = in_few_pieces(record)
     record.contradictions = exchange.contradictions
     if len(answer.event_tokens) == len(arrivals):
         record.event_tokens = answer.event_tokens

@@ -23,7 +23,11 @@ class Oddities:
     perhaps_read_late: int = 0
     """... and that may be so because they were read late."""
     in_few_pieces: int = 0
-    """Their events came in crowds, see `came_in_few_pieces`."""
+    """Their events came in crowds, see `record.in_few_pieces`: ..."""
+    few_pieces: int = 0
+    """... in so many pieces together, ..."""
+    events_in_few_pieces: int = 0
+    """... with so many events."""
     of_several_tokens: int = 0
     """They have a TPOT, or one that nobody knows, ..."""
     tpot_unknown: int = 0
@@ -48,7 +52,9 @@ class Oddities:
     def add(self, record: RequestRecord) -> None:
         self.in_one_piece += bool(record.in_one_piece)
         self.perhaps_read_late += bool(record.perhaps_read_late)
-        self.in_few_pieces += record.in_few_pieces
+        self.in_few_pieces += bool(record.few_pieces)
+        self.few_pieces += record.few_pieces
+        self.events_in_few_pieces += len(record.arrivals_s) if record.few_pieces else 0
         tpot_unknown = record.in_one_piece or (record.tpot_s is None and record.later_tokens != 0)
         self.of_several_tokens += bool(tpot_unknown or record.later_tokens != 0)
         self.tpot_unknown += tpot_unknown
@@ -91,9 +97,10 @@ class Oddities:
             )
         if self.in_few_pieces:
             yield (
-                f"{self.in_few_pieces} of {answers} answers arrived in a few pieces of many events, which "
-                "this client did not read late: their TPOT and ITL are undefined, and their TTFT is that of "
-                "the first piece. A proxy may buffer them, or the server may send late what it made"
+                f"{self.in_few_pieces} of {answers} answers arrived in a few pieces, "
+                f"{self.events_in_few_pieces / self.few_pieces:.3g} events at once on average: their TPOT "
+                "and ITL are undefined, and their TTFT is that of the first piece. A proxy may buffer them, "
+                "or the server may make several at once, or send late what it made"
             )
         if self.perhaps_read_late:
             yield (

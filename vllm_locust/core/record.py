@@ -23,8 +23,10 @@ DROPPED = "dropped"
 FASTEST_TPOT_S = 50e-6
 """No model makes the tokens of one answer faster: those that came so were not sent as they were made."""
 
-# So many events in a read, on average, are worth a closer look.
-_CROWD = 4
+# So many events a piece, on average, are more than a server makes at once, and so much of the answer is most.
+_CROWD, _MOST = 4, 0.75
+# They came together that came within so much of the time in which nothing came.
+_TOGETHER = 0.1
 
 
 def http_outcome(status: int) -> str:
@@ -89,8 +91,8 @@ class RequestRecord:
     """Tokens that usage counts as reasoning of which the stream shows nothing, as far as can be told."""
     prompt_hash: str | None = None
     """16 hexadecimal digits, the same for the same prompt."""
-    in_few_pieces: bool = False
-    """What `came_in_few_pieces` found."""
+    few_pieces: int = 0
+    """What `in_few_pieces` found."""
     arrivals_s: Sequence[float] = field(default=(), repr=False)
     """Arrival of each token-carrying event. Kept until the record was folded, never written."""
     event_tokens: Sequence[int] = field(default=(), repr=False)
@@ -162,7 +164,7 @@ class RequestRecord:
             return 0
         too_many = self._came_at_once(later, self._first_bound_s) and not self.in_one_piece
         hidden = self.hidden_tokens or too_many
-        return None if hidden or self.choices > 1 or self.in_few_pieces else later
+        return None if hidden or self.choices > 1 or self.few_pieces else later
 
     @property
     def in_one_piece(self) -> bool:
@@ -179,7 +181,7 @@ class RequestRecord:
         """Whether the time between two events is one that somebody waited for the second."""
         if len(self.arrivals_s) < 2 or self.choices > 1:
             return False
-        return not self.in_one_piece and not self.in_few_pieces
+        return not self.in_one_piece and not self.few_pieces
 
     @property
     def _later_events(self) -> int:
@@ -214,22 +216,31 @@ class RequestRecord:
         return (self.prompt_tokens or 0) + (self.output_tokens or 0)
 
 
-def came_in_few_pieces(record: RequestRecord) -> bool:
-    """Whether most events came in crowds, again and again, that no model makes and nobody read late.
+def in_few_pieces(record: RequestRecord) -> int:
+    """In how many pieces of many events the answer came; 0 where it did not, and where that is not known.
 
-    A buffer that is handed on whenever it is full does this, such as the 4 KB of a proxy.
+    A buffer that is handed on whenever it is full does this, or every so often. Most events must be in pieces
+    that are known to have come together, also where this client may have read them late: within a fraction of
+    the time before them in which nothing came, or faster than a model makes them.
     """
-    arrivals_s, events = record.arrivals_s, len(record.arrivals_s)
-    choices, reads = record.choices, len(record.lags_s)
-    if events < _CROWD * reads * choices or not record.bounds_s or record.in_one_piece:
-        return False
-    begins = [n for n in range(1, events) if arrivals_s[n] != arrivals_s[n - 1]]
-    crowds = [
-        last - first
-        for first, last in pairwise([0, *begins, events])
-        if record.bounds_s[first] < FASTEST_TPOT_S * ((last - first) // choices - 1)
-    ]
-    return len(crowds) > 1 and 2 * sum(crowds) > events
+    arrivals_s, events, choices = record.arrivals_s, len(record.arrivals_s), record.choices
+    if events <= len(record.lags_s) or not record.bounds_s or record.in_one_piece:
+        return 0
+    gaps_s = enumerate(map(sub, islice(arrivals_s, 1, None), arrivals_s), 1)
+    begins = [0, *(n for n, gap_s in gaps_s if gap_s >= FASTEST_TPOT_S)]
+    pieces = len(begins)
+    if pieces == 1 or events < _CROWD * pieces * choices:
+        return 0
+    together = 0
+    for first, behind in pairwise([*begins, events]):
+        # Before the first piece the prompt was waited for: its pace is that of the second one.
+        border = first or behind
+        quiet_s = arrivals_s[border] - arrivals_s[border - 1]
+        within_s = arrivals_s[behind - 1] - arrivals_s[first] + record.bounds_s[first]
+        later = (behind - first) // choices - 1
+        if later > 0 and (within_s <= _TOGETHER * quiet_s or within_s < FASTEST_TPOT_S * later):
+            together += behind - max(first, 1)
+    return pieces if together >= _MOST * (events - 1) else 0
 
 
 def to_json_line(record: RequestRecord, run_start_s: float) -> bytes:
