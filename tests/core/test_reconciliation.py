@@ -170,6 +170,44 @@ def test_a_client_that_read_late_does_not_blame_those_on_the_way():
     assert "the gap may be its own" in sentence
 
 
+def with_ttft_of(count, **means):
+    """The server began more requests within the window than the client counts, or fewer."""
+    window = server(**means)
+    ttft = histogram(means.get("ttft", 169.0), count)
+    return replace(window, histograms={**window.histograms, "ttft": ttft})
+
+
+@pytest.mark.parametrize("count", [189, 211, 310])
+@pytest.mark.parametrize("mean_ms", [100.0, 330.0])
+def test_means_of_different_requests_have_no_causes(count, mean_ms):
+    """As where steps overlap: 200 requests here, and more than a twentieth more or fewer there."""
+    sentence = only(with_ttft_of(count), client(mean_ttft_ms=mean_ms, mean_itl_ms=0.1))
+    assert sentence == (
+        f"Mean TTFT is {mean_ms:.2f} ms here, 169.00 ms there, but of different requests: of 200 here, "
+        f"of {count} there."
+    )
+
+
+@pytest.mark.parametrize("count", [190, 210])
+def test_a_few_requests_at_the_borders_make_no_different_means(count):
+    sentence = only(with_ttft_of(count), client(mean_ttft_ms=300.0))
+    assert sentence.startswith("Mean TTFT is 131.0 ms (44 %) more")
+
+
+def test_different_requests_whose_means_agree_are_nothing_to_tell():
+    assert sentences(with_ttft_of(310), client()) == []
+
+
+def test_e2el_of_other_requests_does_not_agree_with_the_clients():
+    window = server()
+    window = replace(window, histograms={**window.histograms, "e2e": histogram(342.0, 100)})
+    assert sentences(window, client(mean_itl_ms=22.0)) == []
+
+
+def test_the_queue_of_other_requests_is_no_part_of_ttft():
+    assert sentences(with_ttft_of(100, ttft=170.0, queue=150.0), client()) == []
+
+
 # -- the queue --------------------------------------------------------------------------------------------
 
 

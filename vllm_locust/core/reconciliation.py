@@ -1,8 +1,8 @@
 """What client and server say of the same requests, side by side, and in words where they differ.
 
 Rule: a sentence only where something is worth saying, and of causes all those that the evidence at hand does
-not exclude. Means of a server that works for others too are not held against the client's. The numbers stand
-beside each other in any case.
+not exclude. Means of a server that works for others too are not held against the client's, nor are those of
+another number of requests. The numbers stand beside each other in any case.
 
 Client and server do not measure the same stretch: vLLM's histograms begin when its API server takes a request
 in and end when it has the token in hand, so that the network, what stands in between, and an API server that
@@ -23,6 +23,8 @@ _FEWEST = 5
 
 _GAP_MS, _GAP_SHARE = 5.0, 0.1
 """Both have to be exceeded: by this much can means differ without a reason to look for."""
+_SAME_SHARE = 0.05
+"""By how much the counts behind two means may differ: of more, the means are of different requests."""
 _CONNECTING_SHARE = 0.5
 _BUNCHED_FACTOR = 1.5
 _QUEUED_SHARE = 0.5
@@ -150,7 +152,8 @@ def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
 
 
 def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> Iterator[str]:
-    ttft, itl, e2el = (result[family] for family in ("ttft", "itl", "e2el"))
+    yield from _on_different_requests(result)
+    ttft, itl, e2el = _of_the_same_requests(result)
     if _is_held_back(ttft, itl) and client_valid:
         yield (
             f"The first token came {ttft['gap_ms']:.1f} ms late by the server's clock, and the others faster "
@@ -158,9 +161,8 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
             "sent together, as by vLLM's API server when it lacks CPU time, or by a gateway that buffers."
         )
         return
-    reasons = _reasons(ttft, client, client_valid)
     if _is_late(ttft):
-        yield f"Mean TTFT is {_more(ttft)}. {reasons}"
+        yield f"Mean TTFT is {_more(ttft)}. {_reasons(ttft, client, client_valid)}"
     if _is_late(e2el, beyond_ms=max(ttft["gap_ms"] or 0.0, 0.0)):
         yield f"Mean E2EL is {_more(e2el)}. {_reasons(e2el, client, client_valid)}"
     elif e2el["gap_ms"] is not None and _is_bunched(itl):
@@ -177,6 +179,35 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
             "that failed here, or those of another time than its window), or its parser of tool calls kept "
             "the last tokens to itself."
         )
+
+
+def _on_different_requests(result: Mapping[str, Any]) -> Iterator[str]:
+    for name, block in (("TTFT", result["ttft"]), ("E2EL", result["e2el"])):
+        if not _is_of_the_same(block) and (_is_late(block) or _is_early(block)):
+            yield (
+                f"Mean {name} is {_both(block)}, but of different requests: of {block['client_count']} here, "
+                f"of {block['server_count']} there."
+            )
+
+
+def _of_the_same_requests(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """TTFT, ITL and E2EL, without the gap where it is one between different requests.
+
+    Nobody counts the client's gaps between tokens: they are of the requests of the others.
+    """
+    same = {family: _is_of_the_same(result[family]) for family in ("ttft", "e2el")}
+    same["itl"] = all(same.values())
+    for family in ("ttft", "itl", "e2el"):
+        yield result[family] if same[family] else {**result[family], "gap_ms": None}
+
+
+def _is_of_the_same(block: Mapping[str, Any]) -> bool:
+    """Whether the two means can be of the same requests, but for a few at the borders of the window."""
+    return _are_as_many(block["client_count"], block["server_count"])
+
+
+def _are_as_many(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) <= _SAME_SHARE * max(one, other)
 
 
 def _is_late(block: Mapping[str, Any], beyond_ms: float = 0.0, least_ms: float = _GAP_MS) -> bool:
@@ -221,7 +252,8 @@ def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], client_valid: 
 def _on_the_queue(result: Mapping[str, Any]) -> Iterator[str]:
     queue, ttft = result["queue"], result["ttft"]
     waiting_ms, first_ms = queue["server_mean_ms"], ttft["server_mean_ms"]
-    if waiting_ms is None or first_ms is None or min(queue["server_count"], ttft["server_count"]) < _FEWEST:
+    counts = (queue["server_count"], ttft["server_count"])
+    if waiting_ms is None or first_ms is None or min(counts) < _FEWEST or not _are_as_many(*counts):
         return
     if waiting_ms > _GAP_MS and waiting_ms > _QUEUED_SHARE * first_ms:
         yield (
