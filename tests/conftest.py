@@ -12,7 +12,7 @@ os.environ["LOCUST_SKIP_MONKEY_PATCH"] = "1"
 from tests.locust_command import Simulator, simulator
 
 # Same sources, same examples: a test fails because of a change, not by chance nor on a slow machine.
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
 
 

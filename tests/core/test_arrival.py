@@ -348,7 +348,7 @@ amendments = st.lists(
 ).map(lambda found: sorted(found, key=lambda amendment: amendment[0]))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     rate=rates,
     burstiness=st.sampled_from([0.3, 1.0, math.inf]),

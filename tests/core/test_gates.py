@@ -117,7 +117,7 @@ def test_the_number_of_requests_decides_where_the_value_lies_between_two(text, a
     st.integers(0, 3),
     st.sampled_from(["ttft", "e2el", "tpot", "itl", "e2el_from_plan"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_at_the_border_a_gate_and_a_search_agree(requests, q, beside, failed, family):
     """So many outside as are allowed, and some more or fewer."""
     allowed = requests * (1000 - round(q * 10)) // 1000

@@ -86,7 +86,7 @@ def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]
         assert low - slack <= claimed[key] <= high + slack, key
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(claims_and_truths(), min_size=1, max_size=12), st.integers(0, 12))
 def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[Any], cut: int) -> None:
     claims, truths = [claim for claim, _ in made], [truth for _, truth in made]
@@ -124,7 +124,7 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(claims_and_truths(), min_size=1, max_size=12))
 def test_the_true_rates_of_a_window_lie_between_their_ends(made: list[Any]) -> None:
     """Who ended on which side of a border is not known either."""

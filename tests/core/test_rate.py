@@ -199,7 +199,7 @@ def test_what_is_reached_when_does_not_depend_on_what_else_is_asked(text):
         assert time.reaches(units[first:]).tolist() == whole[first:]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.sampled_from(PROFILES),
     st.lists(st.tuples(st.floats(0, 60), st.floats(0, 2) | st.just(0.0)), max_size=5),

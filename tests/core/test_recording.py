@@ -50,7 +50,7 @@ def assert_same(recording: Recording, whole: Recording) -> None:
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(many, many, st.sampled_from([0.0, 20.0]))
 def test_merging_two_recordings_is_recording_all_their_records(some, others, warmup_s):
     together = of(some, warmup_s)
@@ -58,7 +58,7 @@ def test_merging_two_recordings_is_recording_all_their_records(some, others, war
     assert_same(together, of(some + others, warmup_s))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(many, st.tuples(*[st.sampled_from([0.0, 5.0, 20.0])] * 2), st.data())
 def test_the_parts_of_a_recording_merge_in_any_order_to_the_whole(made, warmups_s, data):
     """Phases begin with their first request and end some time later; parts are shipped at any time."""
@@ -97,7 +97,7 @@ def test_clocks_that_disagree_a_little_make_the_wider_window_in_any_order():
         assert merged.window() == merged.phase_window(0) == Window(10.0, 30.2)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(many, st.sampled_from([0.0, 20.0]))
 def test_a_round_trip_through_message_pack_loses_nothing(made, warmup_s):
     recording = of(made, warmup_s)
@@ -233,7 +233,7 @@ def assert_rate(summary: dict, rate: float, windows: int) -> None:
     assert summary["output_throughput"] == pytest.approx(10 * summary["request_throughput"])
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.integers(1, 20),
     st.floats(0.05, 3.0),
@@ -260,7 +260,7 @@ def test_however_a_steady_load_is_cut_into_phases_with_warmups_its_rate_stays(ra
     assert_rate(summary, rate, windows=len(cuts))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.floats(0.01, 5.0),
     st.lists(

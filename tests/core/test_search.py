@@ -572,7 +572,7 @@ def somehow(random: Random, level: float) -> Probe:
     st.sampled_from([1, 7, 100]),
     st.sampled_from([100, math.inf]),
 )
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_whatever_the_server_does_the_search_ends_and_its_answer_makes_sense(random, whole, start, limit):
     search = CapacitySearch(start, limit, whole)
     asked = run(search, lambda level: somehow(random, level))

@@ -129,7 +129,7 @@ def naive_gauges(samples, plan, number):
     return covered / 16, sums, usages, peak_sum, peak_usage
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(courses(), plans())
 def test_the_fold_is_what_a_naive_way_finds(samples, plan):
     recording = fold(samples, plan)
@@ -155,7 +155,7 @@ def test_the_fold_is_what_a_naive_way_finds(samples, plan):
             assert window.gauges["kv_cache_usage"].peak >= peak_usage
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(courses(), plans())
 def test_the_whole_is_the_sum_of_its_phases(samples, plan):
     recording = fold(samples, plan)

@@ -111,7 +111,7 @@ def test_a_cancelled_request_does_not_stretch_the_run():
     assert (both["duration"], both["failed"]) == (alone["duration"], 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(many)
 def test_planned_is_ok_and_failed_and_dropped(made):
     summary = summarize(of(made))
@@ -126,7 +126,7 @@ def test_planned_is_ok_and_failed_and_dropped(made):
     )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(many, st.sampled_from([CANCELLED, TRUNCATED, "http_500"]))
 def test_failures_with_partial_tokens_change_no_latency(made, kind):
     before = summarize(of(made))
@@ -139,7 +139,7 @@ def test_failures_with_partial_tokens_change_no_latency(made, kind):
             assert after[key] == before[key], key
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(many)
 def test_a_summary_is_json_and_has_every_key_whatever_happened(made):
     summary = summarize(of(made), LIMITS_MS, [99.9])

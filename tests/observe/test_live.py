@@ -55,7 +55,7 @@ def assert_same_numbers(summary, tally, window, goodput_ms):
         assert_close(histogram.mean_s, summary[f"mean_{family}_ms"], 1e-4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(many, st.sets(st.integers(0, 20)), warmups, closings)
 def test_what_is_said_of_deltas_is_what_the_summary_says_of_the_whole(made, cuts, warmups_s, closed_s):
     whole, live = folded(made, cuts, warmups_s, closed_s, goodput_ms=GOODPUT_MS)
@@ -86,7 +86,7 @@ def _about(sentence):
     return re.split(" is | may be ", sentence)[0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(many, st.sets(st.integers(0, 20)), warmups, st.sampled_from(["open", "closed", "capped"]))
 def test_the_verdict_is_that_of_the_whole(made, cuts, warmups_s, loop):
     whole, live = folded(made, cuts, warmups_s, loop=loop)

@@ -67,7 +67,7 @@ class Run:
         self.requests.append(request)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(LIMITS, st.lists(SUBMIT, min_size=1, max_size=12), st.lists(ABORT, max_size=4))
 def test_blocks_and_tokens_are_conserved(limits, submits, aborts):
     run = Run(limits)

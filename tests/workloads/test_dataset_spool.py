@@ -16,7 +16,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "vllm-locust"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(st.lists(st.binary(max_size=50)), st.sampled_from([0, 1, 30, 1000]))
 def test_pieces_come_back_whole_and_in_order(pieces: list[bytes], memory_bytes: int) -> None:
     spool = Spool(memory_bytes)

@@ -56,7 +56,7 @@ def test_the_candidates_are_short_and_different() -> None:
     assert max(map(len, CANDIDATES)) <= 6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(extra=st.integers(0, 1500), seed=st.integers(), index=st.integers(0))
 def test_every_prompt_has_the_promised_length(
     toy_counter: CountTokens, extra: int, seed: int, index: int

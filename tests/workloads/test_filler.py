@@ -33,7 +33,7 @@ def test_token_ids_are_as_many_as_the_segments_have(segments: list[Segment]) -> 
     assert len(IDS.prompt(segments)) == sum(segment.tokens for segment in segments)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(segments=SEGMENTS, first=st.integers(30, 3000))
 def test_words_are_exact_template_included(
     toy_counter: CountTokens, segments: list[Segment], first: int

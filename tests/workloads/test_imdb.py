@@ -78,7 +78,7 @@ def test_what_run_json_says_of_it() -> None:
     }
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(1, 50), st.integers(0, 20), st.integers())
 def test_packed_and_single_hold_the_same_reviews_in_the_same_order(n: int, index: int, seed: int) -> None:
     packed, single = both(n=n)
@@ -190,7 +190,7 @@ WORDS = st.text(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.lists(st.tuples(WORDS, st.sampled_from(BREAKS)), min_size=1), min_size=1))
 def test_whatever_a_csv_writer_writes_is_read(reviews: list[list[tuple[str, str]]]) -> None:
     with TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ def profile(name: str) -> TextProfile:
 A, B, C = profile("a"), profile("b"), profile("c")
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(st.floats(0.5, 100), min_size=1, max_size=6), st.integers())
 def test_shares_follow_the_weights(weights: list[float], seed: int) -> None:
     mix = Mix("m", [(weight, profile(f"p{n}")) for n, weight in enumerate(weights)])
