@@ -1,4 +1,4 @@
-"""Warm under data parallelism: each engine has a cache of its own, and is asked for everything."""
+"""Warm: each engine has a cache of its own, is asked for everything, and shows what it holds of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,9 @@ from vllm_locust.load.prefix_cache import PrefixCache
 from vllm_locust.workloads.scenario import PlannedRequest
 
 PROMPT_TOKENS = 100
+BLOCK = 16
+HELD = 96
+"""6 whole blocks of a prompt."""
 
 
 class Engines(ThreadingHTTPServer):
@@ -28,27 +31,43 @@ class Engines(ThreadingHTTPServer):
         self.behind_a_balancer = behind_a_balancer
         """Then each is a server of its own, and the looks take turns as well."""
         self.looks = 0
+        self.holds: int | None = HELD
+        """Tokens that an engine finds of a prompt that it has had, or None where it does not tell."""
+        self.found = [0] * count
+        self.seen: list[set[bytes]] = [set() for _ in range(count)]
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Engines
 
     def do_GET(self) -> None:
-        counts = self.server.requests
+        counts = [*enumerate(self.server.requests)]
         if self.server.behind_a_balancer:
             counts = counts[self.server.looks % len(counts) :][:1]
             self.server.looks += 1
         page = "".join(
             f'vllm:prompt_tokens_total{{engine="{engine}",model_name="m"}} {count * PROMPT_TOKENS}\n'
-            for engine, count in enumerate(counts)
+            f'vllm:cache_config_info{{engine="{engine}",block_size="{BLOCK}",num_gpu_blocks="99"}} 1\n'
+            + self._hits(engine)
+            for engine, count in counts
         )
         self._answer(200 if self.server.tells else 404, page)
 
+    def _hits(self, engine: int) -> str:
+        if self.server.holds is None:
+            return ""
+        found = self.server.found[engine]
+        return f'vllm:prefix_cache_hits_total{{engine="{engine}",model_name="m"}} {found}\n'
+
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
         requests = self.server.requests
         rank = self.headers["X-data-parallel-rank"] if self.server.knows_header else None
-        requests[sum(requests) % len(requests) if rank is None else int(rank)] += 1
+        engine = sum(requests) % len(requests) if rank is None else int(rank)
+        requests[engine] += 1
+        if asked in self.server.seen[engine]:
+            self.server.found[engine] += self.server.holds or 0
+        self.server.seen[engine].add(asked)
         self._answer(200, f'{{"usage": {{"prompt_tokens": {PROMPT_TOKENS}}}}}')
 
     def _answer(self, status: int, body: str) -> None:
@@ -75,12 +94,14 @@ def serving(
 
 
 def warmed(server: Engines, primers: int) -> str | None:
-    planned = [PlannedRequest(i, "prefix", "prefix", "words", 1) for i in range(primers)]
+    planned = [PlannedRequest(i, "prefix", "prefix", f"words {i}", 1) for i in range(primers)]
     prepared = SimpleNamespace(
         settings=SimpleNamespace(prefix_cache="warm", headers={}, endpoint_type="completions", seed=0),
         targets=[Target.parse(f"http://127.0.0.1:{server.server_port}")],
         scenario=SimpleNamespace(phases=[SimpleNamespace(primers=lambda seed: planned)]),
-        request_options=SimpleNamespace(model="m", body={}, endpoints={}),
+        request_options=SimpleNamespace(
+            model="m", body={}, resource=lambda target, path: target.resource(path)
+        ),
     )
     return PrefixCache(cast(Any, prepared), "run").prepare(Phase(0, 0, "prefix")).prefix_cache
 
@@ -89,7 +110,27 @@ def warmed(server: Engines, primers: int) -> str | None:
 def test_each_engine_is_asked_for_everything(engines: int) -> None:
     with serving(engines) as server:
         assert warmed(server, 5) == "warmed"
-        assert server.requests == [5] * engines
+        assert server.requests == [10] * engines, "once, and once more to see what it holds"
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "words"),
+    [
+        # Speculative decoding may drop the last block of each: 5 of 6.
+        (80, "warmed", None),
+        (79, "partly warmed", "found 316 of 400 prompt tokens when asked for them once more"),
+        (0, "not warmed", "found nothing of 400 prompt tokens when asked for them once more: its prefix"),
+        (None, "partly warmed", "does not tell what its prefix cache found"),
+    ],
+)
+def test_a_cache_is_warm_where_it_shows_what_it_holds(
+    found: int | None, state: str, words: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(2) as server:
+        server.holds = found
+        assert warmed(server, 4) == state
+    assert words is None or words in caplog.text
+    assert bool(caplog.records) is (words is not None)
 
 
 def test_engines_that_cannot_be_chosen_are_not_said_to_be_warm(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,9 +20,9 @@ SHARED = (
 
 
 @contextmanager
-def cache(folder: Path) -> Iterator[Callable[..., Outcome]]:
+def cache(folder: Path, *server_options: str) -> Iterator[Callable[..., Outcome]]:
     """A server with an empty cache, for runs with these options one after the other."""
-    with simulator(folder, "--enable-prompt-tokens-details") as server:
+    with simulator(folder, "--enable-prompt-tokens-details", *server_options) as server:
         numbers = count()
 
         def run(*options: str) -> Outcome:
@@ -91,3 +91,20 @@ def test_warm_begins_with_every_prefix_known(tmp_path: Path) -> None:
     assert "Warming the prefix cache with 2 requests" in outcome.stderr
     assert outcome.summary["requests"]["planned"] == 12
     assert outcome.summary["phases"][0]["prefix_cache"] == "warmed"
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "found"),
+    [
+        (["--no-enable-prefix-caching"], "not warmed", "found nothing of 592 prompt tokens"),
+        (["--num-gpu-blocks-override", "24"], "partly warmed", "its prefix cache is too small for them"),
+    ],
+)
+def test_a_cache_that_does_not_hold_everything_is_not_said_to_be_warm(
+    tmp_path: Path, options: list[str], state: str, found: str
+) -> None:
+    """Two prompts of 296 tokens are 18 whole blocks each, of which 24 hold one and a part of the other."""
+    with cache(tmp_path, *options) as run:
+        outcome = run(*SHARED, "--prefix-cache", "warm")
+    assert outcome.summary["phases"][0]["prefix_cache"] == state
+    assert found in outcome.stderr

@@ -11,7 +11,7 @@ import orjson
 
 from vllm_locust.client.target import Target
 from vllm_locust.core.chunk import error_message
-from vllm_locust.core.server import parse_page
+from vllm_locust.core.server import EngineState, parse_page
 from vllm_locust.core.urls import hider, secrets_of_headers, without_secrets
 from vllm_locust.errors import NobodyCounts, UsageError
 
@@ -148,8 +148,8 @@ def send(target: Target, headers: Mapping[str, str], resource: str, body: Mappin
     return answer
 
 
-def prompt_tokens_of_engines(target: Target, headers: Mapping[str, str]) -> Mapping[str, float] | None:
-    """How many prompt tokens each engine has had so far; None where the server does not tell.
+def engines_of(target: Target, headers: Mapping[str, str]) -> Mapping[str, EngineState] | None:
+    """What each engine counts so far, by its name; None where the server does not tell.
 
     UsageError when nothing answers.
     """
@@ -158,8 +158,7 @@ def prompt_tokens_of_engines(target: Target, headers: Mapping[str, str]) -> Mapp
         engines, _ = parse_page(content.decode("utf-8", "replace")) if status == 200 else ((), ())
     except ValueError:
         return None
-    known = {one.engine: one.counters.get("prompt_tokens", 0.0) for one in engines}
-    return known or None
+    return {one.engine: one for one in engines} or None
 
 
 def switch_profiler(

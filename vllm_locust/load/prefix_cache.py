@@ -3,19 +3,21 @@
 cold    the server is asked to forget (/reset_prefix_cache); where it does not, the requests of the phase
         carry a `cache_salt` of their own, with which vLLM shares nothing that it holds
 warm    what the scenario's requests share is asked for once, outside of any measurement, of each engine of a
-        data-parallel server: they have a cache each. It is warm where each counted just what it was asked
+        data-parallel server: they have a cache each. It is warm where each counted just what it was asked,
+        and found all of it when asked the same once more
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
-from vllm_locust.client.ask import prompt_tokens_of_engines, reset_prefix_cache, send
+from vllm_locust.client.ask import engines_of, reset_prefix_cache, send
 from vllm_locust.client.target import Target
+from vllm_locust.core.server import EngineState
 from vllm_locust.errors import UsageError
 from vllm_locust.load.bodies import request_body
 from vllm_locust.load.phases import Phase
@@ -24,7 +26,8 @@ from vllm_locust.workloads.scenario import PlannedRequest, primers_of
 
 logger = logging.getLogger(__name__)
 
-RESET, SALTED, WARMED, PARTLY_WARMED = "reset", "salted", "warmed", "partly warmed"
+RESET, SALTED = "reset", "salted"
+WARMED, PARTLY_WARMED, NOT_WARMED = "warmed", "partly warmed", "not warmed"
 
 _RANK = "X-data-parallel-rank"
 """A header: which engine of a data-parallel vLLM is to answer."""
@@ -32,6 +35,32 @@ _RANK = "X-data-parallel-rank"
 _TRIES = 10
 _BETWEEN_TRIES_S = 0.1
 _TELL_EVERY_S = 5.0
+
+
+class _Counts(NamedTuple):
+    """What an engine has counted so far."""
+
+    prompt_tokens: float
+    hits: float | None
+    """Tokens that it found in its cache; None where it does not tell."""
+
+
+class _Pass(NamedTuple):
+    """What an engine was asked once."""
+
+    prompts: Sequence[int]
+    """The tokens of each prompt."""
+    counted: bool
+    """Whether it, and it alone, counted just these."""
+    found: float | None = None
+    """How many of them all its cache held; None where it does not tell."""
+
+
+class _Shortfall(NamedTuple):
+    """Why a cache is not known to hold everything."""
+
+    state: str
+    why: str
 
 
 class PrefixCache:
@@ -50,7 +79,7 @@ class PrefixCache:
                     return replace(phase, prefix_cache=RESET)
                 return replace(phase, prefix_cache=SALTED, salt=f"{self._run_id}-{phase.number}")
             case "warm":
-                return replace(phase, prefix_cache=WARMED if self._warm(phase) else PARTLY_WARMED)
+                return replace(phase, prefix_cache=self._warm(phase))
         return phase
 
     def _reset(self) -> bool:
@@ -76,59 +105,118 @@ class PrefixCache:
             logger.warning("%s", error)
         return False
 
-    def _warm(self, phase: Phase) -> bool:
-        """Whether all engines of all servers were asked for everything, by what they counted."""
+    def _warm(self, phase: Phase) -> str:
+        """How warm all engines of all servers are known to be."""
         prepared = self._prepared
         primers = list(primers_of(prepared.scenario.phases[phase.member], prepared.settings.seed))
         logger.info("Warming the prefix cache with %d requests ...", len(primers) * len(prepared.targets))
-        warmed = [self._warm_one(target, primers) for target in prepared.targets]
-        return all(warmed)
+        states = {self._warm_one(target, primers) for target in prepared.targets}
+        return states.pop() if len(states) == 1 else PARTLY_WARMED
 
-    def _warm_one(self, target: Target, primers: Sequence[PlannedRequest]) -> bool:
+    def _warm_one(self, target: Target, primers: Sequence[PlannedRequest]) -> str:
         try:
-            doubt = self._doubt_after(target, primers)
+            shortfall = self._shortfall_after(target, primers)
         except UsageError as error:
-            doubt = str(error)
-        if doubt:
-            logger.warning(
-                "The prefix cache is not as warm as it was to be, for all that is known: %s", doubt
-            )
-        return not doubt
+            shortfall = _Shortfall(PARTLY_WARMED, str(error))
+        if shortfall is None:
+            return WARMED
+        logger.warning(
+            "The prefix cache is not as warm as it was to be, for all that is known: %s", shortfall.why
+        )
+        return shortfall.state
 
-    def _doubt_after(self, target: Target, primers: Sequence[PlannedRequest]) -> str | None:
-        """Ask each engine for everything: why not all of that may have come where it was to."""
+    def _shortfall_after(self, target: Target, primers: Sequence[PlannedRequest]) -> _Shortfall | None:
+        """Ask each engine for everything, and once more to see what it holds."""
         headers = self._prepared.settings.headers
-        engines = list(prompt_tokens_of_engines(target, headers) or ())
+        engines = engines_of(target, headers) or {}
         if not engines:
             self._ask_for(target, headers, primers)
-            return f"{target.url}/metrics does not tell how many engines there are: each has its own."
-        for rank, engine in enumerate(engines):
+            why = f"{target.url}/metrics does not tell how many engines there are: each has its own."
+            return _Shortfall(PARTLY_WARMED, why)
+        shortfalls = []
+        for rank, (engine, state) in enumerate(engines.items()):
             chosen = {_RANK: str(rank)} if len(engines) > 1 else {}
-            before = _at_rest(target, headers)
-            asked = self._ask_for(target, {**headers, **chosen}, primers)
-            after = _at_rest(target, headers)
-            if before is None or after != {**before, engine: before.get(engine, 0.0) + asked}:
+            asked = self._ask_engine(target, {**headers, **chosen}, engine, primers)
+            if asked.counted:
+                asked = self._ask_engine(target, {**headers, **chosen}, engine, primers)
+            if not asked.counted:
                 in_spite = f" in spite of {_RANK}" if chosen else ""
-                return (
-                    f"{target.url} did not count at its engine {engine} just the {asked} prompt tokens "
-                    f"that were asked of it: they went to another{in_spite}, "
-                    "several servers are behind that address, or others use it."
+                why = (
+                    f"{target.url} did not count at its engine {engine} just the {sum(asked.prompts)} "
+                    f"prompt tokens that were asked of it: they went to another{in_spite}, several servers "
+                    "are behind that address, or others use it."
                 )
-        return None
+                return _Shortfall(PARTLY_WARMED, why)
+            shortfalls.append(_shortfall_of(f"{target.url}, engine {engine},", state, asked))
+        return _worst(shortfalls)
 
-    def _ask_for(self, target: Target, headers: Mapping[str, str], primers: Sequence[PlannedRequest]) -> int:
-        """The prompt tokens that this was, as the server tells with its answers."""
+    def _ask_engine(
+        self, target: Target, headers: Mapping[str, str], engine: str, primers: Sequence[PlannedRequest]
+    ) -> _Pass:
+        before = _at_rest(target, self._prepared.settings.headers)
+        prompts = self._ask_for(target, headers, primers)
+        after = _at_rest(target, self._prepared.settings.headers)
+        if before is None or after is None or engine not in before:
+            return _Pass(prompts, counted=False)
+        expected = {name: counts.prompt_tokens for name, counts in before.items()}
+        expected[engine] += sum(prompts)
+        if {name: counts.prompt_tokens for name, counts in after.items()} != expected:
+            return _Pass(prompts, counted=False)
+        found = after[engine].hits
+        return _Pass(prompts, True, None if found is None else found - (before[engine].hits or 0.0))
+
+    def _ask_for(
+        self, target: Target, headers: Mapping[str, str], primers: Sequence[PlannedRequest]
+    ) -> Sequence[int]:
+        """The prompt tokens of each, as the server tells with its answers."""
         settings, options = self._prepared.settings, self._prepared.request_options
-        told_s, tokens = perf_counter(), 0
+        told_s, tokens = perf_counter(), []
         for number, primer in enumerate(primers):
             path, body = request_body(primer, settings.endpoint_type)
             resource = options.resource(target, path)
             answer = send(target, headers, resource, {"model": options.model, **options.body, **body})
-            tokens += _prompt_tokens(answer)
+            tokens.append(_prompt_tokens(answer))
             if perf_counter() - told_s > _TELL_EVERY_S:
                 told_s = perf_counter()
                 logger.info("... %d of %d", number + 1, len(primers))
         return tokens
+
+
+def _shortfall_of(where: str, engine: EngineState, again: _Pass) -> _Shortfall | None:
+    """Whether an engine, asked for everything once more, found less than blocks of its cache can hold.
+
+    In the order of the first time: what has no room for all of them has given each up before it is asked for.
+    Speculative decoding may compute the last block of a prompt anew.
+    """
+    block = engine.gauges.get("block_size")
+    if again.found is None or not block:
+        why = f"{where} does not tell what its prefix cache found, or how large its blocks are."
+        return _Shortfall(PARTLY_WARMED, why)
+    blocks = [(tokens - 1) // block for tokens in again.prompts]
+    if not any(blocks):
+        return _Shortfall(NOT_WARMED, f"{where} holds blocks of {block:.0f} tokens, and no prompt has one.")
+    if not again.found:
+        why = (
+            f"{where} found nothing of {sum(again.prompts)} prompt tokens when asked for them once more: its "
+            "prefix cache is off, or too small for them."
+        )
+        return _Shortfall(NOT_WARMED, why)
+    if again.found < block * sum(max(count - 1, 0) for count in blocks):
+        why = (
+            f"{where} found {again.found:.0f} of {sum(again.prompts)} prompt tokens when asked for them once "
+            "more: its prefix cache is too small for them, or does not keep all of them."
+        )
+        return _Shortfall(PARTLY_WARMED, why)
+    return None
+
+
+def _worst(shortfalls: Sequence[_Shortfall | None]) -> _Shortfall | None:
+    """One for all engines; of them none is warmed only where nothing is."""
+    known = [one for one in shortfalls if one is not None]
+    if not known:
+        return None
+    cold = all(one is not None and one.state == NOT_WARMED for one in shortfalls)
+    return _Shortfall(NOT_WARMED if cold else PARTLY_WARMED, known[0].why)
 
 
 def _prompt_tokens(answer: Any) -> int:
@@ -137,15 +225,22 @@ def _prompt_tokens(answer: Any) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, float] | None:
-    """The prompt tokens of each engine, once they do not change: vLLM counts some after their answer is out.
+def _at_rest(target: Target, headers: Mapping[str, str]) -> Mapping[str, _Counts] | None:
+    """The counts of each engine, once they do not change: vLLM counts some after their answer is out.
 
     None where they never stand still.
     """
-    tokens = prompt_tokens_of_engines(target, headers) or {}
+    counts = _counts(target, headers)
     for _ in range(_TRIES):
         gevent.sleep(_BETWEEN_TRIES_S)
-        before, tokens = tokens, prompt_tokens_of_engines(target, headers) or {}
-        if tokens == before:
-            return tokens
+        before, counts = counts, _counts(target, headers)
+        if counts == before:
+            return counts
     return None
+
+
+def _counts(target: Target, headers: Mapping[str, str]) -> Mapping[str, _Counts]:
+    return {
+        name: _Counts(engine.counters.get("prompt_tokens", 0.0), engine.counters.get("prefix_cache_hits"))
+        for name, engine in (engines_of(target, headers) or {}).items()
+    }
