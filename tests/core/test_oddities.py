@@ -298,6 +298,15 @@ def test_no_gate_is_met_by_answers_whose_tokens_came_nobody_knows_when(
     assert (f"without the 20 {UNPACED}" in judgements[0].sentence) == (tpot != "met")
 
 
+def test_tokens_of_the_first_event_did_not_come_after_it() -> None:
+    """A call of a tool: 22 of 60 tokens when its name was complete, two in each of 19 events that follow."""
+    call = an_ok(arrivals_s=[0.5 + 0.04 * n for n in range(20)], tokens=60, event_tokens=[22] + [2] * 19)
+    assert (call.later_tokens, call.tpot_s) == (38, pytest.approx(0.020))  # 19 * 40 ms / 38
+    assert replace(call, event_tokens=()).tpot_s == pytest.approx(19 * 0.040 / 59)
+    # All of them before the second event: none came after the first.
+    assert replace(call, output_tokens=22).later_tokens == 0
+
+
 def test_choices_of_one_step_are_no_piece_and_choices_at_once_are() -> None:
     steps = [0.5 + 0.02 * step + 1e-5 * choice for step in range(5) for choice in range(2)]
     assert not an_ok(arrivals_s=steps, choices=2).in_one_piece

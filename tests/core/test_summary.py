@@ -59,8 +59,9 @@ def as_vllm_does(made: list[RequestRecord]) -> dict:
         ttft, e2el = r.first_token_s - r.sent_s, r.last_token_s - r.sent_s
         tpot = 0.0
         in_one_piece = e2el - ttft < 50e-6 * (len(r.arrivals_s) - 1)
-        if r.output_tokens > 1 and len(r.arrivals_s) > 1:
-            tpot = (e2el - ttft) / (r.output_tokens - 1)
+        first = r.event_tokens[0] if r.event_tokens else 1  # vLLM says 1
+        if r.output_tokens > first and len(r.arrivals_s) > 1:
+            tpot = (e2el - ttft) / (r.output_tokens - first)
             if in_one_piece:  # vLLM says 0
                 tpot = math.inf
             elif tpot >= 50e-6:

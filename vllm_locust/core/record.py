@@ -141,7 +141,7 @@ class RequestRecord:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first: (E2EL - TTFT) / (output tokens - 1).
+        """Time per output token after the first event: (E2EL - TTFT) / (output tokens - those of that event).
 
         None where it is undefined: without any `later_tokens`, for an answer that came in one piece, and
         where these came faster than a model makes them, which this client may have read late.
@@ -155,11 +155,13 @@ class RequestRecord:
     def later_tokens(self) -> int | None:
         """Output tokens that came after the first event; None where nobody can tell when they came.
 
-        An answer of one event has no time between tokens, however many are in it. Of several choices usage
+        The first event has one token of each choice, unless running usage tells its tokens. An answer of one
+        event has no time between tokens, however many are in it. Of several choices usage
         counts the tokens of all, which come side by side. It may also count reasoning that is not shown, or
         more than the events can have brought, however late this client read the first of them.
         """
-        later = (self.output_tokens or 0) - self.choices
+        first = self.event_tokens[0] if self.event_tokens else self.choices
+        later = (self.output_tokens or 0) - first
         if later < 1 or self._later_events < 1:
             return 0
         too_many = self._came_at_once(later, self._first_bound_s) and not self.in_one_piece

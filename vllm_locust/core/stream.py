@@ -61,6 +61,7 @@ class Answer:
         "_unknown",
         "_usage",
         "_usage_runs",
+        "_zero_tells",
         "arrivals_s",
         "cached_tokens",
         "done",
@@ -86,6 +87,8 @@ class Answer:
         self._last_usage = 0
         # Usage with each chunk counts on from chunk to chunk. That of several choices may be each one's own.
         self._usage_runs = choices == 1
+        # A count of 0 is one, and not what a server writes that does not know yet.
+        self._zero_tells = True
         self._finish_s: float | None = None
         self._thought = 0
         self._usage: Mapping[str, Any] = {}
@@ -334,15 +337,20 @@ class Answer:
             self.cached_tokens = cached_tokens
         output_tokens = _count(usage.get("completion_tokens"))
         if output_tokens is None:
-            return 0 if usage.get("total_tokens") == 0 else None
+            # Some leave out what is 0.
+            is_zero = _count(usage.get("total_tokens")) in (0, prompt_tokens or 0)
+            return 0 if is_zero and self._zero_tells else None
         self.output_tokens = output_tokens
         if output_tokens < self._last_usage:
             self._doubt_running_usage()
-        return output_tokens - self._last_usage if self._usage_runs else None
+        if self._usage_runs:
+            return output_tokens - self._last_usage
+        return 0 if output_tokens == 0 and self._zero_tells else None
 
     def _take_tokens(self, tokens: int) -> None:
         if tokens == 0:
             self._doubt_running_usage()  # something to show, and not a token more
+            self._zero_tells &= bool(self.output_tokens)
             return
         self.event_tokens.append(tokens)
         self._last_usage += tokens
