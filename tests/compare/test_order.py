@@ -186,7 +186,10 @@ def test_where_all_runs_of_a_side_began_at_one_time_a_change_may_be_a_drift(
             start_time=f"2026-01-01T00:0{number // 4}:00+00:00",
         )
     found = compare_folders(tmp_path / "a", tmp_path / "b")
-    assert "All runs of a side began at one time, so nothing is known of a drift." in found.cells[0].sentences
+    assert (
+        "The runs of each side all began at one time, so nothing is known of a drift."
+        in found.cells[0].sentences
+    )
     assert found.exit_code == (4 if factor > 1 else 0)
 
 

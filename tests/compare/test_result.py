@@ -1,5 +1,6 @@
 """Comparisons of folders: units, verdicts, exit codes, and what is wrong with what people have."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -466,6 +467,21 @@ def test_nothing_in_base_and_something_in_new(tmp_path: Path) -> None:
     new = write_runs(tmp_path / "b", 4, seed=50, request_goodput=3.0)
     assert metric(compare_folders(base, new), "request_goodput").verdict == "better"
     assert metric(compare_folders(new, base), "request_goodput").verdict == "regression"
+
+
+def test_a_copy_of_a_run_is_no_run_more(tmp_path: Path) -> None:
+    base, new = (write_runs(tmp_path / side, 2, factor=factor) for side, factor in (("a", 1.0), ("b", 2.0)))
+    for side in (base, new):
+        for run in sorted(side.iterdir()):
+            summary = orjson.loads((run / "summary.json").read_bytes())
+            (run / "summary.json").write_bytes(orjson.dumps({**summary, "run": f"{side.name}{run.name}"}))
+            shutil.copytree(run, run.with_name(f"{run.name}c"))
+    found = compare_folders(base, new)
+    assert found.exit_code == 4
+    assert f"{base / '00c'} is a copy of {base / '00'}: left out." in found.sentences
+    shutil.copytree(base / "00", new / "stray")
+    with pytest.raises(UsageError, match="stray is in BASE and in NEW"):
+        compare_folders(base, new)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def _allow_for_drift(
         )
     if order.at_once:
         cell.open_to_drift = True
-        cell.sentences.append("All runs of a side began at one time, so nothing is known of a drift.")
+        cell.sentences.append("The runs of each side all began at one time, so nothing is known of a drift.")
         return
     of_side = comparison.of_effect(values, order.side, order.time, rng)
     if order.last is None:

@@ -116,7 +116,8 @@ def compare_folders(
     """
     chosen = parse(metrics)
     sides = _read(base, new)
-    if twice := sorted(set(runs_of(sides[0])) & set(runs_of(sides[1]))):
+    both = runs_of(sides[0])
+    if twice := sorted(folder for run, folder in runs_of(sides[1]).items() if run in both):
         raise UsageError(
             f"{', '.join(map(str, twice))} is in BASE and in NEW: a run cannot be compared with itself"
         )

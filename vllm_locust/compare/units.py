@@ -86,11 +86,15 @@ def read_side(folder: Path) -> Side:
         raise UsageError(_nothing(folder))
     cells: dict[str, list[Part]] = {}
     problems: list[str] = []
+    known: dict[str, Path] = {}
     for name, runs in found.items():
         for run in runs:
             results = read_results(run)
             if results.summary is None:
                 problems.append(f"{run} has no summary, so the run did not end: left out.")
+                continue
+            if (first := known.setdefault(_id_of(results), run)) != run:
+                problems.append(f"{run} is a copy of {first}: left out.")
                 continue
             problems += [f"{run}: {problem}" for problem in results.problems]
             for key, parts in _by_cell(results).items():
@@ -103,10 +107,16 @@ def read_side(folder: Path) -> Side:
     return Side(folder, cells, problems)
 
 
-def runs_of(side: Side) -> list[Path]:
-    """The results folders of a side, none of a baseline."""
+def runs_of(side: Side) -> Mapping[str, Path]:
+    """The results folders of a side by what identifies a run, none of a baseline."""
     parts = [part for parts in side.cells.values() for part in parts]
-    return list(dict.fromkeys(part.results.folder.resolve() for part in parts if part.results is not None))
+    return {_id_of(part.results): part.results.folder for part in parts if part.results is not None}
+
+
+def _id_of(results: Results) -> str:
+    """What a copy of a run has, too; a run that does not tell is known by its place."""
+    told = (results.summary or {}).get("run") or (results.run or {}).get("run")
+    return str(told or results.folder.resolve())
 
 
 def differences(base: Iterable[Part], new: Iterable[Part]) -> Iterator[str]:

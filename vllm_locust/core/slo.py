@@ -336,10 +336,10 @@ def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
 
 
 def nothing_to_judge(slo: Slo, summary: Mapping[str, Any]) -> str | None:
-    """Why there is nothing to judge; what is counted is known without an answer, too, but not met by it."""
+    """Why there is nothing to judge; without an answer what is counted may be missed, but is not met."""
     value, nothing = value_of(slo, summary), nothing_measured(summary)
     counts = slo.family is None and slo.key not in _RATES
-    if nothing is not None and (value is None or not counts or (slo.holds(value) and not summary["failed"])):
+    if nothing is not None and (value is None or not counts or slo.holds(value)):
         return nothing
     if value is not None:
         return None

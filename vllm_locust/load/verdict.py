@@ -237,7 +237,8 @@ def why_worthless(verdict: Verdict) -> str | None:
     if verdict.judgements:
         return None
     if client["verdict"] == INVALID:
-        return f"the measurement is invalid: {_and_more(client['reasons'])}"
+        besides = "" if (told := unaccepted(verdict)) is None else f"; and {told}"
+        return f"the measurement is invalid: {_and_more(client['reasons'])}{besides}"
     return nothing_measured(summary)
 
 
