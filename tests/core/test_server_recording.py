@@ -115,6 +115,14 @@ def test_a_first_look_that_comes_after_the_begin_says_how_late_it_was():
     assert (recording.phase(2).first_look_late_s, recording.total().first_look_late_s) == (0.0, 0.5)
 
 
+def test_a_source_without_counters_lacks_no_counts():
+    """As the log of a server: it tells of the moment only."""
+    recording = ServerRecording()
+    recording.begin_phase(1, 2.0)
+    recording.add(running(2.5, 4))
+    assert recording.phase(1).first_look_late_s == 0.0
+
+
 def test_a_restart():
     recording = of(counted(0, 100), counted(1, 150), counted(2, 20), counted(3, 25))
     assert tokens(recording) == 50 + 20 + 5

@@ -115,6 +115,10 @@ BAILIAN = '{"chat_id": 1, "parent_chat_id": -1, "timestamp": %s, "input_length":
         ([BAILIAN % s for s in (61.114, 62.5, 70.614)], "s", 9.5),
         (["1764550000123", "1764550001623"], "ms", 1.5),
         (["1764550000", "1764550001.5"], "s", 1.5),
+        # Dates of 2025 in seconds, of every format, and however seldom.
+        ([str(1_760_000_000 + 1000 * n) for n in range(40)], "s", 39_000),
+        ([MOONCAKE % (1_760_000_000 + 9 * n) for n in range(40)], "s", 351),
+        ([BAILIAN % (1_760_000_000 + 1000 * n) for n in range(40)], "s", 39_000),
         (["timestamp,Request tokens,Response tokens", *(f"{4 * n},1,1" for n in range(50))], "s", 196),
         (["2024-05-10", "2024-05-11"], "date-times", 86400),
         (["0", "40"], "s", 40),

@@ -54,6 +54,8 @@ def test_bytes_of_a_token(tmp_path: Path, config: Any, dtype: str, expected: int
             for name in ("gte", "roformer", "luke", "tapas", "data2vec-text", "xlm", "xmod")
         ),
         *({"model_type": name} for name in ("vit", "dinov2", "wav2vec2", "clip", "siglip", "llama_bidirec")),
+        *({"model_type": f"{name}_text_model"} for name in ("clip", "siglip", "siglip2")),
+        {"model_type": "clip_vision_model"},
         {"model_type": "llama", "is_causal": False},
         {"model_type": "gemma3_text", "use_bidirectional_attention": True},
     ],

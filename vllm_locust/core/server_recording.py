@@ -146,7 +146,8 @@ class ServerRecording:
             source.is_another(sample.engines)
             for engine in sample.engines:
                 source.counted[engine.engine, engine.model_name] = _baseline(engine, sample.at_s)
-            if (late := self._at(sample.at_s)) is not None:
+            counts = any(engine.counters or engine.histograms for engine in sample.engines)
+            if counts and (late := self._at(sample.at_s)) is not None:
                 late.sums.first_look_late_s = max(late.sums.first_look_late_s, sample.at_s - late.start_s)
         else:
             if restarted := source.is_another(sample.engines):

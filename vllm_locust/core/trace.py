@@ -3,10 +3,11 @@
 A trace is a text file with one time per line, or CSV with a header, or JSON lines, with a column or key of a
 name in COLUMNS, in any case. Times are numbers or ISO date-times (those without a zone are UTC), and ascend.
 
-Numbers are in one of UNITS. The format tells which (see FORMATS); of no format they are seconds, unless they
-are dates of this century in a finer unit since 1970. What is inferred so is held against the mean rate that
-it comes to: where another unit is as likely, the user is asked. So are those who take a calm part of a trace
-in seconds, since it looks as a busy one in milliseconds does.
+Numbers are in one of UNITS. The format tells which (see FORMATS); of no format they are seconds. Those that
+are dates of this century in a unit since 1970 are in that, of any format. What is inferred so, but for dates
+in seconds, is held against the mean rate that it comes to: where another unit is as likely, the user is
+asked. So are those who take a calm part of a trace in seconds, since it looks as a busy one in milliseconds
+does.
 """
 
 import csv
@@ -70,7 +71,7 @@ def unit_of(known: Format, numbers: Sequence[float], flag: str) -> str:
     first, last = numbers[0], numbers[-1]
     dated = _unit_of_dates(first, last)
     unit = dated or known.unit
-    if last == first:
+    if last == first or dated == "s":
         return unit
     rates = {unit: (len(numbers) - 1) / ((last - first) * size_s) for unit, size_s in UNITS.items()}
     others = [other for other in UNITS if other != unit and _LEAST_RATE <= rates[other] <= _HIGHEST_RATE]
@@ -84,10 +85,9 @@ def unit_of(known: Format, numbers: Sequence[float], flag: str) -> str:
 
 
 def _unit_of_dates(first: float, last: float) -> str | None:
-    """The unit finer than seconds in which both numbers are dates of this century."""
+    """The unit in which both numbers are dates of this century."""
     since_s, until_s = _CENTURY_S
-    finer = (unit for unit in UNITS if unit != "s")
-    return next((u for u in finer if since_s <= first * UNITS[u] and last * UNITS[u] < until_s), None)
+    return next((u for u in UNITS if since_s <= first * UNITS[u] and last * UNITS[u] < until_s), None)
 
 
 def _is_doubtful(known: Format, rate: float, numbers: Sequence[float], *, dated: bool) -> bool:

@@ -85,10 +85,11 @@ _GENERATES = re.compile(
 _ENCODERS = (
     "big_bird", "canine", "clip", "data2vec-text", "dinov2", "electra", "ernie", "ernie_m", "esm", "fnet",
     "funnel", "gte", "layoutlm", "layoutlmv2", "layoutlmv3", "llama_bidirec", "longformer", "luke", "mpnet",
-    "mra", "new", "nystromformer", "roformer", "siglip", "splinter", "tapas", "vit", "wav2vec2", "xlm",
-    "xmod", "yoso",
+    "mra", "new", "nystromformer", "roformer", "siglip", "siglip2", "splinter", "tapas", "vit", "wav2vec2",
+    "xlm", "xmod", "yoso",
 )  # fmt: skip
 _BERT = "bert"
+_TOWERS = re.compile("_(text|vision)_model$")
 _LOOKS_BOTH_WAYS = {"is_causal": False, "use_bidirectional_attention": True}
 
 
@@ -175,10 +176,9 @@ def _architectures(config: Config) -> Sequence[str]:
 
 
 def _is_encoder(config: Config) -> bool:
-    return (
-        _BERT in config.model_type
-        or config.model_type in _ENCODERS
-        or any(config.text.get(key) is value for key, value in _LOOKS_BOTH_WAYS.items())
+    kinds = (config.model_type, str(config.text.get("model_type") or ""))
+    return any(_BERT in kind or _TOWERS.sub("", kind) in _ENCODERS for kind in kinds) or any(
+        config.text.get(key) is value for key, value in _LOOKS_BOTH_WAYS.items()
     )
 
 
