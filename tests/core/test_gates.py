@@ -55,6 +55,45 @@ def test_one_objective_means_the_same_in_a_gate_and_in_a_search(text, answered, 
         assert concluded(text, recording).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("text", "slow", "outcome"),
+    [
+        ("p99_ttft_ms<500", 8, "undetermined"),  # 400 of 400, or of 408 with 404 needed
+        ("p95_ttft_ms<500", 8, "met"),  # 388 needed of 408
+        ("max_ttft_ms<500", 8, "undetermined"),
+        ("mean_ttft_ms<150", 8, "undetermined"),  # 100 ms, or 80 s of 408
+        ("completed<=400", 8, "undetermined"),
+        ("completed<=408", 8, "met"),
+    ],
+)
+def test_a_gate_decides_where_it_makes_no_difference_who_is_in_the_window(text, slow, outcome):
+    """400 requests of 0.1 s, and some of 5 s whose end was perhaps within the warm-up."""
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=10.0)
+    for _ in range(slow):
+        recording.add(an_ok(4.5, 10.1, arrivals_s=[9.5], ended_bound_s=0.5))
+    for i in range(400):
+        recording.add(an_ok(11 + i / 100, 11.3 + i / 100, arrivals_s=[11.1 + i / 100]))
+    recording.close_phase(0, 20.0)
+    assert gated(text, recording).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [("failed==0", "undetermined"), ("error_rate<0.01", "undetermined"), ("error_rate<0.05", "met")],
+)
+def test_failures_that_were_perhaps_in_the_warm_up_decide_nothing(text, outcome):
+    """8 of 408 perhaps failed in the window, or none of 400."""
+    recording = Recording()
+    recording.begin_phase(0, 0.0, warmup_s=10.0)
+    for _ in range(8):
+        recording.add(an_error(10.1, ended_bound_s=0.5))
+    for i in range(400):
+        recording.add(an_ok(11 + i / 100, 11.3 + i / 100, arrivals_s=[11.1 + i / 100]))
+    recording.close_phase(0, 20.0)
+    assert gated(text, recording).outcome == outcome
+
+
 def test_failures_and_slow_answers_are_outside_together():
     """Of 1000 requests 6 failed and 8 were slow: each is less than 1 %, both together are not."""
     recording = a_recording(spread(994, 8), failed=6)

@@ -10,10 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.core.made_records import an_ok
+from tests.core.test_evidence import an_error
 from vllm_locust.core.group import Group
 from vllm_locust.core.latencies import Family, Values, families_of
 from vllm_locust.core.recording import Recording
-from vllm_locust.core.summary import summarize
+from vllm_locust.core.summary import FAMILIES, summarize
 
 GOODPUT_MS = {"ttft": 900.0, "tpot": 300.0, "e2el": 3000.0}
 
@@ -114,6 +115,9 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
             "connect",
         )
     } | {
+        "completed",
+        "failed",
+        "error_rate",
         "duration",
         "request_throughput",
         "request_goodput",
@@ -131,7 +135,12 @@ def test_the_true_rates_of_a_window_lie_between_their_ends(made: list[Any]) -> N
     claims, truths = (measured([pair[i] for pair in made], from_s=2.0, to_s=4.0) for i in (0, 1))
     rates = ("request_throughput", "request_goodput", "output_throughput", "total_token_throughput")
     claimed, truth = summarize(shipped(claims), GOODPUT_MS), summarize(truths, GOODPUT_MS)
-    assert_the_truth_lies_between(claimed, truth, "duration", *rates)
+    assert_the_truth_lies_between(claimed, truth, "duration", "completed", "failed", *rates)
+    known = [key for key in claimed["intervals"] if None not in (claimed[key], truth[key])]
+    known += ["error_rate", *(f"{word}_{name}_ms" for word in ("mean", "max") for name in FAMILIES)]
+    known = [key for key in known if None not in (claimed[key], truth[key])]
+    if known:
+        assert_the_truth_lies_between(claimed, truth, *known)
 
 
 def test_the_ends_of_rates_by_hand() -> None:
@@ -163,6 +172,30 @@ def test_requests_at_the_borders_of_a_window_by_hand() -> None:
     assert bounds["duration"] == [2.0, 2.0]
     assert bounds["request_throughput"] == [1 / 2, 3 / 2]
     assert bounds["output_throughput"] == [20 / 2, 70 / 2]
+
+
+def test_who_belongs_to_the_window_moves_latencies_and_failures_by_hand() -> None:
+    """From 10 to 20 s: eight of 5 s in it that perhaps ended before, four of 0.1 s, one perhaps after it.
+
+    That one took 1 s. Of two failures one is certain, and one more perhaps came in time.
+    """
+    slow = [an_ok(4.5, 10.1, arrivals_s=[9.5], ended_bound_s=0.5) for _ in range(8)]
+    fast = [an_ok(11 + i, 11.3 + i, arrivals_s=[11.1 + i]) for i in range(4)]
+    behind = an_ok(19.0, 20.2, arrivals_s=[20.0], ended_bound_s=0.4)
+    failures = [
+        an_error(10.2, ended_bound_s=0.4),
+        an_error(15.0),
+        an_error(20.1, ended_bound_s=0.2),
+    ]
+    summary = summarize(shipped(measured([*slow, *fast, behind, *failures], from_s=10.0, to_s=20.0)))
+    bounds = summary["error_bounds"]
+    assert (summary["completed"], summary["failed"]) == (12, 2)
+    assert (bounds["completed"], bounds["failed"]) == ([4, 13], [1, 3])
+    assert bounds["error_rate"] == [1 / 14, 3 / 7]
+    # The four fast ones are all that is sure to be there, so there may be few others or all of them.
+    assert bounds["max_ttft_ms"] == pytest.approx([100.0, 5000.0])
+    assert bounds["p50_ttft_ms"] == pytest.approx([100.0, 5000.0])
+    assert bounds["mean_ttft_ms"] == pytest.approx([100.0, 5000.0])
 
 
 def test_who_was_in_flight_with_whom_is_not_known_either() -> None:

@@ -27,7 +27,14 @@ from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.share import share_interval
 from vllm_locust.core.slo import Slo, clients_doubt, doubt_of_unpaced, evaluate, fault_of_load
 from vllm_locust.core.summary import BETWEEN_TOKENS, FROM_PLAN
-from vllm_locust.core.trials import Latencies, hiccup_of_failures, latencies_ms, trials_of
+from vllm_locust.core.trials import (
+    Latencies,
+    hiccup_of_failures,
+    latencies_ms,
+    perhaps_gone,
+    perhaps_there,
+    trials_of,
+)
 from vllm_locust.core.validity import Validity
 
 HANDFUL = 5
@@ -220,6 +227,7 @@ def _of_failures(slo: Slo, group: Group) -> Finding | None:
         trials = group.ok + failed
     elif not slo.about_failures:
         return None
+    counts_window = slo.key != "requests.failed"
     rate = failed / trials if trials else None
     value = rate if slo.key == "error_rate" else float(failed)
     if _allows_none(slo):
@@ -227,7 +235,11 @@ def _of_failures(slo: Slo, group: Group) -> Finding | None:
     elif slo.key == "error_rate" and slo.op in ("<", "<=") and 0 < slo.bound < 1:
         needed = 1 - slo.bound
     else:
-        return _of_a_count(slo, value, trials, failed)
+        surely = failed - (
+            group.perhaps_outside.failed_in_window if counts_window and group.perhaps_outside else 0
+        )
+        return _of_a_count(slo, value, trials, failed, surely)
+    least, most = _at_borders(group, needed) if counts_window else (0.0, 0.0)
     return Finding(
         slo,
         "open",
@@ -237,6 +249,8 @@ def _of_failures(slo: Slo, group: Group) -> Finding | None:
         inside=trials - failed,
         needed=needed,
         failed=failed,
+        least=trials - failed - least,
+        most=trials - failed + most,
         hiccup=hiccup_of_failures(group, needed) if failed == group.failed_in_window else None,
     )
 
@@ -248,8 +262,19 @@ def _allows_none(slo: Slo) -> bool:
     return slo.op in ("<=", "==") and slo.bound == 0
 
 
-def _of_a_count(slo: Slo, value: float | None, trials: int, failed: int) -> Finding:
+def _at_borders(group: Group, needed: float) -> tuple[float, float]:
+    """How many fewer and more did not fail, by requests that perhaps ended beyond a border of the window."""
+    down = up = 0.0
+    for border, move in ((group.perhaps_inside, perhaps_there), (group.perhaps_outside, perhaps_gone)):
+        if border is not None:
+            held, count = border.completed, border.completed + border.failed_in_window
+            fewer, more = move(held, held, count, needed)
+            down, up = down + fewer, up + more
+    return down, up
+
+
+def _of_a_count(slo: Slo, value: float | None, trials: int, failed: int, surely: int) -> Finding:
     """An objective such as `failed<5`: missed once the count, which only grows, has reached its bound."""
     grows = slo.key != "error_rate" and slo.op in ("<", "<=")
-    broken = grows and value is not None and not slo.holds(value)
+    broken = grows and value is not None and not slo.holds(surely)
     return Finding(slo, "missed" if broken else "open", value, trials=trials, failed=failed)

@@ -85,25 +85,6 @@ class Failure:
         return Failure(self.count + other.count, at_s, example)
 
 
-@dataclass(slots=True)
-class AtBorder:
-    """Successful requests that perhaps ended on the other side of a border of the window."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-    def add(self, record: RequestRecord) -> None:
-        self.requests += 1
-        self.prompt_tokens += record.prompt_tokens or 0
-        self.output_tokens += record.output_tokens or 0
-
-    def merge(self, other: "AtBorder") -> None:
-        self.requests += other.requests
-        self.prompt_tokens += other.prompt_tokens
-        self.output_tokens += other.output_tokens
-
-
 class Group:
     """The fold of some records. Stamps are seconds since the origin of the recording."""
 
@@ -154,8 +135,7 @@ class Group:
         self.send_bound_s = array("d")
         self.ok_ended_s = array("d")
         self.output_tokens, self.later_tokens = array("q"), array("q")
-        self.prompt_tokens = array("q")
-        self.cached_tokens = array("q")
+        self.prompt_tokens, self.cached_tokens = array("q"), array("q")
         # One entry per dropped request in the window: how long it waited, and when it was given up.
         self.unsent_wait_s, self.unsent_ended_s = array("d"), array("d")
         # One entry per failed request in the window: when it was sent, or was to be, and when it ended.
@@ -169,8 +149,10 @@ class Group:
         # By when the first one was sent and since when the last one in the window has ended, likewise.
         self.first_sent_s = self.first_sent_by_s = math.inf
         self.last_ended_in_window_s = self.last_ended_since_s = -math.inf
-        # Of those that were measured outside of the window, and of those inside.
-        self.perhaps_inside, self.perhaps_outside = AtBorder(), AtBorder()
+        # Requests that perhaps ended on the other side of a border of the window, all folded as if inside: of
+        # those that were measured outside, and of those inside; None without any.
+        self.perhaps_inside: Group | None = None
+        self.perhaps_outside: Group | None = None
         # Gaps, the least and the most that each may truly be, and how far it may be off.
         self.itl = Histogram()
         self.itl_low, self.itl_high = Histogram(), Histogram()
@@ -239,6 +221,8 @@ class Group:
 
         Or the reverse.
         """
+        if at_border:
+            self._border(not inside).add(record, origin_s, True)
         self.planned += 1
         if record.outcome == DROPPED:
             self.dropped += 1
@@ -255,11 +239,17 @@ class Group:
             self._add_failure(record, origin_s, inside)
             return
         self.ok += 1
-        if at_border:
-            (self.perhaps_outside if inside else self.perhaps_inside).add(record)
         if inside:
             self._add_latencies(record, origin_s)
             self._add_gaps(record, arrivals, earliest)
+
+    def _border(self, inside: bool) -> "Group":
+        """Those that are perhaps inside, or perhaps outside."""
+        name = "perhaps_inside" if inside else "perhaps_outside"
+        if getattr(self, name) is None:
+            setattr(self, name, Group())
+        border: Group = getattr(self, name)
+        return border
 
     def _add_stamps(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         ended_s = record.ended_s - origin_s
@@ -373,11 +363,20 @@ class Group:
             getattr(self, name).merge(getattr(other, name))
         self.oddities.merge(other.oddities)
         _join_failures(self.failures, other.failures)
-        self.perhaps_inside.merge(other.perhaps_inside)
-        self.perhaps_outside.merge(other.perhaps_outside)
+        for inside, border in ((True, other.perhaps_inside), (False, other.perhaps_outside)):
+            if border is not None:
+                self._border(inside).merge(border)
         self.merge_extent(other)
         for name in _BY_SECOND:
             _join_counts(getattr(self, name), getattr(other, name))
+
+    def widest(self) -> "Group":
+        """All that are measured inside, and all that are perhaps inside."""
+        return _together(self, self.perhaps_inside)
+
+    def at_borders(self) -> "Group":
+        """All that perhaps are on the other side of a border."""
+        return _together(self.perhaps_inside, self.perhaps_outside)
 
     def merge_extent(self, other: "Group") -> None:
         """Add when the requests of `other` were sent and ended, and nothing else of them."""
@@ -396,7 +395,7 @@ class Group:
         data |= {
             name: [[second, count] for second, count in getattr(self, name).items()] for name in _BY_SECOND
         }
-        data |= {name: asdict(at) for name in _AT_BORDERS if (at := getattr(self, name)).requests}
+        data |= {name: at.to_dict() for name in _AT_BORDERS if (at := getattr(self, name)) is not None}
         if self.last_ended_in_window_s > -math.inf:
             data["last_ended_in_window_s"] = self.last_ended_in_window_s
             data["last_ended_since_s"] = self.last_ended_since_s
@@ -419,12 +418,21 @@ class Group:
         for name in _BY_SECOND:
             setattr(group, name, dict(data[name]))
         for name in _AT_BORDERS:
-            setattr(group, name, AtBorder(**data.get(name, {})))
+            if name in data:
+                setattr(group, name, cls.from_dict(data[name]))
         group.first_sent_s = min(group.sent_s, default=math.inf)
         group.first_sent_by_s = min(group.sent_by_s, default=math.inf)
         group.last_ended_in_window_s = data.get("last_ended_in_window_s", -math.inf)
         group.last_ended_since_s = data.get("last_ended_since_s", -math.inf)
         return group
+
+
+def _together(*groups: Group | None) -> Group:
+    both = Group()
+    for group in groups:
+        if group is not None:
+            both.merge(group)
+    return both
 
 
 def _join_counts(into: dict[int, int], other: Mapping[int, int]) -> None:

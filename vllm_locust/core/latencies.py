@@ -20,6 +20,10 @@ An answer in one piece has no TPOT and no gaps. Where that may be so because it 
 (`RequestRecord.perhaps_read_late`) it may have had some: they are not among what was measured, but the low
 ends take them as 0, and the high ends as large as they may be, or as not there if that is higher.
 
+Requests that by their bounds may have ended on the other side of a border of the window are there or not.
+Whichever of them are, with `n` others, order statistic `i` from below is not lower than that of all together,
+and `i` from above not higher.
+
 A histogram's percentiles have an error of their own, which the ends of those of gaps allow for.
 """
 
@@ -39,6 +43,8 @@ class Sample(Protocol):
     """Durations in seconds; None where there are none. Exact `Values` or a `Histogram`."""
 
     @property
+    def count(self) -> int: ...
+    @property
     def mean_s(self) -> float | None: ...
     @property
     def std_s(self) -> float | None: ...
@@ -57,6 +63,10 @@ class Values:
     def of(cls, values_s: NDArray[np.float64]) -> Self:
         """In any order; undefined ones (NaN) are left out."""
         return cls(np.sort(values_s[~np.isnan(values_s)]))
+
+    @property
+    def count(self) -> int:
+        return len(self.ordered_s)
 
     @property
     def mean_s(self) -> float | None:
@@ -80,6 +90,10 @@ class Shifted:
 
     sample: Sample
     by_s: float
+
+    @property
+    def count(self) -> int:
+        return self.sample.count
 
     @property
     def mean_s(self) -> float | None:
@@ -106,6 +120,10 @@ class Rounded:
 
     gaps: Histogram
     sign: int
+
+    @property
+    def count(self) -> int:
+        return self.gaps.count
 
     @property
     def mean_s(self) -> float | None:
@@ -142,6 +160,10 @@ class Higher:
     among: Sample
 
     @property
+    def count(self) -> int:
+        return self.among.count
+
+    @property
     def mean_s(self) -> float | None:
         return _higher(self.without.mean_s, self.among.mean_s)
 
@@ -155,6 +177,44 @@ class Higher:
 
     def percentile(self, q: float) -> float | None:
         return _higher(self.without.percentile(q), self.among.percentile(q))
+
+
+@dataclass(frozen=True, slots=True)
+class PerhapsThere:
+    """Durations of which some are perhaps not there: the least that a number may be, or (`high`) the most."""
+
+    all: Sample
+    perhaps: Sample
+    """Those of them."""
+    high: bool
+
+    @property
+    def count(self) -> int:
+        return self.all.count
+
+    @property
+    def mean_s(self) -> float | None:
+        mean_s, surely = self.all.mean_s, self.count - self.perhaps.count
+        least_s, most_s = self.all.percentile(0), self.all.max_s
+        if mean_s is None or least_s is None or most_s is None or not surely:
+            return most_s if self.high else least_s
+        if self.high:
+            return min(mean_s * self.count / surely, most_s)
+        return max(mean_s - (self.perhaps.mean_s or 0.0) * self.perhaps.count / self.count, least_s)
+
+    @property
+    def std_s(self) -> float | None:
+        return self.all.std_s
+
+    @property
+    def max_s(self) -> float | None:
+        return self.all.max_s if self.high else self.percentile(100)
+
+    def percentile(self, q: float) -> float | None:
+        if self.count < 2:
+            return self.all.percentile(q)
+        of_all = max(self.count - self.perhaps.count - 1, 0) / (self.count - 1)
+        return self.all.percentile(100 - (100 - q) * of_all if self.high else q * of_all)
 
 
 def _higher(*values_s: float | None) -> float | None:
@@ -269,6 +329,42 @@ def _too_late(measured_s: NDArray[np.float64], by_s: NDArray[np.float64]) -> End
 
 def families_of(group: Group) -> dict[str, Family]:
     """All latencies of which the error is known, by the names of `core.summary.FAMILIES`."""
+    families = _as_if_certain(group)
+    if group.perhaps_inside is None and group.perhaps_outside is None:
+        return families
+    everything, perhaps = _as_if_certain(group.widest()), _as_if_certain(group.at_borders())
+    return {name: _with_borders(family, everything[name], perhaps[name]) for name, family in families.items()}
+
+
+def _with_borders(family: Family, everything: Family, perhaps: Family) -> Family:
+    """A family of which those that are `perhaps` there, of `everything` together, may be there or not."""
+    return Family(
+        family.measured,
+        PerhapsThere(everything.low, perhaps.low, high=False),
+        _most(everything.high, perhaps.high),
+        _mean_error_s(family, everything, perhaps),
+    )
+
+
+def _most(everything: Sample, perhaps: Sample) -> Sample:
+    if not isinstance(everything, Higher):
+        return PerhapsThere(everything, perhaps, high=True)
+    both = perhaps if isinstance(perhaps, Higher) else Higher(perhaps, perhaps)
+    return Higher(_most(everything.without, both.without), _most(everything.among, both.among))
+
+
+def _mean_error_s(family: Family, everything: Family, perhaps: Family) -> tuple[float, float] | None:
+    """From means that are known better than from the ends, where there are any."""
+    mean, most = family.mean, everything.mean
+    count, doubtful = everything.measured.count, perhaps.measured.count
+    if everything.mean_error_s is None or mean is None or most is None or count == doubtful:
+        return None
+    removed_s = (perhaps.mean.high_s if perhaps.mean else 0.0) * doubtful / count
+    return mean.value_s - (most.low_s - removed_s), most.high_s * count / (count - doubtful) - mean.value_s
+
+
+def _as_if_certain(group: Group) -> dict[str, Family]:
+    """The same, as if it were certain which requests are in the window."""
     return {name: ends.family() for name, ends in ends_of(group).items()} | {
         "itl": itl_family(
             group.itl,

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_locust.core.group import UNKNOWN, AtBorder, Group
+from vllm_locust.core.group import UNKNOWN, Group
 from vllm_locust.core.histogram import Histogram
 from vllm_locust.core.latencies import Bounded, Family, Sample, Values, ends_of, families_of
 from vllm_locust.core.percentile import Interval, interval, interval_of_histogram
@@ -159,6 +159,7 @@ def _of_group(
         **_rates(group, window, goodput_ms),
         **_latencies(group, families, percentiles),
         "error_bounds": _error_bounds(families, percentiles)
+        | _count_bounds(group)
         | _rate_bounds(group, window, goodput_ms)
         | {
             "duration": [window.shortest_s, window.duration_s] if window else [None, None],
@@ -236,13 +237,26 @@ def _amounts(group: Group, good: int | None) -> dict[str, int | None]:
     }
 
 
-def _amounts_at(border: AtBorder) -> dict[str, int]:
+def _amounts_at(border: Group | None) -> dict[str, int]:
     """The same of requests at a border of the window, all of which may be good."""
+    known = _amounts(border or Group(), border.completed if border else 0)
+    return {name: amount or 0 for name, amount in known.items()}
+
+
+def _count_bounds(group: Group) -> dict[str, list[float | None]]:
+    """How many ended in the window at least and at most."""
+    gone, there = group.perhaps_outside or Group(), group.perhaps_inside or Group()
+    completed = (group.completed - gone.completed, group.completed + there.completed)
+    failed = (
+        group.failed_in_window - gone.failed_in_window,
+        group.failed_in_window + there.failed_in_window,
+    )
+    rates = [_ratio(failed[0], failed[0] + completed[1]), _ratio(failed[1], failed[1] + completed[0])]
+    some = completed[1] + failed[1] > 0
     return {
-        "request_throughput": border.requests,
-        "request_goodput": border.requests,
-        "output_throughput": border.output_tokens,
-        "total_token_throughput": border.prompt_tokens + border.output_tokens,
+        "completed": [*completed],
+        "failed": [*failed],
+        "error_rate": [(rate or 0.0) if some else None for rate in rates],
     }
 
 

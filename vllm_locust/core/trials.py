@@ -2,7 +2,8 @@
 
 Rule: each answered request is a trial, and each failed one is a trial outside. A request is inside when its
 latency holds the bound; the client's own error (`core.latencies`) makes that sure or only possible, so there
-is a least and a most of those inside, and what was measured lies between.
+is a least and a most of those inside, and what was measured lies between. So do requests that perhaps ended
+on the other side of a border of the window (`perhaps_there`, `perhaps_gone`).
 
 A hiccup is one short stretch of time, a twentieth of the window, through which three quarters of the
 requests outside were under way, and without whose requests, half of all at most, the objective would be met.
@@ -10,7 +11,7 @@ requests outside were under way, and without whose requests, half of all at most
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,35 @@ class Trials:
 
 def trials_of(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Trials | None:
     """Those of a percentile or a maximum; None for any other objective."""
+    trials = _as_if_certain(slo, group, latencies)
+    if trials is None:
+        return None
+    least, most = trials.least, trials.most
+    if (border := group.perhaps_inside) and (those := _as_if_certain(slo, border, latencies_ms(border))):
+        down, up = perhaps_there(those.least, those.most, those.count, trials.needed)
+        least, most = least - down, most + up
+    if (border := group.perhaps_outside) and (those := _as_if_certain(slo, border, latencies_ms(border))):
+        down, up = perhaps_gone(those.least, those.most, those.count, trials.needed)
+        least, most = least - down, most + up
+    return replace(trials, least=least, most=most)
+
+
+def perhaps_there(least: float, most: float, count: int, needed: float) -> tuple[float, float]:
+    """How many fewer and how many more than without them are inside, if some of `count` requests are there.
+
+    By the share that is `needed` of those that were counted before: so one that holds counts for
+    `1 - needed`, and one that does not takes `needed` away.
+    """
+    return needed * (count - least), (1 - needed) * most
+
+
+def perhaps_gone(least: float, most: float, count: int, needed: float) -> tuple[float, float]:
+    """The same, if some of `count` requests that were counted are not there."""
+    return (1 - needed) * least, needed * (count - most)
+
+
+def _as_if_certain(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Trials | None:
+    """As if it were certain which requests are in the window."""
     q = slo.percentile or _AS_PERCENTILE.get(slo.key.partition("_")[0])
     if slo.family is None or q is None or slo.op not in ("<", "<="):
         return None
