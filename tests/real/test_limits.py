@@ -106,7 +106,7 @@ def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: 
 
 
 def test_requests_that_wait_since_the_server_is_paused(small_vllm: str, tmp_path: Path) -> None:
-    options = ("--headless", "-u", "4", "-r", "4", "--request-rate", "5", "-t", "6s", "--max-tokens", "20")
+    options = ("--headless", "-u", "4", "-r", "4", "--request-rate", "5", "-t", "60s", "--max-tokens", "20")
     metrics = ("--server-metrics-url", small_vllm, "--server-metrics-interval", "0.2")
     try:
         with started(
@@ -115,9 +115,9 @@ def test_requests_that_wait_since_the_server_is_paused(small_vllm: str, tmp_path
             lines = tmp_path / "results" / "requests.jsonl"
             wait_until(lambda: lines.exists() and lines.stat().st_size > 0, "the first answers")
             post(f"{small_vllm}/pause?mode=wait")
-            wait_until(lambda: counters(small_vllm)["vllm:num_requests_waiting"] >= 3, "requests that wait")
+            wait_until(lambda: counters(small_vllm)["vllm:num_requests_waiting"] >= 9, "requests that wait")
             post(f"{small_vllm}/resume")
-            outcome = locust.wait()
+            outcome = locust.stop()
     finally:
         with suppress(HTTPError):
             post(f"{small_vllm}/resume")
