@@ -3,10 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -14,10 +11,7 @@ from tests.locust_command import (
     Outcome,
     assert_ended_well,
     assert_nothing_is_lost,
-    counters,
     run_locust,
-    started,
-    wait_until,
 )
 from tests.real.conftest import START_LIMIT_S, serving
 from vllm_locust.report.waiting import describe_waiting
@@ -32,11 +26,11 @@ HIDDEN, LAYERS = 128, 2
 
 @pytest.fixture(scope="module")
 def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter, which anybody may pause."""
+    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter."""
     folder = tmp_path_factory.mktemp("small-vllm")
     modules = [f"{name}={adapter(folder / name)}" for name in ADAPTERS]
     lora = ("--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK), "--lora-modules", *modules)
-    with serving(folder, "--num-gpu-blocks-override", "36", *lora, VLLM_SERVER_DEV_MODE="1") as url:
+    with serving(folder, "--num-gpu-blocks-override", "36", *lora) as url:
         yield url
 
 
@@ -103,29 +97,3 @@ def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: 
     assert server["requests_waiting_deferred_peak"] >= 1
     assert server["engines"][0]["when_waiting"]["kv_cache_usage_most"] < 0.75
     assert "a slot of a LoRA adapter that is not free" in sentences
-
-
-def test_requests_that_wait_since_the_server_is_paused(small_vllm: str, tmp_path: Path) -> None:
-    options = ("--headless", "-u", "4", "-r", "4", "--request-rate", "5", "-t", "60s", "--max-tokens", "20")
-    metrics = ("--server-metrics-url", small_vllm, "--server-metrics-interval", "0.2")
-    try:
-        with started(
-            "--host", small_vllm, *metrics, "--scenario", "ss", *options, folder=tmp_path / "results"
-        ) as locust:
-            lines = tmp_path / "results" / "requests.jsonl"
-            wait_until(lambda: lines.exists() and lines.stat().st_size > 0, "the first answers")
-            post(f"{small_vllm}/pause?mode=wait")
-            wait_until(lambda: counters(small_vllm)["vllm:num_requests_waiting"] >= 9, "requests that wait")
-            post(f"{small_vllm}/resume")
-            outcome = locust.stop()
-    finally:
-        with suppress(HTTPError):
-            post(f"{small_vllm}/resume")
-    sentences = said(outcome)
-    assert outcome.summary["server"]["kv_cache_usage_peak"] < 0.5
-    assert "a pause, or something else" in sentences
-
-
-def post(url: str) -> None:
-    with urlopen(Request(url, data=b"{}", headers={"Content-Type": "application/json"}), timeout=60):
-        pass
