@@ -87,7 +87,8 @@ MISTAKES: Sequence[tuple[list[str], str]] = [
 
 def test_each_mistake_is_told_in_one_sentence(server: Simulator) -> None:
     lines = [
-        [*HEADLESS, *(() if "--ladder" in options else ("-t", "2s")), *options] for options, _ in MISTAKES
+        [*(("--headless",) if "--ladder" in options else (*HEADLESS, "-t", "2s")), *options]
+        for options, _ in MISTAKES
     ]
     asked = subprocess.run(
         [sys.executable, "-m", "tests.whole.preparing", server.url],
