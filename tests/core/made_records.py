@@ -35,6 +35,11 @@ def an_ok(
     )
 
 
+def an_error(ended_s: float, outcome: str = "http_503", error: str = "overloaded", **fields) -> RequestRecord:
+    defaults = {"profile": "p", "intended_s": ended_s - 0.5, "sent_s": ended_s - 0.5}
+    return RequestRecord(0, "s", outcome=outcome, ended_s=ended_s, error=error, **(defaults | fields))
+
+
 @st.composite
 def records(draw: st.DrawFn) -> RequestRecord:
     """Any outcome in the first minute of a run, tokens told per event or not, usage or not."""

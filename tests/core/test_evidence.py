@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.made_records import an_ok, records
+from tests.core.made_recordings import a_recording, bounded, concluded, spread
+from tests.core.made_records import an_error, an_ok, records
 from vllm_locust.core.collapse import collapsed
 from vllm_locust.core.evidence import HANDFUL, conclude, pool, weigh
 from vllm_locust.core.finding import Evidence, Finding
@@ -23,42 +24,9 @@ from vllm_locust.core.summary import summarize
 from vllm_locust.core.validity import Measured, judge
 
 
-def an_error(ended_s: float, outcome: str = "http_503", error: str = "overloaded", **fields) -> RequestRecord:
-    defaults = {"profile": "p", "intended_s": ended_s - 0.5, "sent_s": ended_s - 0.5}
-    return RequestRecord(0, "s", outcome=outcome, ended_s=ended_s, error=error, **(defaults | fields))
-
-
-def a_recording(ttfts_ms, failed=0, gap_ms=10.0, tokens=3) -> Recording:
-    """Requests one after another, each with its TTFT and then gaps; then those that failed."""
-    recording = Recording()
-    for second, ttft_ms in enumerate(ttfts_ms):
-        first_s = second + ttft_ms / 1000
-        arrivals_s = [first_s + i * gap_ms / 1000 for i in range(tokens)]
-        recording.add(an_ok(float(second), arrivals_s=arrivals_s))
-    for i in range(failed):
-        recording.add(an_error(len(ttfts_ms) + i + 1.0))
-    return recording
-
-
 def weighed(text: str, recording: Recording) -> Finding:
     (finding,) = weigh([parse_slo(text)], recording.phase(0)).findings
     return finding
-
-
-def concluded(text: str, recording: Recording) -> Finding:
-    slo = parse_slo(text)
-    numbers = summarize(recording, percentiles=percentiles_of([slo]))
-    (finding,) = conclude([slo], recording.phase(0), numbers).findings
-    return finding
-
-
-def spread(count: int, outside: int = 0) -> list[float]:
-    """TTFTs in no order around 100 ms, `outside` of them at 900 ms, evenly scattered."""
-    values = [100 + value for value in np.random.default_rng(1).permutation(count)]
-    values = [value / count for value in values]
-    for i in range(outside):
-        values[(2 * i + 1) * count // (2 * outside)] = 900.0
-    return values
 
 
 @pytest.mark.parametrize(
@@ -336,15 +304,6 @@ def test_anything_can_be_weighed_and_nothing_is_open_at_the_end(made, texts):
         assert json.dumps(after.to_dict(), allow_nan=False)
         assert after.excess >= 0 or after.outcome == "met" or after.slo.bound < 0
     assert [finding.excess for finding in end.missed] == sorted((f.excess for f in end.missed), reverse=True)
-
-
-def bounded(ttft_ms: float, bound_ms: float, gap_ms: float = 10.0, count: int = 600) -> Recording:
-    """Requests alike, of whose every token it is known within `bound_ms` only when it came."""
-    recording = Recording()
-    for second in range(count):
-        arrivals_s = [second + (ttft_ms + i * gap_ms) / 1000 for i in range(3)]
-        recording.add(an_ok(float(second), arrivals_s=arrivals_s, bounds_s=[bound_ms / 1000] * 3))
-    return recording
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.made_records import an_ok, records
-from tests.core.test_evidence import a_recording, an_error, bounded, concluded, spread
+from tests.core.made_recordings import a_recording, bounded, concluded, spread
+from tests.core.made_records import an_error, an_ok, records
 from vllm_locust.core.gates import gates
 from vllm_locust.core.record import DROPPED, RequestRecord
 from vllm_locust.core.recording import Recording

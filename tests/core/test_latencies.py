@@ -9,8 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.core.made_records import an_ok
-from tests.core.test_evidence import an_error
+from tests.core.made_records import an_error, an_ok
 from vllm_locust.core.group import Group
 from vllm_locust.core.latencies import Family, Values, families_of
 from vllm_locust.core.recording import Recording
