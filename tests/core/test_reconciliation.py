@@ -281,7 +281,6 @@ def test_of_a_server_that_had_a_part_of_the_load_nothing_is_shown():
         (half(), client(total_output_tokens=None), ()),
         (half(), client(), ("b:8000",)),  # another server, that could not be asked
         (replace(half(), restarts=1), client(), ()),
-        (replace(half(), first_look_late_s=0.3), client(), ()),
         (replace(half(), covered_s=9.0), client(), ()),
         # What ended within 10 s of a border may be on either side, or within 1 s of one of 10 phases.
         (replace(half(), samples=2), client(), ()),
@@ -340,10 +339,9 @@ def test_counters_that_began_anew(restarts, word):
     assert sentence.startswith(f"The server's counters began anew {word}: it was restarted, or another one")
 
 
-def test_counts_that_began_late_are_said_to_and_blamed_on_nobody():
-    (sentence,) = reconcile(server(finished=150, first_look_late_s=0.3), client(), client_valid=True)[
-        "sentences"
-    ]
-    assert sentence == (
-        "The server was first looked at 0.30 s after the load began: its counts lack what it did before."
+def test_counts_that_began_late_are_left_out_and_that_is_said():
+    late = server(first_look_late_s=0.3, counters={}, histograms={})
+    assert only(late, client()) == (
+        "The server was first looked at 0.30 s after the load began: what it did before is not known, so "
+        "that its counts and means are left out."
     )

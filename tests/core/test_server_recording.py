@@ -82,7 +82,7 @@ def test_a_single_look_knows_no_growth():
 
 
 def test_a_counter_that_stands_still_grew_by_zero():
-    assert tokens(of(counted(1, 100), counted(2, 100))) == 0
+    assert tokens(of(counted(0, 100), counted(1, 100))) == 0
 
 
 def test_an_engine_or_a_counter_that_appears_later_grew_from_zero():
@@ -104,15 +104,26 @@ def test_one_that_appears_in_the_middle_of_a_gap_belongs_there():
     assert tokens(recording, 2) == 9
 
 
-def test_a_first_look_that_comes_after_the_begin_says_how_late_it_was():
+def test_of_a_first_look_that_comes_after_the_begin_only_what_is_whole_is_known():
+    """The 20 tokens between the looks are not all that the first phase had."""
     recording = ServerRecording()
     recording.begin_phase(1, 2.0)
-    recording.add(counted(2.5, 40))
+    recording.add(sample(2.5, engine(gauges={"running": 3}, counters={"generation_tokens": 40})))
     recording.add(counted(3.5, 60))
     recording.begin_phase(2, 4.0)
     recording.add(counted(4.5, 70))
-    assert (recording.phase(1).first_look_late_s, tokens(recording, 1)) == (0.5, 20)
-    assert (recording.phase(2).first_look_late_s, recording.total().first_look_late_s) == (0.0, 0.5)
+    assert (recording.phase(1).first_look_late_s, recording.phase(1).counters) == (0.5, {})
+    assert recording.phase(1).gauges["running"].peak == 3
+    assert (recording.phase(2).first_look_late_s, tokens(recording, 2)) == (0.0, 10)
+    assert (recording.total().first_look_late_s, recording.total().counters) == (0.5, {})
+
+
+def test_a_second_source_that_comes_late_was_missing_in_all_phases_before():
+    recording = of(counted(0, 0), counted(2, 30))
+    recording.begin_phase(2, 4.0)
+    recording.add(sample(6.0, engine(counters={"generation_tokens": 5}), source="b:8000"))
+    assert [recording.phase(number).first_look_late_s for number in (1, 2)] == [6.0, 2.0]
+    assert recording.phase(1).counters == {}
 
 
 def test_a_source_without_counters_lacks_no_counts():
@@ -214,7 +225,7 @@ def test_a_page_that_lacks_something_for_once():
 
 
 def test_sources_are_kept_apart():
-    recording = of(counted(0, 10), counted(0.5, 1000, "b"), counted(1, 11), counted(1.5, 1002, "b"))
+    recording = of(counted(0, 10), counted(0, 1000, "b"), counted(1, 11), counted(1.5, 1002, "b"))
     assert tokens(recording) == 3
 
 

@@ -340,8 +340,8 @@ def test_a_server_that_comes_and_goes_fills_no_log():
     assert len(heard.sentences) == 10
 
 
-def test_what_will_hardly_change_is_asked_less_often():
-    with scripted_server([answer(HTML)]) as server, scraping(server.url) as heard:
+def test_who_has_no_key_is_asked_less_often():
+    with scripted_server([answer(b"", status="401 No")]) as server, scraping(server.url) as heard:
         heard.wait(sentences=1)
         for asked in (2, 3, 4):
             heard.scraper.scrape_soon()
@@ -358,10 +358,20 @@ def test_a_server_that_did_nothing_yet_is_asked_as_often_as_any():
         assert heard.sentences == []
 
 
-def test_a_server_whose_page_is_still_empty_is_asked_as_often_as_any():
-    with scripted_server([answer(b"")], [answer(b"")], FINE) as server, scraping(server.url) as heard:
+@pytest.mark.parametrize(
+    ("still", "problem"),
+    [
+        (answer(b""), "it is empty"),
+        (answer(HTML), "it is no page of metrics"),
+        (answer(b"python_info 1\n"), "neither vLLM's nor"),
+        (answer(b"", status="404 No"), "answers 404"),
+    ],
+)
+def test_a_server_that_has_no_metrics_yet_is_asked_as_often_as_any(still, problem):
+    """It may have some from its first request on."""
+    with scripted_server([still], [still], FINE) as server, scraping(server.url) as heard:
         heard.wait(samples=1, sentences=2)
-    assert "it is empty" in heard.sentences[0]
+    assert problem in heard.sentences[0]
     assert "gives metrics again" in heard.sentences[1]
 
 

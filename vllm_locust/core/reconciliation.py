@@ -129,8 +129,8 @@ def _sentences(
         )
     if server.first_look_late_s:
         yield (
-            f"The server was first looked at {server.first_look_late_s:.2f} s after the load began: its "
-            "counts lack what it did before."
+            f"The server was first looked at {server.first_look_late_s:.2f} s after the load began: what "
+            "it did before is not known, so that its counts and means are left out."
         )
     others = _requests_of_others(result["requests"], client)
     if _enough(result, client) and not others:
@@ -279,7 +279,7 @@ def _slack(ours: float, per_s: float | None, slack_s: float = _SLACK_S) -> float
     return max(_COUNT_SLACK, _COUNT_SHARE * ours, slack_s * (per_s or 0.0))
 
 
-_Missing = Literal["late", "restarted", "silent", "unseen", "without tokens", "uncounted", "elsewhere"]
+_Missing = Literal["restarted", "silent", "unseen", "without tokens", "uncounted", "elsewhere"]
 """Why the server may count fewer requests than this client; the last where nothing else explains it."""
 
 
@@ -287,8 +287,6 @@ def _missing(server: ServerWindow, client: Mapping[str, Any], silent: Sequence[s
     """None where none are missing."""
     if not _too_few(server, "requests_finished", client, ("completed", "request_throughput")):
         return None
-    if server.first_look_late_s:
-        return "late"
     if server.restarts:
         return "restarted"
     if silent:
@@ -318,7 +316,7 @@ def _on_missing_requests(
     server: ServerWindow, client: Mapping[str, Any], silent: Sequence[str]
 ) -> Iterator[str]:
     why = _missing(server, client, silent)
-    if why is None or why == "late":  # it is said that the counts are too small
+    if why is None:
         return
     counted = (
         f"The server counted {server.count('requests_finished')} finished requests where this client had "

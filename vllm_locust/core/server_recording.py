@@ -6,9 +6,9 @@ load. The window of the run is all of them together; what was before the first p
 
 Counters and histograms are known only when somebody looks, so the growth between two looks at an engine
 belongs, as a whole, to the phase whose window holds the middle of that time.
-  - The first look at a source is where its engines begin to be counted; a window that had begun by then says
-    how late it was. An engine that appears later, or a
-    counter (vLLM makes some when they are first needed), has grown from 0.
+  - The first look at a source is where its engines begin to be counted: of windows that had begun by then
+    nobody knows what was counted in all. An engine that appears later, or a counter (vLLM makes some when
+    they are first needed), has grown from 0.
   - One that is smaller than before began anew with a restart: its value is the growth. A histogram did so
     when its count, a bucket or its sum is smaller, or its bounds are others.
   - Another process answers where the page tells another time of its start. One that was seen before is no
@@ -146,9 +146,8 @@ class ServerRecording:
             source.is_another(sample.engines)
             for engine in sample.engines:
                 source.counted[engine.engine, engine.model_name] = _baseline(engine, sample.at_s)
-            counts = any(engine.counters or engine.histograms for engine in sample.engines)
-            if counts and (late := self._at(sample.at_s)) is not None:
-                late.sums.first_look_late_s = max(late.sums.first_look_late_s, sample.at_s - late.start_s)
+            if any(engine.counters or engine.histograms for engine in sample.engines):
+                self._come_late(sample.at_s)
         else:
             if restarted := source.is_another(sample.engines):
                 source.counted.clear()
@@ -197,6 +196,12 @@ class ServerRecording:
         return self._phases[i] if i >= 0 and self._phases[i].holds(at_s) else None
 
     # -- counters and histograms --------------------------------------------------------------------------
+
+    def _come_late(self, at_s: float) -> None:
+        """What a source counted before is not known."""
+        for phase in self._phases:
+            late_s = phase.sums.first_look_late_s
+            phase.sums.first_look_late_s = max(late_s, at_s - phase.start_s)
 
     def _grow(self, source: _Source, engine: EngineState, at_s: float) -> bool:
         """Count what an engine did since the last look at it; whether it was restarted meanwhile."""

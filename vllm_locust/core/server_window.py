@@ -103,7 +103,8 @@ class ServerWindow:
     partial: bool = False
     """Others than who told answered a part of the requests: nothing of it is here."""
     first_look_late_s: float = 0.0
-    """How long after the window began its last source was first looked at: nothing before was counted."""
+    """How long after the window began its last source was first looked at: with any, nothing that was counted
+    is here, as a part of it is not known."""
 
     def of_several_servers(self) -> Self:
         """The same, with what is worth nothing left out."""
@@ -298,14 +299,15 @@ class WindowSums:
         """As it stands; None when nothing is known of it."""
         if not (self.samples or self.covered_s or self.counters or self.histograms):
             return None
+        late = self.first_look_late_s > 0
         return ServerWindow(
             self.samples,
             self.covered_s,
             self.restarts,
             {engine: _finished(levels) for engine, levels in sorted(self.engines.items())},
             _finished(self.gauges),
-            dict(self.counters),
-            dict(self.histograms),
+            {} if late else dict(self.counters),
+            {} if late else dict(self.histograms),
             {name: self._gpu(name, _finished(levels)) for name, levels in sorted(self.gpus.items())},
             dict(self.queues),
             first_look_late_s=self.first_look_late_s,

@@ -24,8 +24,10 @@ from vllm_locust.observe.addresses import LOOPBACK, same_origin
 
 _REQUESTS_LOOKED_AT = 32
 _TURNS_LOOKED_AT = 32
-# Locust's clock runs already: a server that is slower than that has to do with what it said before.
+# Locust's clock runs already: a server that is slower than that has to do with what it said before, and one
+# that said nothing yet is worth a longer wait, as nothing that it counts can be known otherwise.
 _BASELINE_LIMIT_S = 0.25
+_FIRST_LOOK_LIMIT_S = 2.0
 # Nothing is measured any more: as long as the observer gives a server to answer, and a little.
 _LAST_LIMIT_S = 6.0
 _LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
@@ -98,7 +100,7 @@ class Observation:
         for sample in observer.latest.values():
             self._take_in(sample)
         observer.on_sample = self._take_in
-        observer.scrape().wait(_BASELINE_LIMIT_S)
+        observer.scrape().wait(_BASELINE_LIMIT_S if observer.latest else _FIRST_LOOK_LIMIT_S)
 
     # -- told by the run ----------------------------------------------------------------------------------
 

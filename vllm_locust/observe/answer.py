@@ -227,7 +227,7 @@ def _refuse(answer: http.client.HTTPResponse, parts: SplitResult) -> None:
     if status in (401, 403):
         raise Trouble(kind, f"answers {status}", "--api-key or --header may open it", lasting=True)
     if status in (404, 405, 410):
-        raise Trouble(kind, f"answers {status}", _ELSEWHERE, lasting=True)
+        raise Trouble(kind, f"answers {status}", _ELSEWHERE)  # it may have metrics from its first request on
     raise Trouble(kind, f"answers {status}")
 
 

@@ -85,9 +85,7 @@ class Scraper:
             engines, gpus = parse_page(text)
         except ValueError as error:
             hint = "--server-metrics-url names another address"
-            # A page of something else stays that; one that is empty may have metrics the next time.
-            lasting = bool(text.strip())
-            raise Trouble("page", f"does not give vLLM's metrics: {error}", hint, lasting=lasting) from None
+            raise Trouble("page", f"does not give vLLM's metrics: {error}", hint) from None
         return ServerSample(self.name, at_s, engines, gpus)
 
     def _until_next(self, interval_s: float) -> float:
