@@ -50,6 +50,11 @@ class ScriptedServer:
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
 
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is still served: one that was hung up or reset is over for the client, too."""
+        return any(thread.is_alive() for thread in self._threads[1:])
+
     def close(self) -> None:
         for open_socket in (self._listener, *self._open):
             _shut(open_socket)

@@ -35,7 +35,7 @@ from tests.scripted_server import (
 )
 from tests.turns import look_around, until
 from vllm_locust.client import chat
-from vllm_locust.client.chat import UNPLANNED, ChatClient, Origin, Reply, RequestOptions, Transport
+from vllm_locust.client.chat import UNPLANNED, ChatClient, Moment, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.target import ROUND_ROBIN, STICKY, Target
 from vllm_locust.core.record import RequestRecord
@@ -319,8 +319,8 @@ def test_a_complete_answer_ended_with_its_last_bytes(
     if isinstance(ending, threading.Event):
         ending.set()
     assert (record.outcome, record.ended_s) == ("ok", record.last_token_s)
-    assert it.client.free_s is not None
-    assert it.client.free_s - record.ended_s >= 0.25
+    assert it.client.free is not None
+    assert it.client.free.at_s - record.ended_s >= 0.25
 
 
 def test_a_refused_connection(asker: Callable[..., Asker]) -> None:
@@ -336,10 +336,9 @@ def test_the_pause_behind_a_refusal_is_no_lateness_of_what_comes_next(asker: Cal
     it = asker(ANSWER)
     it.server.close()
     refused = it.ask().record
-    assert it.client.free_s is not None
-    assert it.client.free_s - refused.ended_s >= 0.2
-    paused_until_s = it.client.free_s
-    assert (it.ask().record.intended_s or 0) >= paused_until_s
+    free = it.client.free
+    assert free == Moment(refused.ended_s, refused.ended_bound_s).later(0.2)
+    assert it.ask().record.intended_s >= free.at_s - 1e-9
 
 
 def test_an_unknown_host() -> None:
@@ -356,7 +355,10 @@ def test_the_total_timeout(asker: Callable[..., Asker]) -> None:
     record = it.ask().record
     never.set()
     assert (record.outcome, record.error) == ("timeout", "no complete answer within 0.5 s")
-    assert record.ended_s - (record.sent_s or 0) >= 0.5
+    # Whenever that was noticed, the time was up then, and the user free.
+    assert record.sent_s is not None
+    assert record.ended_s - record.ended_bound_s == pytest.approx(record.sent_s + 0.5)
+    assert it.client.free == (record.ended_s, record.ended_bound_s)
     assert it.ask().record.outcome == "ok"
     assert it.server.connections == 2
 

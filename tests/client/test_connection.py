@@ -27,7 +27,7 @@ from tests.scripted_server import (
 )
 from vllm_locust.client import connection
 from vllm_locust.client.chat import ChatClient, RequestOptions, Transport
-from vllm_locust.client.connection import ConnectError, Connection, _Records, open_connection
+from vllm_locust.client.connection import ConnectError, Connection, Waits, _Records, open_connection
 from vllm_locust.client.stamps import SO_TIMESTAMPNS, Pulse
 from vllm_locust.client.target import Target
 from vllm_locust.client.tcp_info import TcpInfo, tcp_info
@@ -99,7 +99,7 @@ def test_tls_to_a_plain_port_fails_cleanly() -> None:
         answering.start()
         pulse = Pulse(get_hub().loop)
         with pytest.raises(ConnectError):
-            open_connection(target, pulse, timeout_s=2)
+            open_connection(target, Waits(pulse), timeout_s=2)
         answering.join()
         pulse.close()
 
@@ -119,7 +119,7 @@ def test_a_peer_that_never_answers_the_handshake() -> None:
         pulse = Pulse(get_hub().loop)
         target = Target.parse(f"https://127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(ConnectError, match=r"no connection within 0\.\d+ s"):
-            open_connection(target, pulse, timeout_s=0.1)
+            open_connection(target, Waits(pulse), timeout_s=0.1)
         pulse.close()
 
 
@@ -196,7 +196,7 @@ class Desk:
         )
         self.now_s = 0.0
         monkeypatch.setattr(connection, "perf_counter", lambda: self.now_s)
-        self.connection = Connection(self.socket, self.pulse, None, "")  # type: ignore[arg-type]
+        self.connection = Connection(self.socket, Waits(self.pulse), None, "")  # type: ignore[arg-type]
         self.connection.receiver = self
         self.told: tuple[float, ...] = ()
 

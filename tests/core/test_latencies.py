@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.core.made_records import an_error, an_ok
 from vllm_locust.core.group import Group
-from vllm_locust.core.latencies import Family, Values, families_of
+from vllm_locust.core.latencies import Family, Values, families_of, lateness_of
+from vllm_locust.core.record import CANCELLED, OK, TIMEOUT
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import FAMILIES, summarize
 
@@ -31,16 +32,36 @@ def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
         before = earliest + draw(st.floats(0, 1)) * (arrival - earliest)
         truths.append(before)
     tokens = len(gaps) + draw(st.integers(0, 2))
-    common = {"profile": draw(st.sampled_from("ab")), "intended_s": sent_s - 0.25}
-    ended_s = arrivals[-1] + 0.1
-    ends = {
-        "send_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4])),
-        "ended_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4, 3.0])),
+    common = {
+        "profile": draw(st.sampled_from("ab")),
+        "outcome": draw(st.sampled_from([OK, OK, OK, OK, TIMEOUT, CANCELLED])),
+        "cached_tokens": draw(st.sampled_from([None, 3])),
+        "tokens_counted": draw(st.booleans()),
     }
-    claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **ends, **common)
-    truly_sent_s = min(sent_s + draw(st.floats(0, 1)) * ends["send_bound_s"], truths[0])
-    truly_ended_s = max(ended_s - draw(st.floats(0, 1)) * ends["ended_bound_s"], truths[-1])
-    truth = an_ok(truly_sent_s, truly_ended_s, tokens, truths, **common)
+    ended_s, intended_s, connect_s = arrivals[-1] + 0.1, sent_s - 0.25, draw(st.sampled_from([None, 0.5]))
+    ends = {
+        "intended_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4, 3.0])),
+        "send_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4, math.inf])),
+        "ended_bound_s": 0.0
+        if common["outcome"] == CANCELLED
+        else draw(st.sampled_from([0.0, 1e-4, 0.4, 3.0])),
+        "connect_bound_s": draw(st.sampled_from([0.0, 1e-4, 0.4])),
+    }
+
+    def part_of(bound: str) -> float:
+        return draw(st.floats(0, 1)) * min(ends[bound], 9.0)
+
+    times = {"intended_s": intended_s, "connect_s": connect_s}
+    claim = an_ok(sent_s, ended_s, tokens, arrivals, bounds_s=bounds, **times, **ends, **common)
+    truth = an_ok(
+        min(sent_s + part_of("send_bound_s"), truths[0]),
+        max(ended_s - part_of("ended_bound_s"), truths[-1]),
+        tokens,
+        truths,
+        intended_s=intended_s - part_of("intended_bound_s"),
+        connect_s=None if connect_s is None else connect_s - part_of("connect_bound_s"),
+        **common,
+    )
     assume(not claim.in_one_piece and not truth.in_one_piece)  # of those nobody knows a gap
     # Where the last event was perhaps read late, nobody knows either whether there is a TPOT.
     assume(claim.tpot_s is None or truth.later_tokens is not None)
@@ -86,6 +107,16 @@ def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]
         assert low - slack <= claimed[key] <= high + slack, key
 
 
+def assert_lateness_lies_between(claimed: Recording, truth: Recording) -> None:
+    late, truly = (lateness_of(recording.total()) for recording in (claimed, truth))
+    for q in (0, 50, 99, 100):
+        bounded, value_s = late.percentile(q), truly.measured.percentile(q)
+        assert bounded is not None
+        assert value_s is not None
+        slack_s = 1e-6 + 1.1e-3 * value_s
+        assert bounded.low_s - slack_s <= value_s <= bounded.high_s + slack_s
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(claims_and_truths(), min_size=1, max_size=12), st.integers(0, 12))
 def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[Any], cut: int) -> None:
@@ -96,6 +127,7 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
     claimed = summarize(merged, GOODPUT_MS, (99.9,))
     truth = summarize(recorded(truths), GOODPUT_MS, (99.9,))
     assert_the_truth_lies_between(claimed, truth)
+    assert_lateness_lies_between(merged, recorded(truths))
     for phase, true_phase in zip(claimed["phases"], truth["phases"], strict=True):
         assert_the_truth_lies_between(phase, true_phase)
         for part, true_part in zip(phase.get("profiles", ()), true_phase.get("profiles", ()), strict=True):

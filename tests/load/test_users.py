@@ -1,7 +1,8 @@
 """When a user's next request was intended: nothing that only the client needed time for may hide."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,16 +13,23 @@ from gevent.event import Event
 from locust import constant
 from locust.env import Environment
 
-from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, scripted_server, token
-from tests.turns import until
+from tests.scripted_server import DONE, HANG_UP, LAST_CHUNK, RESET, STREAM_HEAD, scripted_server, token
+from tests.turns import look_around, until
 from vllm_locust import VllmUser
-from vllm_locust.client.chat import Origin, Reply, RequestOptions, Transport
+from vllm_locust.client import chat, connection, exchange, stamps
+from vllm_locust.client.chat import Moment, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.target import Target
+from vllm_locust.core.latencies import lateness_of
 from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.recording import Recording
+from vllm_locust.core.summary import summarize
+from vllm_locust.load import users
 from vllm_locust.load.bodies import make_ready
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.plan import Taken
 from vllm_locust.workloads.scenario import PlannedRequest
+
+ANSWER = STREAM_HEAD + token("a", "stop") + DONE + LAST_CHUNK
 
 
 def begun() -> Event:
@@ -78,7 +86,7 @@ class Pausing(VllmUser):
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    with scripted_server([STREAM_HEAD, token("a", "stop"), DONE, LAST_CHUNK]) as server:
+    with scripted_server([ANSWER]) as server:
         stage = Stage(Transport(Target.parse(server.url), RequestOptions(model="m")))
         yield stage
         for client in stage.clients:
@@ -155,3 +163,68 @@ def test_a_turn_of_a_conversation_belongs_to_the_phase_it_began_in(stage: Stage)
     stage.phase = 3
     user.client.chat("hello", origin=Origin(phase=2, session=0, turn=2))
     assert stage.records[0].phase == 2
+
+
+def test_a_phase_cuts_off_what_is_not_known_before_it(stage: Stage) -> None:
+    """Free at 10 s, or half a second before; thinks for 2 s."""
+    user = user_on(stage, VllmUser)
+    for began_s, intended in ((11.0, (12.0, 0.5)), (11.8, (12.0, 0.2)), (13.0, (13.0, 0.0))):
+        user.client.free, user._thinking_s = Moment(10.0, 0.5), 2.0
+        assert user._intended(began_s) == pytest.approx(intended)
+
+
+# -- in time that a test makes ----------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands still until it is set. Without stamps of the kernel's, whose clock is another one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        for module in (chat, connection, exchange, users):
+            monkeypatch.setattr(module, "perf_counter", lambda: self.now_s)
+        for name in ("perf_counter_ns", "time_ns"):
+            monkeypatch.setattr(stamps, name, lambda: round(self.now_s * 1e9))
+        monkeypatch.setattr(connection, "enable_kernel_stamps", lambda _: False)
+
+
+def wait_without_looking(is_so: Callable[[], bool]) -> None:
+    """As a process that is stopped."""
+    while not is_so():
+        time.sleep(0.0001)
+
+
+@pytest.mark.parametrize("ending", [ANSWER, RESET])
+def test_what_is_noticed_late_is_in_the_ends_of_latencies_from_the_plan(
+    monkeypatch: pytest.MonkeyPatch, ending: bytes
+) -> None:
+    """The answer ends at 0 ms, while the client is stopped until 200 ms; the next one has a token at 227 ms.
+
+    So its TTFT from the intended start, and how late it was sent, are 200 ms too small.
+    """
+    clock, first, second = Clock(monkeypatch), threading.Event(), threading.Event()
+    with scripted_server([first, ending, HANG_UP], [second, ANSWER]) as server:
+        stage = Stage(Transport(Target.parse(server.url), RequestOptions(model="m")))
+        user = user_on(stage, VllmUser)
+        asking = gevent.spawn(lambda: [user.ask_next() for _ in range(2)])
+        until(lambda: len(server.requests) == 1)
+        look_around()
+        first.set()
+        wait_without_looking(lambda: not server.connected)
+        clock.now_s += 0.2
+        until(lambda: len(server.requests) == 2)
+        clock.now_s += 0.027
+        look_around()
+        second.set()
+        asking.join()
+        user.client.close()
+        stage.transport.close()
+    recording = Recording()
+    recording.add(stage.records[1])
+    summary, lateness = summarize(recording), lateness_of(recording.total()).percentile(99)
+    low_ms, high_ms = summary["error_bounds"]["p99_ttft_from_plan_ms"]
+    assert summary["p99_ttft_from_plan_ms"] == pytest.approx(27)
+    assert low_ms <= 227 <= high_ms <= 227.1
+    assert lateness is not None
+    assert lateness.value_s == 0
+    assert 0.2 <= lateness.high_s <= 0.2003

@@ -26,7 +26,7 @@ from tests.locust_command import (
 )
 from tests.turns import LIMIT_S, look_around, until
 from vllm_locust import VllmUser
-from vllm_locust.client.chat import ChatClient, Origin, RenderedPrompt, Reply
+from vllm_locust.client.chat import ChatClient, Moment, Origin, RenderedPrompt, Reply
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.load.bodies import make_ready
 from vllm_locust.load.generator import LoadGenerator
@@ -53,7 +53,7 @@ class Client(ChatClient):
     """Answers by itself, with these outcomes; waits as a lane does."""
 
     def __init__(self, *outcomes: str) -> None:
-        self.free_s = None
+        self.free = None
         self.asked: list[tuple[str, Mapping[str, Any], Origin]] = []
         self.outcomes = list(outcomes)
 
@@ -63,7 +63,8 @@ class Client(ChatClient):
     def request(self, path: str, body: Mapping[str, Any], origin: Origin, prompt: RenderedPrompt) -> Reply:
         self.asked.append((path, body, origin))
         outcome = self.outcomes.pop(0) if self.outcomes else "ok"
-        record = RequestRecord(0, "s", "p", outcome, intended_s=0.0, ended_s=time.perf_counter())
+        ended_s = time.perf_counter()
+        record = RequestRecord(0, "s", "p", outcome, intended_s=0.0, ended_s=ended_s, ended_bound_s=0.25)
         return Reply(f"answer {len(self.asked)}", record)
 
 
@@ -78,9 +79,9 @@ class Stage:
     def _over(self) -> Mapping[int, Event]:
         return {2: self.over}
 
-    def send(self, client: ChatClient, request: PlannedRequest, intended_s: float | None = 5.0) -> Reply:
+    def send(self, client: ChatClient, request: PlannedRequest) -> Reply:
         return LoadGenerator.send(
-            cast(LoadGenerator, self), client, make_ready(request, request.index, "chat"), 2, intended_s
+            cast(LoadGenerator, self), client, make_ready(request, request.index, "chat"), 2, Moment(5.0)
         )
 
 
@@ -98,8 +99,10 @@ def test_a_conversation_is_sent_turn_by_turn() -> None:
     assert [body["messages"][0]["content"] for _, body, _ in client.asked] == [
         f"question {n}" for n in (1, 2, 3)
     ]
-    intended_s = [origin.intended_s or 0.0 for origin in origins]
-    assert intended_s[0] == 5.0
+    intended = [origin.intended for origin in origins if origin.intended]
+    assert intended[0] == Moment(5.0)
+    assert [bound_s for _, bound_s in intended[1:]] == [0.25, 0.25], "that of the answer before"
+    intended_s = [moment.at_s for moment in intended]
     assert began_s + 0.05 <= intended_s[1] <= intended_s[2] - 0.05
     assert time.perf_counter() >= intended_s[2]
 
@@ -158,9 +161,9 @@ class Talker(VllmUser):
         self.generator = cast(LoadGenerator, stage)
 
     def waits(self, seconds: float) -> bool:
-        client = cast(ChatClient, SimpleNamespace(_user=self, free_s=0.0))
+        client = cast(ChatClient, SimpleNamespace(_user=self, free=Moment(0.0)))
         waited: bool = VllmClient.wait_until(client, time.perf_counter() + seconds, self.generator._over[2])
-        self.free_s = client.free_s
+        self.free = client.free
         return waited
 
 
@@ -190,7 +193,9 @@ def test_a_user_whose_pause_was_broken_off_is_free_from_then_on() -> None:
     user.generator._over[2].set()
     assert not thinking.get(timeout=LIMIT_S)
     assert user._state == "running"
-    assert ended_s <= (user.free_s or 0) <= time.perf_counter()
+    assert user.free is not None
+    assert ended_s <= user.free.at_s <= time.perf_counter()
+    assert user.free.bound_s == 0
 
 
 # -- whole runs -------------------------------------------------------------------------------------------

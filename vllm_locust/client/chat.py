@@ -16,7 +16,7 @@ import orjson
 from gevent import get_hub
 from gevent.event import Event
 
-from vllm_locust.client.connection import ConnectError, Connection, open_connection
+from vllm_locust.client.connection import ConnectError, Connection, Waits, open_connection
 from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
@@ -77,6 +77,22 @@ class Reply(NamedTuple):
     record: RequestRecord
 
 
+class Moment(NamedTuple):
+    """When something was, as far as can be told: in truth it may have been earlier, by `bound_s` at most."""
+
+    at_s: float
+    bound_s: float = 0.0
+
+    def later(self, by_s: float) -> "Moment":
+        """So much later."""
+        return Moment(self.at_s + by_s, self.bound_s)
+
+    def not_before(self, at_s: float) -> "Moment":
+        """The same, or `at_s` where that is later, of which there is no doubt."""
+        latest_s = max(self.at_s, at_s)
+        return Moment(latest_s, min(self.bound_s, latest_s - at_s))
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where in the plan a request comes from; the defaults suit requests outside any plan."""
@@ -85,7 +101,7 @@ class Origin:
     scenario: str = ""
     profile: str = "chat"
     phase: int = 0
-    intended_s: float | None = None
+    intended: Moment | None = None
     prompt_tokens: int | None = None
     number: int | None = None
     session: int | None = None
@@ -214,9 +230,9 @@ class ChatClient:
         self._on_finished = on_finished
         self._host: int | None = None
         self._connections: dict[int, Connection] = {}
-        self.free_s: float | None = None
+        self.free: Moment | None = None
         """When the last answer ended, and the pause behind a refusal; None before the first."""
-        self._owed_s = 0.0
+        self._told_s = 0.0
 
     def chat(self, messages: Sequence[Message] | str, *, origin: Origin | None = None, **body: Any) -> Reply:
         """Stream a chat completion. `body` takes any further field: `max_tokens=64`, `temperature=0`, ..."""
@@ -255,15 +271,14 @@ class ChatClient:
             self._host = transport.deal_host()
         host = self._host
         index = transport.take_index() if origin.index is None else origin.index
-        called_s = perf_counter()
+        intended = origin.intended or self._when_called()
         record = RequestRecord(
             index=index,
             scenario=origin.scenario,
             profile=origin.profile,
             outcome=CANCELLED,
-            # A client with no delays of its own would have been here as much earlier as it was told late that
-            # the answer before had ended.
-            intended_s=called_s - self._owed_s if origin.intended_s is None else origin.intended_s,
+            intended_s=intended.at_s,
+            intended_bound_s=intended.bound_s,
             worker=transport.worker,
             phase=origin.phase,
             prompt_tokens=origin.prompt_tokens,
@@ -295,17 +310,37 @@ class ChatClient:
             raise
         finally:
             transport.end()
-            now = perf_counter()
-            self.free_s = exchange.ended_s if exchange.over.is_set() else now
-            self._owed_s = now - self.free_s
-            _settle(record, exchange, self.free_s)
+            ended = self._end_of(record, exchange)
+            _settle(record, exchange, ended)
             if record.error is not None:
                 record.error = transport.hide(record.error)
             self._on_finished(record)
+            self.free, self._told_s = ended, perf_counter()
         if record.outcome == CONNECT:
             gevent.sleep(_PAUSE_AFTER_REFUSAL_S)
-            self.free_s, self._owed_s = perf_counter(), 0.0  # our pause is no lateness of what comes next
+            self.free, self._told_s = ended.later(_PAUSE_AFTER_REFUSAL_S), perf_counter()
         return Reply(exchange.answer.text, record)
+
+    def _when_called(self) -> Moment:
+        """When a request is intended that is asked for now, as only the user knows what was a pause.
+
+        A client with no delays of its own would have been here as much earlier as they were told late that
+        the answer before had ended.
+        """
+        now_s = perf_counter()
+        if self.free is None:
+            return Moment(now_s)
+        return Moment(now_s - max(self._told_s - self.free.at_s, 0.0), self.free.bound_s)
+
+    def _end_of(self, record: RequestRecord, exchange: Exchange) -> Moment:
+        """When nothing more was awaited."""
+        if exchange.over.is_set():
+            return Moment(exchange.ended_s, exchange.ended_bound_s)
+        now_s = perf_counter()
+        if record.outcome != TIMEOUT:
+            return Moment(now_s)  # we ended it
+        assert record.sent_s is not None
+        return Moment(now_s, max(now_s - record.sent_s - self._transport.options.timeout_s, 0.0))
 
     def _attempt(self, record: RequestRecord, exchange: Exchange, host: int, request: bytes) -> bool:
         """Send once and wait for the end; True when that went over a connection that was open before."""
@@ -313,7 +348,7 @@ class ChatClient:
         reused = connection is not None and not connection.closed
         waited_s = connection.waits.least_s if connection is not None and reused else 0.0
         if connection is None or connection.closed:
-            connection = self._connect(record, host)
+            connection = self._connect(record, exchange, host)
         if connection is None or record.sent_s is None:
             return reused
         run_exchange(exchange, connection, request, self._remaining_s(record))
@@ -330,20 +365,23 @@ class ChatClient:
         assert record.sent_s is not None
         return max(record.sent_s + self._transport.options.timeout_s - perf_counter(), 0.001)
 
-    def _connect(self, record: RequestRecord, host: int) -> Connection | None:
+    def _connect(self, record: RequestRecord, exchange: Exchange, host: int) -> Connection | None:
         """A new connection, or None when there is none to be had: then the record says why."""
         transport = self._transport
         started_s = perf_counter()
+        waits = Waits(transport.pulse)
         limit_s = min(transport.options.connect_timeout_s, transport.options.timeout_s)
+        connection: Connection | None = None
         try:
-            connection = open_connection(transport.targets[host], transport.pulse, limit_s)
+            connection = self._connections[host] = open_connection(transport.targets[host], waits, limit_s)
         except ConnectError as error:
             record.outcome, record.error = CONNECT, str(error)
-            return None
         finally:
-            record.connect_s = perf_counter() - started_s
-        record.connect_bound_s = max(record.connect_s - connection.waits.least_s, 0.0)
-        self._connections[host] = connection
+            now_s = perf_counter()
+            record.connect_s = now_s - started_s
+            record.connect_bound_s = max(record.connect_s - waits.least_s, 0.0)
+        if connection is None:
+            exchange.on_close(record.error, now_s, record.connect_bound_s)
         return connection
 
 
@@ -376,7 +414,7 @@ def _crossed(exchange: Exchange, sent_s: float) -> bool:
     return exchange.over.is_set() and exchange.untouched and exchange.ended_s - sent_s < _CROSSING_S
 
 
-def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
+def _settle(record: RequestRecord, exchange: Exchange, ended: Moment) -> None:
     """Write down what the exchange came to when it ended. `record.outcome` is OK when it ran to its end."""
     answer = exchange.answer
     arrivals = answer.arrivals_s
@@ -389,9 +427,7 @@ def _settle(record: RequestRecord, exchange: Exchange, ended_s: float) -> None:
         record.error = "the run ended before the answer was complete"
     # What is complete ended with its last bytes, whenever we were told that nothing follows.
     record.ended_s, record.ended_bound_s = (
-        (exchange.arrival_s, exchange.arrival_bound_s)
-        if exchange.complete or record.outcome == OK
-        else (ended_s, exchange.ended_bound_s)
+        (exchange.arrival_s, exchange.arrival_bound_s) if exchange.complete or record.outcome == OK else ended
     )
     if arrivals:
         record.first_token_s, record.last_token_s = arrivals[0], arrivals[-1]

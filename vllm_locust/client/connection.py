@@ -81,10 +81,9 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        pulse: Pulse,
+        waits: Waits,
         tls: ssl.SSLContext | None,
         server_name: str,
-        waits: Waits | None = None,
     ) -> None:
         """`waits` are those for the connection that `sock` is."""
         self.receiver: Receiver | None = None
@@ -94,7 +93,7 @@ class Connection:
         To know costs a question to the kernel at every read, so it is for those who have something to learn.
         """
         self.closed = False
-        self.waits = waits or Waits(pulse)
+        self.waits = waits
         """For the network, to connect and to send."""
         self.sent_by_s = inf
         """When all that was to be sent had been written."""
@@ -104,7 +103,7 @@ class Connection:
         """When bytes were read, by the arrival that was told of them; whoever asks for it clears it."""
         self._sock = sock
         self._recvmsg = sock.recvmsg
-        self._pulse = pulse
+        self._pulse = waits.pulse
         enable_kernel_stamps(sock)
         # Since when what the last read left behind may have been waiting; None when it left nothing.
         self._left_since_s: float | None = None
@@ -162,6 +161,7 @@ class Connection:
         if self._writer is not None:
             self._unsent = memoryview(bytes(self._unsent) + data)
             return
+        self.sent_by_s = inf
         sent = _try_send(self._sock, data)
         self.sent_by_s = perf_counter()
         if sent < len(data):
@@ -334,13 +334,14 @@ class _Records:
         return ends == 1 and not self._left and not self._header
 
 
-def open_connection(target: Target, pulse: Pulse, timeout_s: float) -> Connection:
+def open_connection(target: Target, waits: Waits, timeout_s: float) -> Connection:
     """Connect to the first address of `target` that answers, TLS handshake included.
+
+    `waits` takes how long the network took, whatever comes of it.
 
     Raises ConnectError after `timeout_s` seconds or when no address works.
     """
     errors: list[str] = []
-    waits = Waits(pulse)
     ends_s = perf_counter() + timeout_s
     try:
         addresses = target.addresses
@@ -370,7 +371,7 @@ def _connect(
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _establish(sock, address, waits)
-        return Connection(sock, waits.pulse, target.tls, target.host, waits)
+        return Connection(sock, waits, target.tls, target.host)
     except BaseException:
         sock.close()
         raise

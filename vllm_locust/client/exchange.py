@@ -335,13 +335,15 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         connection.on_packet = exchange.chunks.on_packet
     contradictions, out_of_order = connection.contradictions, connection.out_of_order
     connection.read_s.clear()
+    began_s = perf_counter()
     try:
         try:
             connection.send(request)
         except OSError as error:
             # A server that refuses early may have answered and closed: its words come first.
             if not exchange.over.wait(timeout=0.1):
-                exchange.on_close(str(error), perf_counter(), 0.0)
+                now_s = perf_counter()
+                exchange.on_close(str(error), now_s, now_s - began_s)
         exchange.over.wait(timeout_s)
     finally:
         exchange.release()

@@ -78,7 +78,7 @@ def intervals_in_order(group: Group, at_once: int, percentiles: Iterable[float])
     """
     order = np.argsort(np.asarray(group.ok_ended_s), kind="stable")
     ttft, e2el = np.asarray(group.ttft_s)[order], np.asarray(group.e2el_s)[order]
-    tpot = group.tpot_s()[order]
+    tpot = np.asarray(group.tpot_s)[order]
     with_unsent = np.argsort(np.concatenate([group.ok_ended_s, group.unsent_ended_s]), kind="stable")
     families = {
         "ttft": ttft,

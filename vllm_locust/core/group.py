@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vllm_locust.core.columns import pack_array, unpack_array
 from vllm_locust.core.histogram import Histogram
 from vllm_locust.core.oddities import Oddities
-from vllm_locust.core.record import CANCELLED, DROPPED, FASTEST_TPOT_S, OK, RequestRecord
+from vllm_locust.core.record import CANCELLED, DROPPED, OK, RequestRecord
 
 UNKNOWN = -1
 """In a column of token counts: the server did not say, or not when they came."""
@@ -39,6 +39,8 @@ _SECONDS = (
     "ttft_s",
     "e2el_s",
     "late_s",
+    "tpot_s",
+    "intended_bound_s",
     "first_bound_s",
     "last_bound_s",
     "send_bound_s",
@@ -67,6 +69,7 @@ _HISTOGRAMS = (
     "itl_per_token_unknown",
     "lag",
     "lateness",
+    "lateness_high",
 )
 
 
@@ -127,12 +130,13 @@ class Group:
         self.oddities = Oddities()
         self.streams = 0
         """Successful requests in the window that have at least one gap between tokens."""
-        # One entry per successful request in the window; late = sent - intended.
-        self.ttft_s, self.e2el_s, self.late_s = array("d"), array("d"), array("d")
+        # One entry per successful request in the window; TPOT is NaN where undefined, late = sent - intended.
+        self.ttft_s, self.tpot_s, self.e2el_s, self.late_s = (array("d") for _ in range(4))
         # How much earlier than stamped its first and its last token may have arrived, at most.
         self.first_bound_s, self.last_bound_s = array("d"), array("d")
-        # How much later than it says the request may have been on its way, at most.
-        self.send_bound_s = array("d")
+        # How much later than it says the request may have been on its way, and how much earlier it may have
+        # been intended, at most.
+        self.send_bound_s, self.intended_bound_s = array("d"), array("d")
         self.ok_ended_s = array("d")
         self.output_tokens, self.later_tokens = array("q"), array("q")
         self.prompt_tokens, self.cached_tokens = array("q"), array("q")
@@ -160,8 +164,8 @@ class Group:
         self.itl_per_token = Histogram()
         # The most that the gaps may be of answers in one piece that were perhaps read late; the least is 0.
         self.itl_unknown, self.itl_per_token_unknown = Histogram(), Histogram()
-        # Of all requests in the window, successful or not: reading late, sending late.
-        self.lag, self.lateness = Histogram(), Histogram()
+        # Of all requests in the window, successful or not: reading late, sending late, and the most of that.
+        self.lag, self.lateness, self.lateness_high = Histogram(), Histogram(), Histogram()
         self.tokens_by_second: dict[int, int] = {}
         """Output tokens of all requests by the second in which they arrived, failed and outside ones too."""
         # Those of them that by their bounds may have come in a second before, and in which ones.
@@ -178,24 +182,11 @@ class Group:
         """Failed requests, in the window or not."""
         return sum(failure.count for failure in self.failures.values())
 
-    def tpot_s(self) -> NDArray[np.float64]:
-        """Time per output token after the first of each request of `ttft_s`, as `RequestRecord.tpot_s`.
-
-        NaN where it is undefined.
-        """
-        tpot = self._spread_per_token_s(0.0)
-        return np.where(tpot < FASTEST_TPOT_S, np.nan, tpot)
-
     def unknown_tpot_s(self) -> NDArray[np.float64]:
-        """The most that it may be where only that this client read late may make it undefined; else NaN."""
-        most = self._spread_per_token_s(np.asarray(self.first_bound_s))
-        return np.where(np.isnan(self.tpot_s()) & (most >= FASTEST_TPOT_S), most, np.nan)
-
-    def _spread_per_token_s(self, earlier_s: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """(E2EL - TTFT) / later tokens, had the first one come so much earlier; NaN without any."""
-        ttft, e2el, later = (np.asarray(c) for c in (self.ttft_s, self.e2el_s, self.later_tokens))
-        spread: NDArray[np.float64] = e2el - ttft + earlier_s
-        return spread / np.where(later > 0, later, np.nan)
+        """The most that TPOT may be where only that this client read late may make it undefined; else NaN."""
+        spread_s = np.subtract(self.e2el_s, self.ttft_s) + self.first_bound_s
+        later = np.asarray(self.later_tokens)
+        return np.where(np.isnan(self.tpot_s) & (later > 0), spread_s / np.maximum(later, 1), np.nan)
 
     def ttft_bound_s(self) -> NDArray[np.float64]:
         """How much less each of `ttft_s` may truly be: its token came earlier, its request was sent later."""
@@ -256,7 +247,7 @@ class Group:
         since_s = ended_s - record.ended_bound_s
         if record.sent_s is not None:
             sent_s = record.sent_s - origin_s
-            sent_by_s = sent_s + record.send_bound_s
+            sent_by_s = min(sent_s + record.send_bound_s, ended_s)  # nothing ends before it is sent
             self.first_sent_s = min(self.first_sent_s, sent_s)
             self.first_sent_by_s = min(self.first_sent_by_s, sent_by_s)
             self.sent_s.append(sent_s)
@@ -273,6 +264,8 @@ class Group:
         self.contradictions += record.contradictions
         if record.sent_s is not None:
             self.lateness.record(record.sent_s - record.intended_s)
+            intended_since_s = record.intended_s - origin_s - record.intended_bound_s
+            self.lateness_high.record(sent_by_s - intended_since_s)
 
     def _add_failure(self, record: RequestRecord, origin_s: float, inside: bool) -> None:
         if inside:
@@ -295,6 +288,9 @@ class Group:
         self.first_bound_s.append(min(first_bound_s, first_s - sent_s))
         self.last_bound_s.append(min(last_bound_s, last_s - sent_s))
         self.send_bound_s.append(record.send_bound_s)
+        self.intended_bound_s.append(record.intended_bound_s)
+        tpot_s = record.tpot_s
+        self.tpot_s.append(math.nan if tpot_s is None else tpot_s)
         self.ok_ended_s.append(record.ended_s - origin_s)
         self.output_tokens.append(UNKNOWN if record.output_tokens is None else record.output_tokens)
         later_tokens = record.later_tokens

@@ -6,6 +6,9 @@ latest. So each latency has a low and a high end, neither below 0:
 
     TTFT    [ttft - first_bound - send_bound, ttft]
     E2EL    [e2el - last_bound - send_bound, e2el]
+    from the intended start, which was `intended_bound` earlier than it says at the earliest:
+    TTFT    [ttft - first_bound, ttft + intended_bound]
+    E2EL    [e2el - last_bound, e2el + intended_bound]
     TPOT    [tpot - last_bound / (tokens - 1), tpot + first_bound / (tokens - 1)]
     a gap   [gap - bound_i, gap + bound_(i-1)]
 
@@ -306,9 +309,10 @@ def ends_of(group: Group) -> dict[str, Ends]:
     """Of the latencies that each request has one of; an undefined TPOT is NaN."""
     ttft, e2el = np.asarray(group.ttft_s), np.asarray(group.e2el_s)
     first, last = np.asarray(group.first_bound_s), np.asarray(group.last_bound_s)
-    tpot, later_tokens = group.tpot_s(), np.maximum(np.asarray(group.later_tokens), 1)
+    tpot, later_tokens = np.asarray(group.tpot_s), np.maximum(np.asarray(group.later_tokens), 1)
     unknown = group.unknown_tpot_s()
     unsent = np.zeros(len(group.unsent_wait_s))  # their wait is no stamp
+    intended = np.append(group.intended_bound_s, unsent)
     return {
         "ttft": _too_late(ttft, group.ttft_bound_s()),
         "tpot": Ends(
@@ -317,14 +321,21 @@ def ends_of(group: Group) -> dict[str, Ends]:
             np.where(np.isnan(unknown), tpot + first / later_tokens, unknown),
         ),
         "e2el": _too_late(e2el, group.e2el_bound_s()),
-        "ttft_from_plan": _too_late(group.ttft_from_plan_s(), np.append(first, unsent)),
-        "e2el_from_plan": _too_late(group.e2el_from_plan_s(), np.append(last, unsent)),
+        "ttft_from_plan": _either_way(group.ttft_from_plan_s(), np.append(first, unsent), intended),
+        "e2el_from_plan": _either_way(group.e2el_from_plan_s(), np.append(last, unsent), intended),
     }
 
 
 def _too_late(measured_s: NDArray[np.float64], by_s: NDArray[np.float64]) -> Ends:
     """A stamp may be late and never early."""
     return Ends(measured_s, measured_s - by_s, measured_s)
+
+
+def _either_way(
+    measured_s: NDArray[np.float64], too_large_s: NDArray[np.float64], too_small_s: NDArray[np.float64]
+) -> Ends:
+    """Both what it ends with and what it begins with may be late."""
+    return Ends(measured_s, measured_s - too_large_s, measured_s + too_small_s)
 
 
 def families_of(group: Group) -> dict[str, Family]:
@@ -334,6 +345,22 @@ def families_of(group: Group) -> dict[str, Family]:
         return families
     everything, perhaps = _as_if_certain(group.widest()), _as_if_certain(group.at_borders())
     return {name: _with_borders(family, everything[name], perhaps[name]) for name, family in families.items()}
+
+
+def lateness_of(group: Group) -> Family:
+    """How late requests were sent, failed ones too."""
+    certain = lateness_family(group.lateness, group.lateness_high)
+    if group.perhaps_inside is None and group.perhaps_outside is None:
+        return certain
+    everything, perhaps = (
+        lateness_family(some.lateness, some.lateness_high) for some in (group.widest(), group.at_borders())
+    )
+    return _with_borders(certain, everything, perhaps)
+
+
+def lateness_family(lateness: Histogram, high: Histogram) -> Family:
+    """Sent - intended: the one was not before it says, the other not behind it."""
+    return Family(lateness, Rounded(lateness, -1), Rounded(high, 1))
 
 
 def _with_borders(family: Family, everything: Family, perhaps: Family) -> Family:

@@ -105,6 +105,8 @@ class RequestRecord:
     """
     lags_s: Sequence[float] = field(default=(), repr=False)
     """For each read of the socket, how long after the bytes' arrival it happened."""
+    intended_bound_s: float = 0.0
+    """How much earlier than `intended_s` that was, at most: where it is when an answer had ended."""
     send_bound_s: float = 0.0
     """How much later than `sent_s` the request may have been on its way, at most, by this client's fault.
 
@@ -143,11 +145,11 @@ class RequestRecord:
     def tpot_s(self) -> float | None:
         """Time per output token after the first event: (E2EL - TTFT) / (output tokens - those of that event).
 
-        None where it is undefined: without any `later_tokens`, for an answer that came in one piece, and
-        where these came faster than a model makes them, which this client may have read late.
+        None where it is undefined: without any `later_tokens`, and where these or their events came faster
+        than a model makes them, which this client may have read late.
         """
         later = self.later_tokens
-        if not later or self.in_one_piece or self._came_at_once(later, 0.0):
+        if not later or self._came_at_once(max(later, self._later_events), 0.0):
             return None
         return self._spread_s / later
 
@@ -157,16 +159,17 @@ class RequestRecord:
 
         The first event has one token of each choice, unless running usage tells its tokens. An answer of one
         event has no time between tokens, however many are in it. Of several choices usage
-        counts the tokens of all, which come side by side. It may also count reasoning that is not shown, or
-        more than the events can have brought, however late this client read the first of them.
+        counts the tokens of all, which come side by side. It may also count reasoning that is not shown. And
+        these tokens or their events may have come at once, however late this client read the first of them.
         """
         first = self.event_tokens[0] if self.event_tokens else self.choices
         later = (self.output_tokens or 0) - first
-        if later < 1 or self._later_events < 1:
+        events = self._later_events
+        if events >= 1 and self._came_at_once(max(later, events), self._first_bound_s):
+            return None
+        if later < 1 or events < 1:
             return 0
-        too_many = self._came_at_once(later, self._first_bound_s) and not self.in_one_piece
-        hidden = self.hidden_tokens or too_many
-        return None if hidden or self.choices > 1 or self.few_pieces else later
+        return None if self.hidden_tokens or self.choices > 1 or self.few_pieces else later
 
     @property
     def in_one_piece(self) -> bool:

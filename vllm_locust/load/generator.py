@@ -14,7 +14,7 @@ import gevent
 from gevent.event import Event
 from locust.env import Environment
 
-from vllm_locust.client.chat import ChatClient, Origin, Reply, Transport
+from vllm_locust.client.chat import ChatClient, Moment, Origin, Reply, Transport
 from vllm_locust.core.arrival import Schedule
 from vllm_locust.core.rate import parse_rate
 from vllm_locust.core.record import DROPPED, OK, RequestRecord
@@ -234,18 +234,19 @@ class LoadGenerator:
 
     # -- used by users ------------------------------------------------------------------------------------
 
-    def send(self, client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float | None) -> Reply:
+    def send(self, client: ChatClient, ready: ReadyRequest, phase: int, intended: Moment | None) -> Reply:
         """Send a request of the plan and wait for its answer, and so on to the end of a conversation.
 
         The last reply. No turn begins behind a failure, nor when the load of the phase is over.
         """
-        reply = _ask(client, ready, phase, intended_s)
+        reply = _ask(client, ready, phase, intended)
         while reply.record.outcome == OK and (following := _following(ready.planned, reply.text)) is not None:
-            intended_s = reply.record.ended_s + following.pause_s
-            if not client.wait_until(intended_s, unless=self._over[phase]):
+            ended = Moment(reply.record.ended_s, reply.record.ended_bound_s)
+            intended = ended.later(following.pause_s)
+            if not client.wait_until(intended.at_s, unless=self._over[phase]):
                 break
             ready = make_ready(following.request, ready.index, self.settings.endpoint_type)
-            reply = _ask(client, ready, phase, intended_s)
+            reply = _ask(client, ready, phase, intended)
         return reply
 
     def note_own(self, user: str) -> None:
@@ -324,7 +325,7 @@ class LoadGenerator:
 
     def _send_due(self, client: ChatClient, due: Due) -> Reply:
         client.leave_host()
-        return self.send(client, due.request, due.phase, due.intended_s)
+        return self.send(client, due.request, due.phase, Moment(due.intended_s))
 
     def _make(self, phase: Phase, index: int) -> ReadyRequest:
         planned = self._prepared.scenario.phases[phase.member].request(self._seed, phase.number_of(index))
@@ -379,7 +380,7 @@ class LoadGenerator:
             self._rows.flush()
 
 
-def _ask(client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float | None) -> Reply:
+def _ask(client: ChatClient, ready: ReadyRequest, phase: int, intended: Moment | None) -> Reply:
     """Send one request of the plan. Of a conversation, only the first turn has a number of the plan's."""
     planned = ready.planned
     origin = Origin(
@@ -387,7 +388,7 @@ def _ask(client: ChatClient, ready: ReadyRequest, phase: int, intended_s: float 
         scenario=planned.scenario,
         profile=planned.profile,
         phase=phase,
-        intended_s=intended_s,
+        intended=intended,
         prompt_tokens=planned.prompt_tokens,
         number=planned.index,
         session=_session(ready),

@@ -22,7 +22,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from vllm_locust.client.chat import ChatClient, Origin, RenderedPrompt, Reply
+from vllm_locust.client.chat import ChatClient, Moment, Origin, RenderedPrompt, Reply
 from vllm_locust.load import wiring as _wiring  # noqa: F401 - joins the suite to Locust
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.plan import PlanEnded, Taken
@@ -60,8 +60,8 @@ class VllmUser(User):
         """
         taken = self._take()
         try:
-            intended_s = self._intended_s(taken.phase_began_s)
-            return self.generator.send(self.client, taken.request, taken.phase, intended_s)
+            intended = self._intended(taken.phase_began_s)
+            return self.generator.send(self.client, taken.request, taken.phase, intended)
         finally:
             self.generator.plan.finished(taken.phase)
 
@@ -101,12 +101,12 @@ class VllmUser(User):
         self._wait(Event())
         raise StopUser
 
-    def _intended_s(self, phase_began_s: float) -> float | None:
+    def _intended(self, phase_began_s: float) -> Moment | None:
         """None before the first answer: then it is now."""
         thinking_s, self._thinking_s = self._thinking_s, 0.0
-        if self.client.free_s is None:
+        if self.client.free is None:
             return None
-        return max(self.client.free_s + thinking_s, phase_began_s)
+        return self.client.free.later(thinking_s).not_before(phase_began_s)
 
     def _note_wait_time(self) -> float:
         seconds = float(self._wait_time())
@@ -140,5 +140,6 @@ class _Client(ChatClient):
         while not unless.is_set() and (left_s := at_s - perf_counter()) > 0:
             user._wait(unless, left_s)
         if unless.is_set():
-            self.free_s = perf_counter()  # what they were to wait for is no lateness of what comes instead
+            # What they were to wait for is no lateness of what comes instead.
+            self.free = Moment(perf_counter())
         return not unless.is_set()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.group import UNKNOWN, Group
 from vllm_locust.core.histogram import Histogram
-from vllm_locust.core.latencies import Family, ends_of, itl_family
+from vllm_locust.core.latencies import Family, ends_of, itl_family, lateness_family
 from vllm_locust.core.percentile import ranks
 from vllm_locust.core.summary import count_good
 from vllm_locust.core.validity import Measured, numbers_of
@@ -38,7 +38,7 @@ BOUNDS_S: Mapping[str, NDArray[np.float64]] = {
 }
 """Upper bounds of the buckets of each family; one more has what is above."""
 
-_FOLDED = ("itl", "itl_low", "itl_high", "itl_bound", "itl_unknown", "lag", "lateness")
+_FOLDED = ("itl", "itl_low", "itl_high", "itl_bound", "itl_unknown", "lag", "lateness", "lateness_high")
 _COUNTED = ("ttft", "ttft_low", "ttft_bound", "tpot", "tpot_low", "tpot_high", "e2el", "e2el_low")
 _HISTOGRAMS = (*_COUNTED, *_FOLDED)
 _COUNTERS = (
@@ -97,6 +97,7 @@ class Tally:
         self.itl_unknown = Histogram()
         self.lag = Histogram()
         self.lateness = Histogram()
+        self.lateness_high = Histogram()
 
     @property
     def failed(self) -> int:
@@ -183,7 +184,7 @@ class Tally:
             itl_bound_mean_s=self.itl_bound.mean_s,
             itl_bound_p99_s=self.itl_bound.percentile(99),
             lag_p99_s=self.lag.percentile(99),
-            lateness_p99_s=self.lateness.percentile(99),
+            lateness_p99=lateness_family(self.lateness, self.lateness_high).percentile(99),
             planned=self.planned,
             dropped=self.dropped,
             contradictions=self.contradictions,
@@ -202,7 +203,7 @@ class Buckets:
         """Count the values of a group."""
         self._count("ttft", np.asarray(group.ttft_s))
         self._count("e2el", np.asarray(group.e2el_s))
-        self._count("tpot", _defined(group.tpot_s()))
+        self._count("tpot", _defined(np.asarray(group.tpot_s)))
         for family in ("itl", "lag"):
             histogram: Histogram = getattr(group, family)
             if histogram.count:

@@ -246,11 +246,16 @@ def _client(client: Mapping[str, Any]) -> Iterator[str]:
     yield _line("P99 of the error of a TTFT (ms)", client["ttft_bound_p99_ms"])
     yield _line("P99 of the error of an ITL (ms)", client["itl_bound_p99_ms"])
     yield _line("P99 of the lag of reading (ms)", client["lag_p99_ms"])
-    yield _line("P99 of the lateness of sending (ms)", client["send_lateness_p99_ms"])
+    late = "P99 of the lateness of sending (ms)"
+    yield _line(late, client["send_lateness_p99_ms"], _at_most(client.get("send_lateness_p99_high_ms")))
     for name, share in client["cpu_shares"].items():
         yield _line(f"CPU of {name} (% of a core)", share * 100)
     for sentence in (*client["reasons"], *load["reasons"], *client.get("remarks", ())):
         yield f"  - {sentence}"
+
+
+def _at_most(high_ms: float | None) -> str:
+    return "" if high_ms is None else f"{high_ms:.2f} ms at most"
 
 
 def _off_by(metric: Mapping[str, Any]) -> str:

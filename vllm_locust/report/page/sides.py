@@ -102,6 +102,7 @@ def honesty(run: Results) -> Html | None:
         ("error of an ITL, p99", at_most(client.get("itl_bound_p99_ms"))),
         ("read later than it arrived, p99", _ms(client.get("lag_p99_ms"))),
         ("sent later than planned, p99", _ms(client.get("send_lateness_p99_ms"))),
+        ("... and by so much at most", _ms(client.get("send_lateness_p99_high_ms"))),
         *((f"CPU of {name}", f"{percent(share)} of a core") for name, share in _cpu(client)),
         ("requests dropped, never sent", number(client.get("dropped"))),
         ("arrival times taken by", "the kernel" if client.get("stamps") == "kernel" else "read()"),
