@@ -1,12 +1,13 @@
 """URLs with secrets in them: nothing of these is left in what may be told."""
 
+import json
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_locust.core.urls import as_address, authorization, hider, split_urls, without_secrets
+from vllm_locust.core.urls import as_address, authorization, hider, shortened, split_urls, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,29 @@ def test_what_a_server_tells_back_is_hidden_however_it_is_written() -> None:
         "*** or *** or *** or ***, not about pass"
     )
     assert hider([])("as it is") == "as it is"
+    hide = hider(["it's ü"])
+    body = '{"key": "it\'s ü"}'
+    assert hide(f"{body} {body!r} {json.dumps(body)}").count("***") == 3
+    assert "ü" not in hide(f"{body} {body!r} {json.dumps(body)}")
+
+
+@pytest.mark.parametrize("most", range(30))
+def test_of_a_secret_that_is_cut_two_characters_are_left_at_most(most: int) -> None:
+    text = shortened("your key sk-12345678 is old", most)
+    left = {7: "your ke", 10: "your key s", 11: "your key sk", 20: "your key ***"}.get(min(most, 20))
+    for told in (hider(["sk-12345678"])(text), hider(["sk-12345678"])(repr(text))[1:-1]):
+        assert "sk-" not in told
+        assert left is None or told.startswith(left)
+
+
+def test_what_the_server_or_the_connection_has_cut_is_a_beginning_too() -> None:
+    hide = hider(["sk-12345678", "sk-abc"])
+    assert hide("it ended in the middle of 'key sk-123'") == "it ended in the middle of 'key ***'"
+    assert hide("sk-ab") == "***"
+    assert hide("sk-9 is no beginning of sk-") == "sk-9 is no beginning of ***"
+
+
+def test_a_secret_of_one_or_two_characters_is_hidden_where_it_stands_alone() -> None:
+    """Elsewhere it would take every message apart."""
+    hide = hider(["ab", "7", "me:7"])
+    assert hide("about 17 tabs: me:7, 'ab', key=7") == "about 17 tabs: ***, '***', key=***"

@@ -1,7 +1,7 @@
 """Stands in for a server and for Locust, for tests of what an experiment does with them.
 
     fakes.py server KIND PORT [ARGUMENTS]    good, mute, broken, stubborn, mortal
-    fakes.py locust --host URL --results-dir DIR --scenario WHAT ...
+    LOCUST_HOST=URL fakes.py locust --results-dir DIR --scenario WHAT ...
 
 Every start of either is noted in the file that FAKES_LOG names. WHAT the fake Locust does is in its scenario:
 `code-3` ends with exit code 3, `kill` makes a mortal server die, `hang` goes on until it is told to end.
@@ -52,7 +52,7 @@ def load() -> int:
         time.sleep(600)
     if what == "kill":
         with suppress(OSError):
-            urlopen(option("--host") + "/die", timeout=60)
+            urlopen(os.environ["LOCUST_HOST"] + "/die", timeout=60)
         time.sleep(600)
     code = int(what.removeprefix("code-")) if what.startswith("code-") else 0
     if code == 2:

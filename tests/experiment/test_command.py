@@ -24,7 +24,7 @@ def test_a_dry_run_shows_all_and_starts_nothing(
     shown = capsys.readouterr().out
     assert shown.startswith("Does it work?\n1 run in 1 session,")
     assert "simulate --host 127.0.0.1 --port {port} --max-num-seqs 4\n" in shown
-    assert "max-num-seqs=4/ss-few/1: locust -f" in shown
+    assert "max-num-seqs=4/ss-few/1: LOCUST_HOST=http://127.0.0.1:{port} locust -f" in shown
     assert "--num-prompts 4 --users 4" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 

@@ -190,9 +190,9 @@ def test_words(options: dict, words: list[str]) -> None:
 
 
 def test_a_run_leaves_its_results_where_they_belong() -> None:
-    command = locust_command(Path("x.py"), ["--seed", "1"], "http://h", Path("out"))
+    command = locust_command(Path("x.py"), ["--seed", "1"], Path("out"))
     assert command[1:] == [
-        *("-P", "-m", "locust", "-f", "x.py", "--headless", "--host", "http://h"),
+        *("-P", "-m", "locust", "-f", "x.py", "--headless"),
         *("--results-dir", "out", "--exporter-port", "off", "--seed", "1"),
     ]
-    assert "--results-dir" not in locust_command(Path("x.py"), [], "http://h", None)
+    assert "--results-dir" not in locust_command(Path("x.py"), [], None)

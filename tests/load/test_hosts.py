@@ -11,7 +11,7 @@ from vllm_locust import VllmUser
 from vllm_locust.client.ask import ServerModel
 from vllm_locust.client.chat import CHAT_PATH, COMPLETIONS_PATH
 from vllm_locust.client.target import Target
-from vllm_locust.load.hosts import conceal_given, host_of, in_full
+from vllm_locust.load.hosts import conceal_given, host_of, in_full, warn_of_others
 from vllm_locust.load.observation import what_to_watch
 from vllm_locust.load.prepare import Prepared, prepare
 from vllm_locust.load.settings import Settings
@@ -36,12 +36,36 @@ def test_so_has_a_users_class_but_for_those_that_ask_by_themselves() -> None:
         host = GIVEN
 
     class Other(HttpUser):
+        """Whose method is their own."""
+
         host = "http://me:p@c"
+
+        def ask_next(self) -> None:
+            pass
 
     environment = Environment(user_classes=[Ours, Other])
     conceal_given(environment)
     assert (environment.host, Ours.host, Other.host) == (None, SHOWN, "http://me:p@c")
     assert host_of(environment) == GIVEN
+
+
+@pytest.mark.parametrize(("host", "warned"), [(GIVEN, ["Other"]), ("http://a:8000", [])])
+def test_users_of_other_classes_are_told_that_they_lack_what_is_hidden(
+    caplog: pytest.LogCaptureFixture, host: str, warned: list[str]
+) -> None:
+    class Ours(VllmUser):
+        pass
+
+    class Other(HttpUser):
+        pass
+
+    environment = Environment(user_classes=[Ours, Other], host=host)
+    conceal_given(environment)
+    warn_of_others(environment)
+    assert [record.getMessage().partition(" the address ")[0] for record in caplog.records] == [
+        f"Locust gives {name}" for name in warned
+    ]
+    assert "p,w" not in caplog.text
 
 
 def prepared(settings: Settings, *hosts: str) -> Prepared:

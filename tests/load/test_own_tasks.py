@@ -135,8 +135,13 @@ class Chatty(VllmUser):
 
 
 class Other(User):
+    """Whose method is their own."""
+
     @task
     def rest(self) -> None:
+        self.ask_next()
+
+    def ask_next(self) -> None:
         pass
 
 

@@ -1,9 +1,11 @@
 """What holds requests up in a real vLLM where looks suggest another limit: the report names none alone."""
 
+import csv
 import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -12,9 +14,11 @@ from tests.locust_command import (
     assert_ended_well,
     assert_nothing_is_lost,
     run_locust,
+    started,
+    wait_until,
 )
 from tests.real.conftest import START_LIMIT_S, serving
-from vllm_locust.report.waiting import describe_waiting
+from vllm_locust.report.waiting import CAUSES, describe_waiting
 
 pytestmark = pytest.mark.timeout(START_LIMIT_S + 300)
 
@@ -26,11 +30,11 @@ HIDDEN, LAYERS = 128, 2
 
 @pytest.fixture(scope="module")
 def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter."""
+    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter, which anybody may pause."""
     folder = tmp_path_factory.mktemp("small-vllm")
     modules = [f"{name}={adapter(folder / name)}" for name in ADAPTERS]
     lora = ("--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK), "--lora-modules", *modules)
-    with serving(folder, "--num-gpu-blocks-override", "36", *lora) as url:
+    with serving(folder, "--num-gpu-blocks-override", "36", *lora, VLLM_SERVER_DEV_MODE="1") as url:
         yield url
 
 
@@ -97,3 +101,43 @@ def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: 
     assert server["requests_waiting_deferred_peak"] >= 1
     assert server["engines"][0]["when_waiting"]["kv_cache_usage_most"] < 0.75
     assert "a slot of a LoRA adapter that is not free" in sentences
+
+
+def test_a_server_that_rests_is_said_to_lack_nothing(small_vllm: str, tmp_path: Path) -> None:
+    """It counts nothing meanwhile, neither what waits nor what runs: its last figures stay."""
+    results = tmp_path / "results"
+    looks = results / "server_metrics.csv"
+    with started(
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "20", folder=results,
+    ) as locust:  # fmt: skip
+        wait_until(lambda: len(set(tokens_at(looks))) > 1, "the first answers")
+        post(f"{small_vllm}/pause?mode=wait")
+        try:
+            wait_until(lambda: rests(tokens_at(looks)), "ten looks at which nothing had changed")
+            at_rest = tokens_at(looks)[-1]
+        finally:
+            post(f"{small_vllm}/resume")
+        wait_until(lambda: tokens_at(looks)[-1] > at_rest, "answers after the pause")
+        outcome = locust.stop()
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    seen = describe_waiting(outcome.summary["server"]).replace(CAUSES, "")
+    assert not [cause for cause in ("memory", "batch", "--max-num-seqs", "tokens of a step") if cause in seen]
+
+
+def rests(tokens: list[float]) -> bool:
+    return len(tokens) >= 10 and len(set(tokens[-10:])) == 1
+
+
+def tokens_at(looks: Path) -> list[float]:
+    """How many tokens the server had made, look by look."""
+    if not looks.exists():
+        return []
+    with looks.open(newline="") as lines:
+        return [float(row["generation_tokens_total"] or 0) for row in csv.DictReader(lines)]
+
+
+def post(url: str) -> None:
+    with urlopen(Request(url, data=b"{}", headers={"Content-Type": "application/json"}), timeout=60):
+        pass

@@ -12,6 +12,7 @@ from tests.locust_command import (
     assert_ended_well,
     assert_ended_with,
     assert_nothing_is_lost,
+    in_processes,
     read_json,
     read_lines,
     run_locust,
@@ -74,6 +75,32 @@ def test_a_second_interrupt_cancels_what_the_first_let_finish(server: Simulator,
     assert_ended_with(1, outcome)
     assert_nothing_is_lost(outcome)
     assert outcome.summary["failures"] == {"cancelled": 4}
+
+
+QUITTER = """
+from locust import events, task
+from vllm_locust import VllmUser
+
+@events.test_start.add_listener
+def give_up(environment, **_):
+    environment.runner.quit()
+
+class Asker(VllmUser):
+    @task
+    def ask(self):
+        self.ask_next()
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_listener_of_the_begin_may_end_the_run(server: Simulator, tmp_path: Path, processes: int) -> None:
+    locustfile = tmp_path / "quitter.py"
+    locustfile.write_text(QUITTER)
+    options = (*HEADLESS, *in_processes(processes), "--host", server.url, "--scenario", "ss")
+    outcome = run_locust(*options, folder=tmp_path / "results", locustfile=str(locustfile))
+    assert_ended_with(4, outcome)
+    assert "Exit code 4: no request was answered in the measured window" in outcome.stdout
+    assert outcome.summary["requests"]["planned"] == 0
 
 
 def test_a_killed_run_keeps_what_was_finished(server: Simulator, tmp_path: Path) -> None:

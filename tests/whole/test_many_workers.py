@@ -252,6 +252,29 @@ def test_more_workers_expected_than_came(server: Simulator, tmp_path: Path) -> N
     assert outcome.problems == ["--expect-workers 2: only 1 came within 2 s."]
 
 
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_master_that_is_told_to_end_while_it_waits_for_workers_says_so(
+    server: Simulator, tmp_path: Path, ending: signal.Signals
+) -> None:
+    junit = tmp_path / "gates.xml"
+    options = (*many(1, 1), "--host", server.url, "--junit-xml", str(junit))
+    with master(tmp_path / "results", *options, workers=1) as (run, _):
+        wait_until(lambda: handles(run, signal.SIGTERM), "the master")
+        run.process.send_signal(ending)
+        outcome = run.wait()
+    assert outcome.code == 4, outcome.text
+    why = "nothing was measured, since the run ended before it could begin"
+    assert outcome.stdout.splitlines()[-1] == f"Exit code 4: {why}"
+    assert why in junit.read_text()
+
+
+def handles(run: LocustProcess, signal_number: signal.Signals) -> bool:
+    """Whether the process has a handler for a signal yet."""
+    status = Path(f"/proc/{run.process.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal_number - 1) & 1)
+
+
 ENDLESS = ("--scenario", "ss", "--max-tokens", "10000")
 
 

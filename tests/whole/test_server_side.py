@@ -324,41 +324,44 @@ def test_a_restarted_server_is_told(tmp_path: Path) -> None:
     assert after < server["requests_finished"] <= outcome.summary["completed"]
 
 
-def test_of_servers_behind_a_balancer_of_connections_nothing_is_shown(
-    own_server: Simulator, tmp_path: Path
-) -> None:
-    """Half of four users' connections go to the one, and half of the looks."""
+def behind_a_balancer(own_server: Simulator, tmp_path: Path, metrics: str | None = None) -> Outcome:
+    """A run with another server, of which each has half of four users' connections.
+
+    Metrics are asked of the balancer, too, unless an address is given for them.
+    """
     with (
         simulator(tmp_path, "--served-model-name", "tiny") as other,
         balancer(own_server.url, other.url) as url,
     ):
         outcome = run_locust(
-            *HEADLESS, "--host", url, "--server-metrics-url", url, *BOTH_SIDES, "-t", "4s",
+            *HEADLESS, "--host", url, "--server-metrics-url", metrics or url, *BOTH_SIDES, "-t", "4s",
             "--scenario", "ss", folder=tmp_path / "results",
         )  # fmt: skip
     assert_ended_well(outcome)
-    server = outcome.summary["server"]
-    assert server["several_servers"]
+    return outcome
+
+
+def assert_nothing_is_shown(server: Mapping[str, Any]) -> None:
     assert (server["generation_tokens"], server["kv_cache_usage_peak"], server["engines"]) == (None, None, [])
+
+
+def test_of_servers_behind_a_balancer_of_connections_nothing_is_shown(
+    own_server: Simulator, tmp_path: Path
+) -> None:
+    outcome = behind_a_balancer(own_server, tmp_path)
+    assert outcome.summary["server"]["several_servers"]
+    assert_nothing_is_shown(outcome.summary["server"])
     assert "name each of them with --server-metrics-url" in outcome.stdout
     assert "several servers take turns behind this address" in outcome.stderr
 
 
 def test_of_one_of_two_servers_nothing_is_shown(own_server: Simulator, tmp_path: Path) -> None:
-    with (
-        simulator(tmp_path, "--served-model-name", "tiny") as other,
-        balancer(own_server.url, other.url) as url,
-    ):
-        outcome = run_locust(
-            *HEADLESS, "--host", url, "--server-metrics-url", own_server.url, *BOTH_SIDES, "-t", "4s",
-            "--scenario", "ss", folder=tmp_path / "results",
-        )  # fmt: skip
-    assert_ended_well(outcome)
+    outcome = behind_a_balancer(own_server, tmp_path, metrics=own_server.url)
     server = outcome.summary["server"]
     if server["first_look_late_s"] or server["covered_s"] < 0.8 * outcome.summary["duration"]:
         pytest.skip("this machine is too busy: what the server was not asked of may be what it lacks")
     assert server["partial"]
-    assert (server["generation_tokens"], server["kv_cache_usage_peak"], server["engines"]) == (None, None, [])
+    assert_nothing_is_shown(server)
     assert "So its numbers are of a part of the load, and are left out." in outcome.stdout
 
 

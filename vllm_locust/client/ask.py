@@ -12,12 +12,13 @@ import orjson
 from vllm_locust.client.target import Target
 from vllm_locust.core.chunk import error_message
 from vllm_locust.core.server import EngineState, parse_page
-from vllm_locust.core.urls import hider, secrets_of_headers, without_secrets
+from vllm_locust.core.urls import hider, secrets_of_headers, shortened, without_secrets
 from vllm_locust.errors import NobodyCounts, UsageError
 
 logger = logging.getLogger(__name__)
 
 _DENIALS = (401, 403)
+_SHOWN_CHARS = 200
 _TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
 
@@ -215,7 +216,7 @@ def _decoded(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
-        return content[:200].decode("utf-8", "replace")
+        return shortened(content.decode("utf-8", "replace"), _SHOWN_CHARS)
 
 
 def _answer(

@@ -17,9 +17,10 @@ from vllm_locust.client.connection import Connection
 from vllm_locust.core.chunk import beginning, error_in, error_message
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
 from vllm_locust.core.stream import Answer
-from vllm_locust.core.urls import without_secrets
+from vllm_locust.core.urls import shortened, without_secrets
 
 _MAX_BODY_BYTES = 64 << 10
+_SHOWN_CHARS = 200
 # Names that are none of a compression: two are there so that proxies keep their hands off, one is a mistake.
 _NO_COMPRESSION = ("identity", "none", "utf-8")
 _GZIP = b"\x1f\x8b"
@@ -305,7 +306,7 @@ class Exchange:
             return error_message(orjson.loads(body))
         except orjson.JSONDecodeError:
             text = " ".join(body.decode("utf-8", "replace").split())
-            return text[:200] or "(no message)"
+            return shortened(text, _SHOWN_CHARS) or "(no message)"
 
     def _end(self, ended_s: float, bound_s: float) -> None:
         if not self.over.is_set():

@@ -17,6 +17,8 @@ from typing import Any
 
 import orjson
 
+from vllm_locust.core.urls import shortened
+
 EMPTY, OUTPUT, THOUGHT = 1, 2, 4
 """What a choice carries, as flags: an empty text, a text that shows, and that it is named after a thought."""
 
@@ -179,7 +181,7 @@ def names_bad_end(name: str) -> bool:
 
 def error_message(body: Any) -> str:
     """The human part of an error body as vLLM and its kin send it, else the body itself, shortened."""
-    return (_message_in(body) or orjson.dumps(body).decode())[:_MAX_ERROR_CHARS]
+    return shortened(_message_in(body) or orjson.dumps(body).decode(), _MAX_ERROR_CHARS)
 
 
 def told_error(data: bytes) -> str:
@@ -187,13 +189,13 @@ def told_error(data: bytes) -> str:
     try:
         return error_message(orjson.loads(data))
     except orjson.JSONDecodeError:
-        return data.decode("utf-8", "replace")[:_MAX_ERROR_CHARS]
+        return shortened(data.decode("utf-8", "replace"), _MAX_ERROR_CHARS)
 
 
 def beginning(data: bytes) -> str:
     """The first characters of what was met, in quotes, on one line."""
-    text = data[: 4 * _SHOWN_CHARS].decode("utf-8", "replace")
-    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+    most_bytes = 4 * (_SHOWN_CHARS + 1)
+    return repr(shortened(data[:most_bytes].decode("utf-8", "replace"), _SHOWN_CHARS))
 
 
 def _is_object(value: Any) -> bool:

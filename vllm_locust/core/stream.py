@@ -26,6 +26,7 @@ from vllm_locust.core.chunk import (
 )
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
 from vllm_locust.core.sse import BYTE_ORDER_MARK, SseDecoder
+from vllm_locust.core.urls import shortened
 
 _MAX_ERROR_CHARS = 500
 _LAST_WORD = "[DONE]"
@@ -206,7 +207,7 @@ class Answer:
     def fail(self, outcome: str, message: str) -> None:
         """Keep the first failure; later ones are its consequences."""
         if self.failure is None:
-            self.failure = (outcome, message[:_MAX_ERROR_CHARS])
+            self.failure = (outcome, shortened(message, _MAX_ERROR_CHARS))
 
     def take_surplus(self) -> Sequence[int]:
         """The events that were no tokens, as places in `arrivals_s`, from which they are taken.

@@ -4,17 +4,19 @@ Rule: a URL is told without user, password and query, and what cannot be told ap
 them.
 """
 
+import json
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 
 # Passwords and queries may have commas of their own.
 _NEXT_URL = re.compile(r"\s*,\s*(?=https?://)", re.IGNORECASE)
-# Shorter ones would be found in any text, and are no secrets.
+# Shorter ones would be found within any word: they are hidden where they stand alone.
 _SHORTEST_SECRET = 3
+_CUT = "..."
 
 
 def split_urls(text: str) -> list[str]:
@@ -74,17 +76,53 @@ def secrets_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
         yield from (value, value.rpartition(" ")[2])
 
 
+def shortened(text: str, most: int) -> str:
+    """Its first characters, and a mark where there are more: `hider` knows a secret by it that has no end."""
+    return text if len(text) <= most else f"{text[:most]}{_CUT}"
+
+
 def hider(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What takes these secrets out of a text, in which they may be written in the manner of URLs."""
-    forms = {
-        form
-        for secret in secrets
-        for plain in (secret, unquote(secret), unquote_plus(secret))
-        for form in (plain, quote(plain, safe=""), quote(plain), quote_plus(plain))
-        if len(form) >= _SHORTEST_SECRET
-    }
+    """What takes these secrets out of a text, in which they may be written as in URLs, in JSON or in quotes.
+
+    One whose end was cut off by `shortened`, or with the text, is known by its first three characters. One
+    that has no more than two is hidden where it stands alone: elsewhere it would be found in every word.
+    """
+    forms = {form for secret in secrets for form in _spellings(secret) if form}
     if not forms:
         return lambda text: text
     longest_first = sorted(forms, key=len, reverse=True)
-    found = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
-    return lambda text: found.sub(HIDDEN, text)
+    found = re.compile("|".join(map(_pattern, longest_first)), re.IGNORECASE)
+    long_ones = [form for form in longest_first if len(form) >= _SHORTEST_SECRET]
+
+    def hide(text: str) -> str:
+        pieces = found.sub(HIDDEN, text).split(_CUT)
+        return _CUT.join(_without_half(piece, long_ones) for piece in pieces)
+
+    return hide
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    for plain in (secret, unquote(secret), unquote_plus(secret)):
+        yield from (plain, quote(plain, safe=""), quote(plain), quote_plus(plain))
+        yield from (json.dumps(plain)[1:-1], repr(f'{plain}"')[1:-2])  # of a text with both kinds of quotes
+
+
+def _pattern(secret: str) -> str:
+    whole = re.escape(secret)
+    return whole if len(secret) >= _SHORTEST_SECRET else rf"(?<!\w){whole}(?!\w)"
+
+
+def _without_half(text: str, secrets: Sequence[str]) -> str:
+    """Hide the beginning of a secret that a text ends with, be it in quotes."""
+    end = text.rstrip("'\"")
+    half = max(_half(end, secret) for secret in secrets) if secrets else 0
+    return f"{end[:-half]}{HIDDEN}{text[len(end) :]}" if half else text
+
+
+def _half(text: str, secret: str) -> int:
+    """How many characters of the secret's beginning are the text's end; 0 when they are too few to tell."""
+    first = secret[:_SHORTEST_SECRET]
+    at = text.find(first, max(len(text) - len(secret), 0))
+    while at >= 0 and not secret.startswith(text[at:]):
+        at = text.find(first, at + 1)
+    return len(text) - at if at >= 0 else 0

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from vllm_locust.core.urls import without_secrets
 from vllm_locust.experiment.configurations import PORT
 from vllm_locust.experiment.definition import Experiment
-from vllm_locust.experiment.plan import Session, locust_command, runs_of, server_command, shown
+from vllm_locust.experiment.plan import HOST_VARIABLE, Session, locust_command, runs_of, server_command, shown
 from vllm_locust.report.words import counted
 
 
@@ -37,11 +37,12 @@ def _commands(session: Session) -> Iterator[str]:
         url = f"http://127.0.0.1:{PORT}"
         variables = "".join(f"{name}={value} " for name, value in known.environment.items())
         yield variables + shown(server_command(known, PORT))
+    host = f"{HOST_VARIABLE}={url}"
     if session.warmup is not None:
         locustfile, options = session.warmup
-        yield f"warm-up: {shown(locust_command(locustfile, options, url, None))}"
+        yield f"warm-up: {host} {shown(locust_command(locustfile, options, None))}"
     for run in session.runs:
-        yield f"{run.key}: {shown(locust_command(run.locustfile, run.options, url, None))}"
+        yield f"{run.key}: {host} {shown(locust_command(run.locustfile, run.options, None))}"
 
 
 def _pairs(session: Session) -> list[str]:

@@ -24,6 +24,7 @@ from vllm_locust.experiment.names import DEFAULT_LOCUSTFILE, locustfile_folder
 
 T = TypeVar("T")
 
+HOST_VARIABLE = "LOCUST_HOST"
 SEEDS = 1_000_000
 """How many there are."""
 _TEMPLATE = re.compile(r"\{([A-Za-z][\w-]*)\}")
@@ -248,10 +249,13 @@ def server_command(configuration: Configuration, port: int | str) -> list[str]:
     return words
 
 
-def locust_command(locustfile: Path, options: Sequence[str], url: str, folder: Path | None) -> list[str]:
-    """The command of a run; without a folder nothing is left of it."""
+def locust_command(locustfile: Path, options: Sequence[str], folder: Path | None) -> list[str]:
+    """The command of a run; without a folder nothing is left of it.
+
+    Its host is in the environment, as `HOST_VARIABLE`: it may hold secrets, and others can see command lines.
+    """
     # -P: a file that happens to lie where the experiment was started must not stand in for a library.
-    command = [sys.executable, "-P", "-m", "locust", "-f", str(locustfile), "--headless", "--host", url]
+    command = [sys.executable, "-P", "-m", "locust", "-f", str(locustfile), "--headless"]
     where = [] if folder is None else ["--results-dir", str(folder)]
     return [*command, *where, "--exporter-port", "off", *options]
 

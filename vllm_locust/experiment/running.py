@@ -4,6 +4,7 @@ Rule: nothing that a server or a run does ends the experiment; only its user doe
 a server that does not go away, a disk that is full.
 """
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import orjson
 
 from vllm_locust.experiment.definition import Timing
 from vllm_locust.experiment.outcome import LOG, outcome_of
-from vllm_locust.experiment.plan import SEEDS, Run, Session, locust_command
+from vllm_locust.experiment.plan import HOST_VARIABLE, SEEDS, Run, Session, locust_command
 from vllm_locust.experiment.process import Process
 from vllm_locust.experiment.progress import Estimate, Progress, in_short, left_in_words, run_title, title
 from vllm_locust.experiment.server import Server, ServerFailed, serving
@@ -104,7 +105,7 @@ class Conduct:
         self._progress.begin(f"server {title(session)}: warming up")
         locustfile, options = session.warmup
         log = self._store.folder / "servers" / f"{session.name}.warm-up.log"
-        self._locust(locust_command(locustfile, options, server.url, None), log, server)
+        self._locust(locust_command(locustfile, options, None), log, server)
         if (death := server.death()) is not None:
             raise ServerFailed(f"it died while it was warmed up: {death}")
 
@@ -117,9 +118,7 @@ class Conduct:
             run = run.with_seed(secrets.randbelow(SEEDS))
         folder = self._store.results_folder(run)
         started, began_s = datetime.now(UTC), time.monotonic()
-        code = self._locust(
-            locust_command(run.locustfile, run.options, server.url, folder), folder / LOG, server
-        )
+        code = self._locust(locust_command(run.locustfile, run.options, folder), folder / LOG, server)
         seconds = time.monotonic() - began_s
         outcome, why = outcome_of(code, folder)
         if (death := server.death()) is not None:
@@ -138,7 +137,8 @@ class Conduct:
 
     def _locust(self, command: Sequence[str], log: Path, server: Server) -> int:
         """Its exit code."""
-        process = Process(command, log, patience_s=_LOCUST_PATIENCE_S)
+        environment = {**os.environ, HOST_VARIABLE: server.url}
+        process = Process(command, log, patience_s=_LOCUST_PATIENCE_S, environment=environment)
         try:
             while (code := process.poll()) is None and server.death() is None:
                 self._progress.tell()

@@ -5,11 +5,15 @@ files, and takes back from its start form what it showed there. So it only ever 
 `known` says what that stands for.
 """
 
+import logging
 from collections.abc import MutableMapping
 
 from locust.env import Environment
 
 from vllm_locust.core.urls import without_secrets
+from vllm_locust.load.own_tasks import Asker
+
+logger = logging.getLogger(__name__)
 
 
 def conceal(environment: Environment, host: str) -> str:
@@ -24,8 +28,22 @@ def conceal_given(environment: Environment) -> None:
     if environment.host:
         environment.host = conceal(environment, environment.host)
     for user in environment.user_classes:
-        if user.host and hasattr(user, "ask_next"):
+        if user.host and issubclass(user, Asker):
             user.host = conceal(environment, user.host)
+
+
+def warn_of_others(environment: Environment) -> None:
+    """Users of other classes cannot do with what Locust gives them when something is hidden in it."""
+    if not environment.host or in_full(environment, environment.host) == environment.host:
+        return
+    for user in environment.user_classes:
+        if not issubclass(user, Asker):
+            logger.warning(
+                "Locust gives %s the address %s, without what was hidden: let its on_start set "
+                "self.client.base_url to the right one and, for a user and password, self.client.auth.",
+                user.__name__,
+                environment.host,
+            )
 
 
 def in_full(environment: Environment, shown: str) -> str:

@@ -18,9 +18,13 @@ _NOT_THE_USERS = {"vllm_locust", "locust", *sys.stdlib_module_names}
 _WITHOUT_CODE = (str, bytes, int, float, complex, type(None), ModuleType)
 
 
+class Asker:
+    """Marks the users whose `ask_next` is ours; others may have a method of that name."""
+
+
 def asks_for_scenario(users: Iterable[type]) -> bool:
-    """Whether something that these users lead to names `ask_next`."""
-    return _lead_to(users, _ASK)
+    """Whether something that our users among these lead to names `ask_next`."""
+    return _lead_to((user for user in users if issubclass(user, Asker)), _ASK)
 
 
 def asks_on_its_own(user: type) -> bool:

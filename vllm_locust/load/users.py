@@ -25,10 +25,11 @@ from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST
 from vllm_locust.client.chat import ChatClient, Moment, Origin, RenderedPrompt, Reply
 from vllm_locust.load import wiring as _wiring  # noqa: F401 - joins the suite to Locust
 from vllm_locust.load.generator import LoadGenerator
+from vllm_locust.load.own_tasks import Asker
 from vllm_locust.load.plan import PlanEnded, Taken
 
 
-class VllmUser(User):
+class VllmUser(Asker, User):
     """A Locust user whose `client` streams completions and measures them.
 
     `client.chat(...)` and `client.complete(...)` return the answer's text and its record, and never raise for

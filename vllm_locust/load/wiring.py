@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import gevent
-from gevent import get_hub, getcurrent
+from gevent import GreenletExit, get_hub, getcurrent
 from gevent.event import Event
 from locust import events, runners
 from locust.env import Environment
@@ -38,7 +38,7 @@ from vllm_locust.load.csv_files import use_complete_files
 from vllm_locust.load.embedded import start_simulator
 from vllm_locust.load.generator import LoadGenerator
 from vllm_locust.load.hooks import stream_finished
-from vllm_locust.load.hosts import conceal_given, host_of
+from vllm_locust.load.hosts import conceal_given, host_of, warn_of_others
 from vllm_locust.load.junit import write_refusal
 from vllm_locust.load.master import Workers
 from vllm_locust.load.messages import TO_MASTER, TO_WORKER
@@ -96,6 +96,8 @@ def _on_init(environment: Environment, runner: Any, **_: Any) -> None:
     environment.events.quit.add_listener(partial(_await_report, environment))
     environment.events.quit.add_listener(partial(_clean_up, environment))
     signal.signal(signal.SIGINT, partial(_on_interrupt, environment))
+    if isinstance(runner, MasterRunner) and _is_headless(environment):
+        signal.signal(signal.SIGTERM, partial(_on_interrupt, environment))  # until Locust takes it over
     tune_process()
 
 
@@ -163,9 +165,22 @@ def _on_interrupt(environment: Environment, *_: Any) -> None:
     link, options = _link(environment), environment.parsed_options
     if link is not None and not link.finished and options is not None and options.processes:
         return
+    is_master = isinstance(environment.runner, MasterRunner)
+    if is_master and _is_headless(environment) and _run(environment) is None:
+        gevent.spawn(_end_before_it_began, environment)
+        return
     hub = get_hub()
     assert hub.parent is not None
     hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt)
+
+
+def _end_before_it_began(environment: Environment) -> NoReturn:
+    """As Locust ends, which heeds no signal while it waits for workers."""
+    assert environment.runner is not None
+    environment.events.quitting.fire(environment=environment, reverse=True)
+    environment.runner.quit()
+    environment.events.quit.fire(exit_code=environment.process_exit_code)
+    sys.exit(environment.process_exit_code)
 
 
 @events.test_start.add_listener
@@ -175,6 +190,7 @@ def _on_test_start(environment: Environment, **_: Any) -> None:
         return
     try:
         prepared = _prepared(environment)
+        warn_of_others(environment)
         if (before := _run(environment)) is not None:
             before.discard()
         run = environment.vllm_run = Run(  # type: ignore[attr-defined]
@@ -273,10 +289,15 @@ def _on_stream_finished(record: RequestRecord, generator: LoadGenerator, **_: An
 @events.test_stopping.add_listener
 def _on_test_stopping(environment: Environment, **_: Any) -> None:
     """Locust waits for users only, and for workers not at all when a run's time is over: so we wait here."""
-    assert environment.runner is not None
+    runner = environment.runner
+    assert runner is not None
+    if runner.spawning_greenlet is getcurrent():
+        # A listener of the run's begin has ended it: from there Locust would kill itself halfway.
+        gevent.spawn(runner.quit if _is_headless(environment) else runner.stop)
+        raise GreenletExit
     if (run := _run(environment)) is not None:
         run.stop_load()
-        environment.runner.update_state(STATE_CLEANUP)
+        runner.update_state(STATE_CLEANUP)
         run.crew.drain(environment.stop_timeout)
     elif (link := _link(environment)) is not None:
         link.generator.stop_load()

@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_locust.report.words import counted
 
-_CAUSES = (
+CAUSES = (
     "What held them up is not known from these: it can be memory, a place in the batch (--max-num-seqs), "
     "tokens of a step (--max-num-batched-tokens), a slot of a LoRA adapter, a grammar, a transfer of KV, a "
     "pause, or something else."
@@ -34,7 +34,7 @@ def _sentences(server: Mapping[str, Any]) -> Iterator[str]:
         yield f"At least {counted(waiting, 'request')} waited at a time."
         yield from _looks(server)
         yield from _passed_over(server)
-        yield _CAUSES
+        yield CAUSES
     yield from _preempted(server)
 
 
