@@ -1,6 +1,5 @@
 """What must hold whatever the platform and the transport: TLS, no kernel stamps, refused and silent peers."""
 
-import itertools
 import math
 import socket
 import ssl
@@ -351,20 +350,21 @@ def test_the_end_of_a_connection_came_since_the_last_look_that_found_nothing(des
 def test_packets_out_of_order_are_known_when_the_connection_is_closed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert desk.connection.out_of_order == 0  # nothing is counted
+    assert desk.connection.take_out_of_order() == 0  # nothing is counted
     monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(30, 3, 2))
-    assert desk.connection.out_of_order == 2
+    assert desk.connection.take_out_of_order() == 2
+    assert desk.connection.take_out_of_order() == 0  # since then
+    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(60, 6, 5))
     desk.connection.close()
-    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(30, 3, 7))
-    assert desk.connection.out_of_order == 2
+    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(90, 9, 7))
+    assert desk.connection.take_out_of_order() == 3
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_stamps_of_an_answer_whose_packets_came_out_of_order_are_not_believed(
     monkeypatch: pytest.MonkeyPatch, in_order: bool
 ) -> None:
-    packets = itertools.count()
-    monkeypatch.setattr(Connection, "out_of_order", property(lambda _: 0 if in_order else next(packets)))
+    monkeypatch.setattr(Connection, "take_out_of_order", lambda _: 0 if in_order else 1)
     with scripted_server(SCRIPT) as server:
         _, record = ask_twice(Target.parse(server.url), busy_s=0.06)[0]
     assert record.contradictions == (0 if in_order else len(record.lags_s))

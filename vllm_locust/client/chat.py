@@ -20,6 +20,7 @@ from vllm_locust.client.connection import ConnectError, Connection, Waits, open_
 from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
+from vllm_locust.client.turns import Turns
 from vllm_locust.core.record import (
     CANCELLED,
     CONNECT,
@@ -144,6 +145,7 @@ class Transport:
         self.sticky = routing == STICKY
         self.in_flight = 0
         self.pulse = Pulse(get_hub().loop)
+        self.turns = Turns(get_hub().loop, self.pulse)
         for target in self.targets:
             with suppress(OSError):
                 target.addresses  # noqa: B018 - looks the name up now, not in the first users' time
@@ -166,6 +168,7 @@ class Transport:
         }
 
     def close(self) -> None:
+        self.turns.close()
         self.pulse.close()
 
     @property
@@ -272,6 +275,7 @@ class ChatClient:
         host = self._host
         index = transport.take_index() if origin.index is None else origin.index
         intended = origin.intended or self._when_called()
+        transport.turns.take()
         record = RequestRecord(
             index=index,
             scenario=origin.scenario,
@@ -359,6 +363,7 @@ class ChatClient:
         else:
             record.outcome = TIMEOUT
             record.error = f"no complete answer within {self._transport.options.timeout_s:g} s"
+        self._transport.turns.take()
         return reused
 
     def _remaining_s(self, record: RequestRecord) -> float:

@@ -111,7 +111,7 @@ class Connection:
         self._bytes_read = 0
         # How many packets had come when all had been read; None when that is not known of the last read.
         self._packets: int | None = 0
-        self._out_of_order = 0
+        self._out_of_order = self._out_of_order_told = 0
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
@@ -128,7 +128,7 @@ class Connection:
     def close(self) -> None:
         if self.closed:
             return
-        self._out_of_order = self.out_of_order  # afterwards there is nobody to ask
+        self._out_of_order = self._count_out_of_order()  # afterwards there is nobody to ask
         self.closed = True
         self.receiver = None
         for watcher in (self._watcher, self._writer):  # first: they must not outlive their descriptor
@@ -137,13 +137,17 @@ class Connection:
                 watcher.close()
         self._sock.close()
 
-    @property
-    def out_of_order(self) -> int:
-        """How many packets came before one that precedes them, as far as the kernel counts them.
+    def take_out_of_order(self) -> int:
+        """How many packets came before one that precedes them since the last call, if they are counted.
 
         With such packets a stamp tells nothing: that of a read is that of its last byte's packet, and bytes
         before it may have come later.
         """
+        count = self._count_out_of_order()
+        new, self._out_of_order_told = count - self._out_of_order_told, count
+        return new
+
+    def _count_out_of_order(self) -> int:
         info = None if self.closed else tcp_info(self._sock)
         return self._out_of_order if info is None else info.out_of_order
 

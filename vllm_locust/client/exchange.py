@@ -334,7 +334,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     connection.receiver = exchange
     if exchange.chunks.unknown:
         connection.on_packet = exchange.chunks.on_packet
-    contradictions, out_of_order = connection.contradictions, connection.out_of_order
+    contradictions = connection.contradictions
     connection.read_s.clear()
     began_s = perf_counter()
     try:
@@ -349,7 +349,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     finally:
         exchange.release()
         exchange.contradictions = connection.contradictions - contradictions
-        if connection.out_of_order > out_of_order:
+        if connection.take_out_of_order():
             exchange.distrust(connection.read_s)
         connection.receiver = connection.on_packet = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None

@@ -83,6 +83,8 @@ class Pulse:
         self._before_s = self._read_clocks()
         self.earliest_s = self._saw_all_s = self._before_s
         """What is read in this round was not stamped before."""
+        self.looked_s = self._before_s
+        """When the last look began."""
         self._most_reads = _FIRST_LOOK
         self._loop = loop
         self._ticker = Ticker(_LOOK_EVERY_S)
@@ -140,6 +142,7 @@ class Pulse:
 
     def _after_look(self) -> None:
         self.earliest_s = self._saw_all_s
+        self.looked_s = self._before_s
         # Pending is what this look reported and what else is due, timers for one.
         if self._loop.pendingcnt < self._most_reads:
             self._saw_all_s = self._before_s
