@@ -55,6 +55,16 @@ def test_one_objective_means_the_same_in_a_gate_and_in_a_search(text, answered, 
         assert concluded(text, recording).outcome == outcome
 
 
+@pytest.mark.parametrize(("limit_ms", "outcome"), [(15, "missed"), (30, "undetermined"), (60, "met")])
+def test_a_gate_on_connecting_allows_for_what_this_client_lost(limit_ms, outcome):
+    """Each took 50 ms, of which 30 may have been ours."""
+    made = Recording()
+    for second in range(400):
+        made.add(an_ok(float(second), connect_s=0.05, connect_bound_s=0.03))
+    assert gated(f"p99_connect_ms<{limit_ms}", made).outcome == outcome
+    assert gated(f"max_connect_ms<{limit_ms}", made).outcome == outcome
+
+
 @pytest.mark.parametrize(
     ("text", "slow", "outcome"),
     [

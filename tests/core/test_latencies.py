@@ -147,8 +147,12 @@ def test_every_true_number_lies_between_its_ends_after_merging_too(made: list[An
         )
     } | {
         "completed",
+        "completed_without_usage",
         "failed",
         "error_rate",
+        "total_input_tokens",
+        "total_output_tokens",
+        "total_cached_tokens",
         "duration",
         "request_throughput",
         "request_goodput",
@@ -168,6 +172,7 @@ def test_the_true_rates_of_a_window_lie_between_their_ends(made: list[Any]) -> N
     claimed, truth = summarize(shipped(claims), GOODPUT_MS), summarize(truths, GOODPUT_MS)
     assert_the_truth_lies_between(claimed, truth, "duration", "completed", "failed", *rates)
     known = [key for key in claimed["intervals"] if None not in (claimed[key], truth[key])]
+    known += ["completed_without_usage", *(f"total_{what}_tokens" for what in ("input", "output", "cached"))]
     known += ["error_rate", *(f"{word}_{name}_ms" for word in ("mean", "max") for name in FAMILIES)]
     known = [key for key in known if None not in (claimed[key], truth[key])]
     if known:
@@ -203,6 +208,21 @@ def test_requests_at_the_borders_of_a_window_by_hand() -> None:
     assert bounds["duration"] == [2.0, 2.0]
     assert bounds["request_throughput"] == [1 / 2, 3 / 2]
     assert bounds["output_throughput"] == [20 / 2, 70 / 2]
+    assert (summary["total_output_tokens"], bounds["total_output_tokens"]) == (30, [20, 70])
+    assert (summary["total_input_tokens"], bounds["total_input_tokens"]) == (14, [7, 21])
+    assert bounds["total_cached_tokens"] == [None, None]
+
+
+def test_what_may_have_ended_in_the_window_and_was_not_counted_leaves_no_highest_total() -> None:
+    """From 2 to 4 s, and of one that perhaps ended in it the server did not tell the prompt's tokens."""
+    inside = an_ok(1.0, 3.0, tokens=20, cached_tokens=5)
+    behind = an_ok(1.5, 4.1, tokens=40, prompt_tokens=None, tokens_counted=True, ended_bound_s=0.2)
+    bounds = summarize(shipped(measured([inside, behind], from_s=2.0, to_s=4.0)))["error_bounds"]
+    assert bounds["total_input_tokens"] == [7, None]
+    assert bounds["total_output_tokens"] == [20, 60]
+    assert bounds["total_cached_tokens"] == [5, 5]
+    assert bounds["completed_without_usage"] == [0, 1]
+    assert bounds["total_token_throughput"] == [27 / 2, None]
 
 
 def test_who_belongs_to_the_window_moves_latencies_and_failures_by_hand() -> None:
@@ -233,6 +253,17 @@ def test_who_was_in_flight_with_whom_is_not_known_either() -> None:
     """The second was sent before the first ended, by the stamps; that one may have ended before."""
     made = [an_ok(0.0, 2.0, ended_bound_s=0.5), an_ok(1.8, 3.0)]
     assert summarize(recorded(made))["error_bounds"]["max_concurrent_requests"] == [1, 2]
+
+
+def test_a_peak_at_the_end_may_be_behind_it() -> None:
+    """Measured until 5.05 s, or 0.1 s less; ten tokens at 5.5 s are of one that is cancelled later."""
+    made = [
+        an_ok(0.0, 5.05, arrivals_s=[1.0, 4.9], ended_bound_s=0.1),
+        an_ok(0.5, 6.0, arrivals_s=[5.5] * 10, outcome=CANCELLED),
+    ]
+    summary = summarize(recorded(made))
+    assert summary["max_output_tokens_per_s"] == 10
+    assert summary["error_bounds"]["max_output_tokens_per_s"] == [1, 10]
 
 
 def test_the_ends_by_hand() -> None:
@@ -324,6 +355,28 @@ def test_the_ends_allow_for_more_tokens_than_events_that_were_perhaps_read_late(
     assert bounds["max_tpot_ms"] == pytest.approx([20, 300.1 / 10])
     assert bounds["mean_tpot_ms"] == pytest.approx([20 / 2, (20 + 300.1 / 10) / 2])
     assert bounds["request_goodput"] == pytest.approx([1 / 0.5001, 2 / 0.5001])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "bound_s", "later_tokens"),
+    [
+        (3, 0.0, None),  # ten events in one piece, whatever usage says of them
+        (1, 0.0, None),
+        (3, 0.3, 2),  # perhaps read late
+    ],
+)
+def test_fewer_tokens_than_events_in_one_piece_have_no_tpot(
+    tokens: int, bound_s: float, later_tokens: int | None
+) -> None:
+    """0.3 ms for two tokens would be a TPOT, but nine events came in it."""
+    piece = [0.5, *[0.5003] * 9]
+    record = an_ok(arrivals_s=piece, tokens=tokens, bounds_s=[bound_s] * 10)
+    assert (record.tpot_s, record.later_tokens, record.in_one_piece) == (None, later_tokens, True)
+    streamed = an_ok(arrivals_s=[0.1, 0.12])
+    summary = summarize(shipped(recorded([streamed, record])), {"tpot": 200.0})
+    most = [20, (300.3 if bound_s else 20) / (2 if bound_s else 1)]
+    assert summary["error_bounds"]["max_tpot_ms"] == pytest.approx(most)
+    assert summary["request_goodput"] == pytest.approx(1 / 0.5003)
 
 
 def test_a_late_answer_that_would_lower_a_number_may_as_well_not_belong_there() -> None:

@@ -56,6 +56,12 @@ class Window:
         """The parts, or the window itself when it has none."""
         return self.parts or (self,)
 
+    @property
+    def surely(self) -> "Window":
+        """The same without what was perhaps not measured at the ends of its stretches."""
+        parts = (replace(part, end_s=part.end_s - part.slack_s) for part in self.stretches)
+        return replace(self, parts=tuple(parts))
+
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:

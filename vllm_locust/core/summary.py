@@ -193,9 +193,7 @@ def _counts(group: Group, window: Window | None) -> dict[str, Any]:
         "duration": window.duration_s if window else None,
         "start_s": window.start_s if window else None,
         "end_s": window.end_s if window else None,
-        "total_input_tokens": _total(group.prompt_tokens),
-        "total_output_tokens": _total(group.output_tokens),
-        "total_cached_tokens": _total_of_known(group.cached_tokens),
+        **_tokens(group),
         "max_output_tokens_per_s": _peak_tokens_per_s(group.tokens_by_second, window),
         "max_concurrent_requests": _peak_concurrency(group, window),
     }
@@ -219,10 +217,10 @@ def _rate_bounds(
     longest_s, shortest_s = (window.duration_s, window.shortest_s) if window else (None, None)
     return {
         name: [
-            None if count is None else _ratio(max(count - outside[name], 0), longest_s),
-            None if (highest := most[name]) is None else _ratio(highest + inside[name], shortest_s),
+            _ratio(_less(least[name], outside[name]), longest_s),
+            _ratio(_more(most[name], inside[name]), shortest_s),
         ]
-        for name, count in least.items()
+        for name in least
     }
 
 
@@ -237,15 +235,23 @@ def _amounts(group: Group, good: int | None) -> dict[str, int | None]:
     }
 
 
-def _amounts_at(border: Group | None) -> dict[str, int]:
+def _amounts_at(border: Group | None) -> dict[str, int | None]:
     """The same of requests at a border of the window, all of which may be good."""
-    known = _amounts(border or Group(), border.completed if border else 0)
-    return {name: amount or 0 for name, amount in known.items()}
+    return _amounts(border or Group(), border.completed if border else 0)
+
+
+def _less(amount: int | None, gone: int | None) -> int | None:
+    return None if amount is None or gone is None else max(amount - gone, 0)
+
+
+def _more(amount: int | None, there: int | None) -> int | None:
+    return None if amount is None or there is None else amount + there
 
 
 def _count_bounds(group: Group) -> dict[str, list[float | None]]:
-    """How many ended in the window at least and at most."""
+    """How many ended in the window at least and at most, and what they had; None where nobody counted."""
     gone, there = group.perhaps_outside or Group(), group.perhaps_inside or Group()
+    tokens, least, most = _tokens(group), _tokens_at(gone), _tokens_at(there)
     completed = (group.completed - gone.completed, group.completed + there.completed)
     failed = (
         group.failed_in_window - gone.failed_in_window,
@@ -257,7 +263,26 @@ def _count_bounds(group: Group) -> dict[str, list[float | None]]:
         "completed": [*completed],
         "failed": [*failed],
         "error_rate": [(rate or 0.0) if some else None for rate in rates],
+        "completed_without_usage": [
+            group.without_usage - gone.without_usage,
+            group.without_usage + there.without_usage,
+        ],
+        **{name: [_less(total, least[name]), _more(total, most[name])] for name, total in tokens.items()},
     }
+
+
+def _tokens(group: Group) -> dict[str, int | None]:
+    """The totals of a summary."""
+    return {
+        "total_input_tokens": _total(group.prompt_tokens),
+        "total_output_tokens": _total(group.output_tokens),
+        "total_cached_tokens": _total_of_known(group.cached_tokens),
+    }
+
+
+def _tokens_at(border: Group) -> dict[str, int | None]:
+    """The same of requests at a border of the window: one that says nothing of cached tokens has none."""
+    return {**(tokens := _tokens(border)), "total_cached_tokens": tokens["total_cached_tokens"] or 0}
 
 
 def _latencies(group: Group, families: Mapping[str, Family], percentiles: Sequence[float]) -> dict[str, Any]:
@@ -351,7 +376,7 @@ def _peak_bounds(group: Group, window: Window | None) -> list[int | None]:
     claimed, before, there = group.tokens_by_second, group.tokens_perhaps_before, group.tokens_perhaps_there
     least = {s: n - before.get(s, 0) for s, n in claimed.items()}
     most = {s: claimed.get(s, 0) + there.get(s, 0) for s in claimed.keys() | there.keys()}
-    return [_peak_tokens_per_s(tokens, window) for tokens in (least, most)]
+    return [_peak_tokens_per_s(least, window and window.surely), _peak_tokens_per_s(most, window)]
 
 
 def _peak_tokens_per_s(tokens: Mapping[int, int], window: Window | None) -> int | None:
@@ -375,7 +400,8 @@ def _peak_concurrency(group: Group, window: Window | None) -> int | None:
 
 def _concurrency_bounds(group: Group, window: Window | None) -> list[int | None]:
     """Those that surely were, and those by their stamps: sent at the earliest, ended at the latest."""
-    return [_most_in_flight(group.sent_by_s, group.ended_since_s, window), _peak_concurrency(group, window)]
+    surely = _most_in_flight(group.sent_by_s, group.ended_since_s, window and window.surely)
+    return [surely, _peak_concurrency(group, window)]
 
 
 def _most_in_flight(sent_s: Sequence[float], ended_s: Sequence[float], window: Window | None) -> int | None:
