@@ -233,6 +233,12 @@ def test_others_use_the_server():
     )
 
 
+def test_one_server_may_have_been_named_twice():
+    levels = {(source, "0", "m"): {} for source in ("localhost:8000", "127.0.0.1:8000")}
+    sentence = only(server(finished=400, engines=levels), client())
+    assert "each of which vLLM counts, or one server asked under two of the addresses given." in sentence
+
+
 def test_the_means_of_a_server_that_works_for_others_are_not_held_against_the_client():
     sentence = only(server(finished=400), client(mean_ttft_ms=300.0))
     assert sentence.startswith("The server finished 400 requests")
@@ -300,13 +306,15 @@ def test_a_source_that_gave_nothing_may_have_had_what_is_missing():
     assert result["tokens"]["generation"] == {"client": 12800, "server": 6400}
 
 
-def test_after_an_abort_there_are_no_other_servers():
-    """The one server made all the tokens, and did not count the requests that it aborted."""
+def test_after_an_abort_nothing_is_taken_for_a_part():
+    """The one server made all the tokens, or a part of them and somebody else's: who can tell?"""
     sentence = only(server(finished=100), client())
-    assert sentence == (
+    assert sentence.startswith(
         "The server counted 100 finished requests where this client had 200, and no fewer tokens: it ended "
-        "some without counting them, as when they are aborted."
+        "some without counting them, as when they are aborted, or it works for somebody else, too, and "
+        "others answered them, servers behind the same address"
     )
+    assert not is_partial(server(finished=100), client())
     either = only(server(finished=100), client(total_output_tokens=None))
     assert "as when they are aborted, or others answered them" in either
 

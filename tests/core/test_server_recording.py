@@ -126,6 +126,16 @@ def test_a_second_source_that_comes_late_was_missing_in_all_phases_before():
     assert recording.phase(1).counters == {}
 
 
+def test_what_is_asked_between_phases_is_of_none():
+    """As the 60 tokens that warm a cache."""
+    recording = of(counted(0, 0), counted(2, 30))
+    recording.leave_phase(1, 2.0)
+    recording.add(counted(5, 90))
+    recording.begin_phase(2, 5.0)
+    recording.add(counted(6, 100))
+    assert (tokens(recording, 1), tokens(recording, 2), tokens(recording)) == (30, 10, 40)
+
+
 def test_a_source_without_counters_lacks_no_counts():
     """As the log of a server: it tells of the moment only."""
     recording = ServerRecording()

@@ -54,8 +54,9 @@ def test_requests_that_would_have_fit(tmp_path: Path) -> None:
     use = describe_kv(results(tmp_path, server(ENGINE, {**ENGINE, "engine": "1"}), [(100, 20), (200, 20)]))
     assert use is not None
     assert use.requests_fit == pytest.approx(2 * 1000 / 10.5)
-    assert "  at once      190.5 requests of these lengths fit, 24 at least ran at the peak" in list(
-        render_kv(use)
+    assert (
+        "  at once      190.5 requests of these lengths fit that share nothing, 24 at least ran at the peak"
+        in list(render_kv(use))
     )
 
 

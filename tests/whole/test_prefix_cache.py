@@ -28,7 +28,8 @@ def cache(folder: Path, *server_options: str) -> Iterator[Callable[..., Outcome]
         def run(*options: str) -> Outcome:
             results = folder / f"results-{next(numbers)}"
             users = () if "--ladder" in options else ALONE
-            asked = ("--headless", *users, "--endpoint-type", "completions", *options)
+            metrics = ("--server-metrics-url", server.url)
+            asked = ("--headless", *users, *metrics, "--endpoint-type", "completions", *options)
             outcome = run_locust("--host", server.url, *asked, folder=results)
             assert_ended_well(outcome)
             assert_nothing_is_lost(outcome)
@@ -91,6 +92,14 @@ def test_warm_begins_with_every_prefix_known(tmp_path: Path) -> None:
     assert "Warming the prefix cache with 2 requests" in outcome.stderr
     assert outcome.summary["requests"]["planned"] == 12
     assert outcome.summary["phases"][0]["prefix_cache"] == "warmed"
+
+
+def test_what_warms_the_cache_between_two_steps_counts_in_neither(tmp_path: Path) -> None:
+    with cache(tmp_path) as run:
+        outcome = run(*SHARED, "--prefix-cache", "warm", "--ladder", "1,1", "--step-warmup", "0")
+    for phase in outcome.summary["phases"]:
+        assert phase["total_input_tokens"] == 12 * (PREFIX + 40)
+        assert 0 < phase["server"]["prompt_tokens"] <= 12 * (PREFIX + 40)
 
 
 @pytest.mark.parametrize(

@@ -138,10 +138,12 @@ def _sentences(
     yield from _on_the_queue(result)
     if others:
         theirs = result["requests"]["server"]
+        sources = {source for source, _, _ in server.engines}
+        twice = ", or one server asked under two of the addresses given" if len(sources) > 1 else ""
         yield (
             f"The server finished {theirs:.0f} requests, {100 * others / theirs:.0f} % of them at least "
             "beyond this client's: somebody else's, asked for twice by a gateway, or choices of one request "
-            "(n), each of which vLLM counts. Its means are of all of them."
+            f"(n), each of which vLLM counts{twice}. Its means are of all of them."
         )
     yield from _on_missing_requests(server, client, silent)
 
@@ -328,7 +330,8 @@ def _on_missing_requests(
         "silent": f": {' and '.join(silent)} gave no metrics in the end, and may have had the others.",
         "unseen": f": its metrics are known for {known_s:.0f} s of {duration_s:.0f} s only.",
         "without tokens": f": {_UNCOUNTED}, or {_ELSEWHERE}.",
-        "uncounted": f", and no fewer tokens: {_UNCOUNTED}.",
+        "uncounted": f", and no fewer tokens: {_UNCOUNTED}, or it works for somebody else, too, and "
+        f"{_ELSEWHERE}.",
         "elsewhere": f", and fewer tokens, too: {_ELSEWHERE}. So its numbers are of a part of the load, and "
         "are left out.",
     }

@@ -1,8 +1,9 @@
 """The recording of a server: samples folded by phase as they come, so that a day's run takes no more memory.
 
 Rule: the windows are those of `core.recording`. Without a warm-up a phase's window goes from its begin until
-the next phase begins, so that it includes draining; with one from the end of the warm-up to the close of its
-load. The window of the run is all of them together; what was before the first phase is in none.
+the next phase begins, or something else is asked before, so that it includes draining; with one from the end
+of the warm-up to the close of its load. The window of the run is all of them together; what was before the
+first phase is in none.
 
 Counters and histograms are known only when somebody looks, so the growth between two looks at an engine
 belongs, as a whole, to the phase whose window holds the middle of that time.
@@ -53,16 +54,17 @@ class _Phase:
     start_s: float
     """The end of the warm-up."""
     warm: bool
-    closed_s: float = math.inf
+    end_s: float = math.inf
+    """Of the window, where it ends before the next phase begins."""
     sums: WindowSums = field(default_factory=WindowSums)
 
     def holds(self, at_s: float) -> bool:
         """Of a time before the next phase begins."""
-        return self.start_s <= at_s and (not self.warm or at_s <= self.closed_s)
+        return self.start_s <= at_s <= self.end_s
 
     @property
     def borders_s(self) -> tuple[float, ...]:
-        return (self.begin_s, self.start_s, self.closed_s) if self.warm else (self.begin_s,)
+        return self.begin_s, self.start_s, self.end_s
 
 
 @dataclass(slots=True)
@@ -131,8 +133,14 @@ class ServerRecording:
     def close_phase(self, phase: int, at_s: float) -> None:
         """The load of a phase ended, and with it the window of one with a warm-up; the first call counts."""
         known = self._of(phase)
-        if known is not None and known.closed_s == math.inf:
-            known.closed_s = at_s
+        if known is not None and known.warm:
+            self.leave_phase(phase, at_s)
+
+    def leave_phase(self, phase: int, at_s: float) -> None:
+        """What is asked from now on until the next phase begins is of none."""
+        known = self._of(phase)
+        if known is not None:
+            known.end_s = min(known.end_s, at_s)
 
     def add(self, sample: ServerSample) -> None:
         """Fold a sample; one that is older than the last of its source is ignored."""

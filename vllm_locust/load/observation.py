@@ -24,10 +24,10 @@ from vllm_locust.observe.addresses import LOOPBACK, same_origin
 
 _REQUESTS_LOOKED_AT = 32
 _TURNS_LOOKED_AT = 32
-# Locust's clock runs already: a server that is slower than that has to do with what it said before, and one
-# that said nothing yet is worth a longer wait, as nothing that it counts can be known otherwise.
+# Locust's clock runs already: a server that is slower than that has to do with what it said before.
 _BASELINE_LIMIT_S = 0.25
-_FIRST_LOOK_LIMIT_S = 2.0
+# Where that will not do, as it said nothing yet, or counts from now on what is no load.
+_NEEDED_LIMIT_S = 2.0
 # Nothing is measured any more: as long as the observer gives a server to answer, and a little.
 _LAST_LIMIT_S = 6.0
 _LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
@@ -100,9 +100,15 @@ class Observation:
         for sample in observer.latest.values():
             self._take_in(sample)
         observer.on_sample = self._take_in
-        observer.scrape().wait(_BASELINE_LIMIT_S if observer.latest else _FIRST_LOOK_LIMIT_S)
+        observer.scrape().wait(_BASELINE_LIMIT_S if observer.latest else _NEEDED_LIMIT_S)
 
     # -- told by the run ----------------------------------------------------------------------------------
+
+    def before_others_ask(self) -> None:
+        """What is asked until the next phase begins is no load."""
+        self._observer.scrape().wait(_NEEDED_LIMIT_S)
+        if self._phase is not None:
+            self._server.leave_phase(self._phase.number, perf_counter())
 
     def phase_begins(self, phase: Phase) -> None:
         """Its counters are what the server says before its first request."""

@@ -28,7 +28,7 @@ from vllm_locust.load.manifest import describe_run, identity_of
 from vllm_locust.load.master import Workers
 from vllm_locust.load.observation import Observation, ServerSide
 from vllm_locust.load.observer import ObserverLink
-from vllm_locust.load.phases import Course, FixedCourse, course_of
+from vllm_locust.load.phases import Course, FixedCourse, Phase, course_of
 from vllm_locust.load.prefix_cache import PrefixCache
 from vllm_locust.load.prepare import Prepared
 from vllm_locust.load.profiler import Profiler
@@ -85,10 +85,11 @@ class Run:
             self.began_s,
             on_plan_end,
             watchers=self._watchers,
-            before=PrefixCache(prepared, self.id).prepare,
+            before=self._prepare_phase,
             overlap=self.settings.step_overlap,
             most_members=self.settings.max_concurrency,
         )
+        self._prefix_cache = PrefixCache(prepared, self.id)
         self._ticker = gevent.spawn(self._tick_regularly)
 
     @property
@@ -168,6 +169,11 @@ class Run:
             profiler=None if self._profiler is None else self._profiler.sessions,
             capacity=self.course.to_dict() if isinstance(self.course, SearchCourse) else None,
         )
+
+    def _prepare_phase(self, phase: Phase) -> Phase:
+        if self._observation is not None and self.settings.prefix_cache == "warm":
+            self._observation.before_others_ask()
+        return self._prefix_cache.prepare(phase)
 
     def _new_course(self, environment: Environment, prepared: Prepared) -> Course:
         if self.settings.capacity:

@@ -87,7 +87,8 @@ def render_kv(use: KvUse) -> Iterator[str]:
         peak = "n/a" if use.running_peak is None else use.running_peak
         yield _line(
             "at once",
-            f"{use.requests_fit:.1f} requests of these lengths fit, {peak} at least ran at the peak",
+            f"{use.requests_fit:.1f} requests of these lengths fit that share nothing, {peak} at least "
+            "ran at the peak",
         )
     yield fill(use.sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
 

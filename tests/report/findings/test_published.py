@@ -57,8 +57,8 @@ def test_without_chunking_requests_longer_than_the_budget_fail() -> None:
 def test_rounds_in_which_requests_failed_are_not_the_quickest() -> None:
     finding = found("token_budget", CHUNKED_PREFILL)["duration"]
     assert finding.sentence == (
-        "Of 10 configurations without failures on-256 is the quickest with 390.7 s (2.56 req/s), on-64 the "
-        "slowest with 458.1 s (2.18 req/s) (seen once: chance may have made the order)."
+        "Of 10 measured configurations without failures on-256 is the quickest with 390.7 s (2.56 req/s), "
+        "on-64 the slowest with 458.1 s (2.18 req/s) (seen once: chance may have made the order)."
     )
     best = found("best", CHUNKED_PREFILL)["highest output throughput"]
     assert best.verdict == "note"

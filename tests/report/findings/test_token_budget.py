@@ -113,7 +113,8 @@ def test_durations_that_are_alike_have_no_order() -> None:
         for budget in (64, 128)
     ]
     assert named("duration", rows).sentence == (
-        "Of 2 configurations without failures none is known to be quicker than another: 100.0 s to 100.0 s."
+        "Of 2 measured configurations without failures none is known to be quicker than another: "
+        "100.0 s to 100.0 s."
     )
 
 

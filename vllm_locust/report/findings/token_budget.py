@@ -216,14 +216,14 @@ def _durations(rows: Sequence[Row]) -> Iterator[Finding]:
             yield Finding(
                 "duration",
                 "note",
-                f"Of {len(known)} configurations without failures none is known to be quicker than another: "
-                f"{duration[best].told()} s to {duration[worst].told()} s.",
+                f"Of {len(known)} measured configurations without failures none is known to be quicker than "
+                f"another: {duration[best].told()} s to {duration[worst].told()} s.",
             )
             return
         yield Finding(
             "duration",
             "note",
-            f"Of {len(known)} configurations without failures {best} is the quickest with "
+            f"Of {len(known)} measured configurations without failures {best} is the quickest with "
             f"{duration[best].told()} s ({digits(rate[best].value)} req/s), {worst} the slowest with "
             f"{duration[worst].told()} s ({digits(rate[worst].value)} req/s){chance}.",
         )
