@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.core.made_records import an_error, an_ok
-from vllm_locust.core.evidence import conclude
+from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.finding import Finding
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import parse_slo, percentiles_of
@@ -45,3 +45,9 @@ def bounded(ttft_ms: float, bound_ms: float, gap_ms: float = 10.0, count: int = 
         arrivals_s = [second + (ttft_ms + i * gap_ms) / 1000 for i in range(3)]
         recording.add(an_ok(float(second), arrivals_s=arrivals_s, bounds_s=[bound_ms / 1000] * 3))
     return recording
+
+
+def weighed(text: str, recording: Recording) -> Finding:
+    """What the requests say of one objective while the probe goes on."""
+    (finding,) = weigh([parse_slo(text)], recording.phase(0)).findings
+    return finding

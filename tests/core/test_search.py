@@ -427,6 +427,30 @@ def test_a_client_whose_error_leaves_both_outcomes_open_cannot_tell():
     )
 
 
+def test_however_small_an_error_that_changes_the_outcome_steers_no_search():
+    """989 to 990 of 1000, and the sample itself leaves open 97.9 to 99.5 %."""
+    search = CapacitySearch()
+    assert run(search, lambda level: probe(level, blurred(989, 990) if level > 2 else MET)) == [1, 2, 4, 4]
+    assert search.answer.ended == "client"
+
+
+def test_probes_that_only_together_leave_it_to_the_clients_error_say_so():
+    """1991 to 1995 of 2 x 1000 in the first, 984 to 988 in the second: 1979 to 1983 of 2000, 1980 needed."""
+    sure = replace(counted(995, 1000), least=995, most=995)
+    missed = replace(counted(984, 1000), least=984, most=988)
+    search = CapacitySearch(1, limit=1)
+    search.take(probe(1, sure))
+    search.take(probe(1, missed))
+    assert search.answer.levels[0].findings[0].torn
+    while search.next_level() is not None:
+        search.take(probe(1, sure))
+        search.take(probe(1, missed))
+    assert search.answer.undecided == (
+        "at 1 the client's own error leaves it open whether p99_ttft_ms<500 is met: 98.95 to 99.15 % of "
+        "requests were inside, 99 % needed"
+    )
+
+
 def test_an_error_that_changes_nothing_is_none():
     search = CapacitySearch()
     surely_met = replace(MET, least=999, most=1000)

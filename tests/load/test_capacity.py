@@ -37,6 +37,12 @@ def test_a_search_of_rates_begins_where_a_probe_has_some_ten_requests(
     assert first_phase(levels="rate", step_time_s=step_s).rate == rate
 
 
+def test_only_a_search_asks_when_gaps_between_tokens_were_long() -> None:
+    slos = [parse_slo(text) for text in ("p99_itl_ms<50", "max_itl_ms<50", "p99_ttft_ms<500")]
+    assert Settings(slos=slos, capacity=True).limits == (("itl", 0.05),)
+    assert Settings(slos=slos).limits == ()
+
+
 def test_no_more_is_tried_than_was_allowed() -> None:
     assert first_phase(levels="rate", step_time_s=3.0, request_rate=parse_rate("2")).rate == "2"
 

@@ -19,6 +19,7 @@ from vllm_locust.core.recording import Recording
 from vllm_locust.core.search import Answer, CapacitySearch, Probe
 from vllm_locust.core.slo import Slo, parse_slo, percentiles_of
 from vllm_locust.core.summary import summarize
+from vllm_locust.core.trials import limits_of
 from vllm_locust.simulator.cost import CostModel
 from vllm_locust.simulator.engine import Engine, Request
 from vllm_locust.simulator.limits import EngineLimits
@@ -99,7 +100,7 @@ class Driver:
 
     def probe(self, level: float, slos: Sequence[Slo]) -> Probe:
         """One probe of a search: ended as soon as the evidence decides, or after `PROBE_S`."""
-        recording = Recording()
+        recording = Recording(limits=limits_of(slos))
         began = self.now
         self.load(level, PROBE_S, recording, slos)
         seconds = self.now - began - SETTLE_S

@@ -105,11 +105,16 @@ class Finding:
         return bool(self.trials) and self.surely < self.asked <= self.possibly
 
     @property
-    def blurred(self) -> bool:
-        """That error is larger, too, than what the sample leaves open: more requests would not help."""
-        if self.fault or self.needed == 1.0:
-            return self.torn
-        return self.torn and 2 * (self.possibly - self.surely) >= (self.high - self.low) * self.trials
+    def blur(self) -> str | None:
+        """Why both outcomes are possible, in words; None when they are not."""
+        if not self.torn:
+            return None
+        if self.fault:
+            return f"it cannot be told whether {self.slo} is met: {self.fault}"
+        low, high = (percent(part, self.trials) for part in (self.surely, self.possibly))
+        needed = (self.needed or 1.0) * 100
+        inside = f"{low:g} to {high:g} % of requests were inside, {needed:.6g} % needed"
+        return f"{self.not_seen} leaves it open whether {self.slo} is met: {inside}"
 
     @property
     def few(self) -> bool:
@@ -124,7 +129,7 @@ class Finding:
         At least so many where it is not known what they are worth: then as if they were independent.
         """
         share, needed, worth = self.share, self.needed, self.worth if self.worth_known else self.trials
-        if not self.close or share is None or needed is None or needed >= 1:
+        if not self.close or self.torn or share is None or needed is None or needed >= 1:
             return None
         place = bisect_left(
             _FACTORS, True, key=lambda factor: tells(share * worth * factor, worth * factor, needed)
@@ -191,6 +196,7 @@ class Finding:
             "close": self.close,
             "few": self.few,
             "takes": self.takes,
+            "blur": self.blur,
             "value": self.value,
             "values": list(self.values),
             "share": self.share,
@@ -234,16 +240,10 @@ class Evidence:
     @property
     def blur(self) -> str | None:
         """Why what the client did not see leaves the outcome open, in words; None when it does not."""
-        blurred = [finding for finding in self.findings if finding.blurred]
-        if not blurred or any(f.outcome == "missed" and not f.blurred for f in self.findings):
+        torn = [finding for finding in self.findings if finding.torn]
+        if not torn or any(f.outcome == "missed" and not f.torn for f in self.findings):
             return None
-        first = blurred[0]
-        if first.fault:
-            return f"it cannot be told whether {first.slo} is met: {first.fault}"
-        text = f"{first.not_seen} leaves it open whether {first.slo} is met"
-        low, high = (percent(part, first.trials) for part in (first.surely, first.possibly))
-        needed = (first.needed or 1.0) * 100
-        return f"{text}: {low:g} to {high:g} % of requests were inside, {needed:.6g} % needed"
+        return torn[0].blur
 
     @property
     def hiccup(self) -> str | None:

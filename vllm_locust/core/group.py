@@ -6,7 +6,7 @@ however many tokens it had, and only `ok` requests that ended in the window ente
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vllm_locust.core.columns import pack_array, unpack_array
 from vllm_locust.core.histogram import Histogram
+from vllm_locust.core.long_gaps import Limit, LongGaps
 from vllm_locust.core.oddities import Oddities
 from vllm_locust.core.record import CANCELLED, DROPPED, OK, RequestRecord
 
@@ -89,7 +90,10 @@ class Failure:
 
 
 class Group:
-    """The fold of some records. Stamps are seconds since the origin of the recording."""
+    """The fold of some records. Stamps are seconds since the origin of the recording.
+
+    Gaps that are as long as one of `limits` are counted for each stream, too.
+    """
 
     __slots__ = (
         *_COUNTERS,
@@ -101,6 +105,7 @@ class Group:
         "first_sent_s",
         "last_ended_in_window_s",
         "last_ended_since_s",
+        "long_gaps",
         "oddities",
         "perhaps_inside",
         "perhaps_outside",
@@ -109,7 +114,7 @@ class Group:
         "tokens_perhaps_there",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Iterable[Limit] = ()) -> None:
         self.planned = 0
         self.ok = 0
         """Successful requests, in the window or not."""
@@ -160,8 +165,8 @@ class Group:
         # Gaps, the least and the most that each may truly be, and how far it may be off.
         self.itl = Histogram()
         self.itl_low, self.itl_high = Histogram(), Histogram()
-        self.itl_bound = Histogram()
-        self.itl_per_token = Histogram()
+        self.itl_bound, self.itl_per_token = Histogram(), Histogram()
+        self.long_gaps = {limit: LongGaps() for limit in limits}
         # The most that the gaps may be of answers in one piece that were perhaps read late; the least is 0.
         self.itl_unknown, self.itl_per_token_unknown = Histogram(), Histogram()
         # Of all requests in the window, successful or not: reading late, sending late, and the most of that.
@@ -232,7 +237,7 @@ class Group:
         self.ok += 1
         if inside:
             self._add_latencies(record, origin_s)
-            self._add_gaps(record, arrivals, earliest)
+            self._add_gaps(record, arrivals, earliest, origin_s)
 
     def _border(self, inside: bool) -> "Group":
         """Those that are perhaps inside, or perhaps outside."""
@@ -307,7 +312,11 @@ class Group:
             self.connect_bound_s.append(record.connect_bound_s)
 
     def _add_gaps(
-        self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
+        self,
+        record: RequestRecord,
+        arrivals: NDArray[np.float64],
+        earliest: NDArray[np.float64],
+        origin_s: float,
     ) -> None:
         if len(arrivals) < 2:
             return
@@ -324,6 +333,18 @@ class Group:
         self.itl_bound.record_many(np.maximum(bounds[1:], bounds[:-1]))
         if record.event_tokens:
             self.itl_per_token.record_many(_gaps_per_token(arrivals, np.array(record.event_tokens)))
+        if self.long_gaps:
+            self._add_long_gaps(record, arrivals, origin_s)
+
+    def _add_long_gaps(self, record: RequestRecord, arrivals: NDArray[np.float64], origin_s: float) -> None:
+        assert record.sent_s is not None
+        gaps = {"itl": np.diff(arrivals)}
+        if record.event_tokens:
+            gaps["itl_per_token"] = _gaps_per_token(arrivals, np.array(record.event_tokens))
+        for limit, long in self.long_gaps.items():
+            if limit.family in gaps:
+                sent_s, ended_s = record.sent_s - origin_s, record.ended_s - origin_s
+                long.add(sent_s, ended_s, gaps[limit.family], limit.seconds)
 
     def _add_unknown_gaps(
         self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
@@ -357,6 +378,8 @@ class Group:
             getattr(self, name).extend(getattr(other, name))
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
+        for limit, long in other.long_gaps.items():
+            self.long_gaps.setdefault(limit, LongGaps()).merge(long)
         self.oddities.merge(other.oddities)
         _join_failures(self.failures, other.failures)
         for inside, border in ((True, other.perhaps_inside), (False, other.perhaps_outside)):
@@ -386,6 +409,7 @@ class Group:
         data: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS}
         data |= {name: pack_array(c) for name in _SECONDS + _TOKENS if len(c := getattr(self, name))}
         data |= {name: h.to_dict() for name in _HISTOGRAMS if (h := getattr(self, name)).count}
+        data["long_gaps"] = [[*limit, long.to_dict()] for limit, long in self.long_gaps.items()]
         data["oddities"] = asdict(self.oddities)
         data["failures"] = [[kind, f.count, f.at_s, f.example] for kind, f in self.failures.items()]
         data |= {
@@ -409,6 +433,7 @@ class Group:
         for name in _HISTOGRAMS:
             if name in data:
                 setattr(group, name, Histogram.from_dict(data[name]))
+        group.long_gaps = {Limit(*limit): LongGaps.from_dict(long) for *limit, long in data["long_gaps"]}
         group.oddities = Oddities(**data["oddities"])
         group.failures = {kind: Failure(*rest) for kind, *rest in data["failures"]}
         for name in _BY_SECOND:

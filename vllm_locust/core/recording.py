@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from vllm_locust.core.group import Group
+from vllm_locust.core.long_gaps import Limit
 from vllm_locust.core.record import DROPPED, RequestRecord
 
 
@@ -99,13 +100,14 @@ class Recording:
     """Records folded by phase and profile.
 
     `origin_s` is on the clock of the records; with the default origin 0 all times stay as the records have
-    them.
+    them. Gaps that are as long as one of `limits` are counted for each stream, too.
     """
 
-    def __init__(self, origin_s: float = 0.0) -> None:
+    def __init__(self, origin_s: float = 0.0, limits: Sequence[Limit] = ()) -> None:
         self.groups: dict[tuple[int, str], Group] = {}
         """By (phase, profile)."""
         self._origin_s = origin_s
+        self._limits = limits
         self._bounds: dict[int, _Bounds] = {}
 
     @property
@@ -135,7 +137,7 @@ class Recording:
         key = (record.phase, record.profile)
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = Group()
+            group = self.groups[key] = Group(self._limits)
         bounds = self._bounds.get(record.phase, _UNBOUND)
         hold = bounds.hold_unsent if record.outcome == DROPPED else bounds.hold
         ended_s = record.ended_s - self._origin_s
@@ -144,7 +146,7 @@ class Recording:
 
     def successor(self) -> "Recording":
         """An empty recording with the same windows: for what ends after this one was shipped to be merged."""
-        empty = Recording(self._origin_s)
+        empty = Recording(self._origin_s, self._limits)
         empty._bounds = dict(self._bounds)
         return empty
 

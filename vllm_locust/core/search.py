@@ -475,6 +475,8 @@ def _doubt(end: Level) -> str:
     for finding in end.findings:
         if finding.of_nothing:
             return f"at {_number(end.level)} there is nothing to go by, {finding.sentence}"
+        if finding.blur:
+            return f"at {_number(end.level)} {finding.blur}"
     told = (
         f"that {_number(end.level)} {end.outcome} {'comes from too few requests' if end.few else 'is close'}"
     )

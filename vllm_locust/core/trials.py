@@ -7,10 +7,12 @@ on the other side of a border of the window (`perhaps_there`, `perhaps_gone`).
 
 A hiccup is one short stretch of time, a twentieth of the window, through which three quarters of the
 requests outside were under way, and without whose requests, half of all at most, the objective would be met.
+Of gaps between tokens it is the same, each request with as much weight as it has gaps; it can be told where
+the recording counted long ones for each stream (`limits_of`).
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from vllm_locust.core.group import Group
 from vllm_locust.core.histogram import Histogram
 from vllm_locust.core.latencies import Rounded, ends_of
+from vllm_locust.core.long_gaps import Limit
 from vllm_locust.core.percentile import percentile
 from vllm_locust.core.share import FEWEST, design_effect
 from vllm_locust.core.slo import Slo
@@ -27,6 +30,7 @@ from vllm_locust.core.summary import FROM_PLAN
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+_GAPS = ("itl", "itl_per_token")
 # Statistics that ask for a share of the requests without being called a percentile.
 _AS_PERCENTILE = {"median": 50.0, "max": 100.0}
 _STRETCH_SHARE = 0.05
@@ -46,14 +50,15 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Hiccup:
-    """Requests outside that were under way in one stretch of time."""
+    """Requests outside, or gaps of requests, that were under way in one stretch of time."""
 
     outside: int
     of: int
     seconds: float
+    what: str = "requests"
 
     def __str__(self) -> str:
-        those = f"{self.outside} of the {self.of} requests outside"
+        those = f"{self.outside} of the {self.of} {self.what} outside"
         return f"{those} were under way in one stretch of {self.seconds:.1f} s"
 
 
@@ -74,6 +79,12 @@ class Trials:
     worth_known: bool
     """Whether there were enough to tell."""
     hiccup: Hiccup | None = None
+
+
+def limits_of(slos: Iterable[Slo]) -> tuple[Limit, ...]:
+    """The gaps that a recording must count, so that it can be told when those outside were."""
+    limits = (Limit(slo.family, slo.bound / 1000) for slo in slos if slo.family in _GAPS)
+    return tuple(dict.fromkeys(limits))
 
 
 def trials_of(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -> Trials | None:
@@ -112,7 +123,7 @@ def _as_if_certain(slo: Slo, group: Group, latencies: Mapping[str, Latencies]) -
         return None
     if slo.family in latencies:
         return _one_by_one(slo, q, latencies[slo.family], group)
-    if slo.family in ("itl", "itl_per_token"):
+    if slo.family in _GAPS:
         return _of_gaps(slo, q, group, latencies["tpot"])
     return None
 
@@ -134,7 +145,8 @@ def _one_by_one(slo: Slo, q: float, latencies: Latencies, group: Group) -> Trial
         len(holds) >= FEWEST,
         _hiccup(
             _with_failed(_Times(latencies.sent_s + latencies.measured / 1000, latencies.sent_s), group),
-            np.append(holds, np.zeros(group.failed_in_window, np.bool_)),
+            np.append(~holds, np.ones(group.failed_in_window)),
+            np.ones(count),
             q / 100,
         ),
     )
@@ -161,14 +173,26 @@ def _of_gaps(slo: Slo, q: float, group: Group, tpot: Latencies) -> Trials:
         q / 100,
         group.failed_in_window,
         len(tpot.measured) >= FEWEST,
+        _hiccup_of_gaps(Limit(slo.family or "", slo.bound / 1000), group, q / 100),
     )
+
+
+def _hiccup_of_gaps(limit: Limit, group: Group, needed: float) -> Hiccup | None:
+    """Of a failed request no gap is known: all that a stream has on average count as outside."""
+    streams = group.long_gaps.get(limit)
+    if not streams or not streams.gaps:
+        return None
+    times = _with_failed(_Times(np.asarray(streams.ended_s), np.asarray(streams.sent_s)), group)
+    failed = np.full(group.failed_in_window, np.mean(streams.gaps))
+    outside, gaps = np.append(streams.long, failed), np.append(streams.gaps, failed)
+    hiccup = _hiccup(times, outside, gaps, needed)
+    return hiccup and replace(hiccup, what="gaps")
 
 
 def hiccup_of_failures(group: Group, needed: float) -> Hiccup | None:
     """The one short stretch of time of the failures in the window, if there is one."""
-    answered = np.ones(len(group.ok_ended_s), np.bool_)
-    failed = np.zeros(group.failed_in_window, np.bool_)
-    return _hiccup(_with_failed(_answered(group), group), np.append(answered, failed), needed)
+    outside = np.append(np.zeros(len(group.ok_ended_s)), np.ones(group.failed_in_window))
+    return _hiccup(_with_failed(_answered(group), group), outside, np.ones(len(outside)), needed)
 
 
 def latencies_ms(group: Group) -> dict[str, Latencies]:
@@ -234,25 +258,27 @@ def _with_failed(those: _Times, group: Group) -> _Times:
     )
 
 
-def _hiccup(under_way: _Times, holds: Flags, needed: float) -> Hiccup | None:
-    """The stretch of the module's docstring, if there is one."""
-    outside = int((~holds).sum())
-    if outside < _FEWEST_OF_A_HICCUP or len(holds) - outside >= needed * len(holds):
+def _hiccup(under_way: _Times, outside: Numbers, weights: Numbers, needed: float) -> Hiccup | None:
+    """The stretch of the module's docstring, if there is one; `outside` is a part of each one's weight."""
+    those = outside > 0
+    beyond, all_of_them = outside.sum(), weights.sum()
+    if beyond < _FEWEST_OF_A_HICCUP or all_of_them - beyond >= needed * all_of_them:
         return None
     began_s, ended_s = under_way.sent_s, under_way.ended_s
     length_s = _STRETCH_SHARE * float(ended_s.max() - began_s.min())
-    at_s = _busiest(began_s[~holds] - length_s, ended_s[~holds])
+    at_s = _busiest(began_s[those] - length_s, ended_s[those], outside[those])
     during = (began_s <= at_s + length_s) & (ended_s >= at_s)
-    there = int((during & ~holds).sum())
-    rest = int((~during).sum())
-    passed = outside - there <= (1 - needed) * rest
-    if passed and there >= _MOST_OF_THOSE_OUTSIDE * outside and 2 * rest >= len(holds):
-        return Hiccup(there, outside, length_s)
+    there, rest = outside[during].sum(), weights[~during].sum()
+    passed = beyond - there <= (1 - needed) * rest
+    if passed and there >= _MOST_OF_THOSE_OUTSIDE * beyond and 2 * rest >= all_of_them:
+        return Hiccup(round(there), round(beyond), length_s)
     return None
 
 
-def _busiest(starts_s: Numbers, ends_s: Numbers) -> float:
+def _busiest(starts_s: Numbers, ends_s: Numbers, weights: Numbers) -> float:
     """A moment at which most of some intervals are under way: it may be taken as one of their starts."""
-    starts, ends = np.sort(starts_s), np.sort(ends_s)
-    under_way = np.arange(1, len(starts) + 1) - np.searchsorted(ends, starts, side="left")
-    return float(starts[under_way.argmax()])
+    by_start, by_end = np.argsort(starts_s), np.argsort(ends_s)
+    over = np.append(0.0, weights[by_end].cumsum())
+    ended = over[np.searchsorted(ends_s[by_end], starts_s[by_start], side="left")]
+    under_way = weights[by_start].cumsum() - ended
+    return float(starts_s[by_start[under_way.argmax()]])

@@ -92,7 +92,7 @@ class LoadGenerator:
         self.transport.pulse.widen()
         self.outside = Outside()
         self._with_own = {user.__name__ for user in environment.user_classes if asks_on_its_own(user)}
-        self.recording = Recording(origin_s=self.began_s)
+        self.recording = Recording(self.began_s, self.settings.limits)
         self._environment = environment
         self._prepared = prepared
         self._seed = assignment.seed
@@ -142,7 +142,7 @@ class LoadGenerator:
     def set_clock(self, began_s: float) -> None:
         """The run began at `began_s` of this process's clock: to be known before the first phase begins."""
         self.began_s = began_s
-        self.recording = Recording(origin_s=began_s)
+        self.recording = Recording(self.began_s, self.settings.limits)
 
     def begin(self, phase: Phase, at_s: float, open_loop: Mapping[str, Any]) -> None:
         """Begin a phase `at_s` seconds into the run.

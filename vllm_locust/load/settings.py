@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm_locust.client.target import ROUND_ROBIN, STICKY
+from vllm_locust.core.long_gaps import Limit
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_slo
+from vllm_locust.core.trials import limits_of
 from vllm_locust.core.urls import without_secrets
 from vllm_locust.core.validity import Loop
 from vllm_locust.errors import UsageError
@@ -128,6 +130,11 @@ class Settings:
         if not self.open_loop:
             return "closed"
         return "open" if self.max_concurrency is None else "capped"
+
+    @property
+    def limits(self) -> Sequence[Limit]:
+        """The gaps between tokens of which a search must know when they were."""
+        return limits_of(self.slos) if self.capacity else ()
 
     def level(self, value: float) -> dict[str, Any]:
         """What a level of a ladder or search means to a phase."""

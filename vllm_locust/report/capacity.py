@@ -248,6 +248,8 @@ def _doubts(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
 
 
 def _doubt(finding: Mapping[str, Any], seconds: float) -> str:
+    if finding["blur"]:
+        return str(finding["blur"])
     if finding["needed"] is None:
         return f"its value does not decide {finding['slo']}"
     trials, worth, takes = finding["trials"], finding["worth"], finding["takes"]
