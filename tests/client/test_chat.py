@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import math
 import socket
 import struct
 import threading
@@ -34,7 +35,7 @@ from tests.scripted_server import (
     usage,
 )
 from tests.turns import look_around, until
-from vllm_locust.client import chat
+from vllm_locust.client import chat, connection, stamps
 from vllm_locust.client.chat import UNPLANNED, ChatClient, Moment, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.target import ROUND_ROBIN, STICKY, Target
@@ -146,10 +147,9 @@ def test_times_are_those_of_the_servers_log(asker: Callable[..., Asker]) -> None
 def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker]) -> None:
     """The whole point: busy for 50 ms when the token comes, and still the arrival is the kernel's."""
     it = asker([STREAM_HEAD, 0.05, token("a"), 0.5, token("b", "stop"), DONE + LAST_CHUNK])
-    it.transport.chunks[0].are_whole = True
     waiting = gevent.spawn(it.ask)
-    while len(it.server.sent_by_s) < 1:
-        gevent.sleep(0.001)
+    until(lambda: len(it.server.sent_by_s) == 1)
+    look_around()  # the head was a packet of its own, and is read
     while len(it.server.sent_by_s) < 2:
         burn(0.001)
     burn(0.05)
@@ -157,6 +157,35 @@ def test_a_late_reader_still_tells_when_bytes_arrived(asker: Callable[..., Asker
     assert it.server.sent_s[1] <= record.arrivals_s[0] <= it.server.sent_by_s[1] + 0.0001
     assert max(record.lags_s) >= 0.05 - 0.0001
     assert record.bounds_s[0] < 1e-3
+
+
+@pytest.mark.parametrize("step_ns", [20_000_000, -20_000_000])
+def test_stamps_of_an_answer_in_which_the_clock_is_set_are_not_believed(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch, step_ns: int
+) -> None:
+    """It is set behind the first token, which is read later: its stamp is that of a clock that is no more."""
+    set_ns = [math.inf]
+
+    def played(true_ns: int) -> int:
+        return true_ns + (step_ns if true_ns >= set_ns[0] else 0)
+
+    def unpack_played(ancillary: bytes) -> tuple[int, int]:
+        seconds, nanoseconds = stamps.unpack_stamp(ancillary)
+        return divmod(played(seconds * 1_000_000_000 + nanoseconds), 1_000_000_000)
+
+    monkeypatch.setattr(stamps, "time_ns", lambda: played(time.time_ns()))
+    monkeypatch.setattr(connection, "unpack_stamp", unpack_played)
+    it = asker([STREAM_HEAD, 0.05, token("a"), 0.1, token("b", "stop"), DONE + LAST_CHUNK])
+    waiting = gevent.spawn(it.ask)
+    until(lambda: len(it.server.sent_by_s) == 1)
+    look_around()
+    while len(it.server.sent_by_s) < 2:
+        burn(0.001)
+    set_ns[0] = time.time_ns()
+    burn(0.03)
+    record = waiting.get().record
+    assert_true(record, it.server.sent_s[1:3], it.server.sent_by_s[1:3])
+    assert record.contradictions > 0
 
 
 @pytest.mark.parametrize("where", ["run_exchange", "open_connection"])

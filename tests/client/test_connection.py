@@ -1,5 +1,6 @@
 """What must hold whatever the platform and the transport: TLS, no kernel stamps, refused and silent peers."""
 
+import itertools
 import math
 import socket
 import ssl
@@ -7,8 +8,10 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
@@ -19,6 +22,7 @@ from tests.scripted_server import (
     LAST_CHUNK,
     STREAM_HEAD,
     assert_true,
+    chunk,
     scripted_server,
     tls_of,
     token,
@@ -27,9 +31,10 @@ from tests.scripted_server import (
 from vllm_locust.client import connection
 from vllm_locust.client.chat import ChatClient, RequestOptions, Transport
 from vllm_locust.client.connection import ConnectError, Connection, Waits, _Records, open_connection
+from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.stamps import SO_TIMESTAMPNS, Pulse
 from vllm_locust.client.target import Target
-from vllm_locust.client.tcp_info import TcpInfo, tcp_info
+from vllm_locust.client.tcp_info import tcp_info
 from vllm_locust.core.record import RequestRecord
 from vllm_locust.errors import UsageError
 
@@ -191,16 +196,25 @@ class Desk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, doubt_s: float) -> None:
         self.socket = PlayedSocket()
         self.pulse = SimpleNamespace(
-            reads=0, unstamped_reads=0, earliest_s=0.0, offset_ns=OFFSET_NS, doubt_s=doubt_s
+            reads=0,
+            unstamped_reads=0,
+            earliest_s=0.0,
+            offset_ns=OFFSET_NS,
+            doubt_s=doubt_s,
+            clock_sets=0,
         )
         self.now_s = 0.0
         monkeypatch.setattr(connection, "perf_counter", lambda: self.now_s)
         self.connection = Connection(self.socket, Waits(self.pulse), None, "")  # type: ignore[arg-type]
         self.connection.receiver = self
         self.told: tuple[float, ...] = ()
+        self.one_each: bool | None = None
 
     def on_bytes(self, _: bytes, *told: float) -> None:
         self.told = told
+
+    def on_count(self, one_each: bool) -> None:
+        self.one_each = one_each
 
     def on_close(self, error: str | None, *_: float) -> None:
         raise AssertionError(error)
@@ -269,30 +283,131 @@ def test_waiting_for_room_to_send_is_no_delay_of_ours(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "at_once"),
+    ("counts", "told"),
     [
-        # (bytes and packets received, of which out of order) behind reads of 10 bytes each
+        # (bytes, packets, of which out of order) that had come at counts behind reads of 10 bytes each
         ([(10, 1, 0), (20, 2, 0)], [True, True]),
         ([(10, 2, 0), (20, 3, 0)], [False, True]),
-        # The next packet came before its turn to be counted: neither read is known to be one packet.
-        ([(14, 2, 0), (20, 3, 0), (30, 4, 0)], [False, False, True]),
-        # The second of two was counted before the first came, and could only be read behind it.
-        ([(10, 2, 1), (20, 3, 1)], [False, False]),
-        ([None, (20, 2, 0), (30, 3, 0)], [False, False, True]),
+        # The next packet, or a part of it, could be read already: the count after that is about both reads.
+        ([(14, 2, 0), (20, 2, 0), (30, 3, 0)], [None, True, True]),
+        ([(14, 2, 0), (20, 3, 0), (30, 4, 0)], [None, False, True]),
+        ([None, (20, 2, 0), (30, 4, 0)], [None, True, False]),
     ],
 )
-def test_a_read_that_is_known_to_be_one_packet_is_shown(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, counts: list[tuple[int, ...] | None], at_once: list[bool]
+def test_reads_were_one_packet_each_if_as_many_came(
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: list[tuple[int, int, int] | None],
+    told: list[bool | None],
 ) -> None:
-    shown: list[bytes] = []
-    desk.connection.on_packet = shown.append
-    told = []
     for number, count in enumerate(counts):
-        info = None if count is None else TcpInfo(*count)
-        monkeypatch.setattr(connection, "tcp_info", lambda _, info=info: info)
+        monkeypatch.setattr(connection, "tcp_info", lambda _, count=count: count)
+        desk.one_each, desk.pulse.reads = None, 0
         desk.read(at_s=8.5 + number, stamp_s=8.2 + number, earliest_s=8.0 + number, data=b"%010d" % number)
-        told.append(b"%010d" % number in shown)
-    assert told == at_once
+        assert desk.one_each is told[number]
+
+
+def test_the_end_of_a_stream_is_no_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packets were read at once; an end that counted as a read would make them one each."""
+    counted: list[bool] = []
+    desk.connection.receiver = SimpleNamespace(  # type: ignore[assignment]
+        on_bytes=lambda *_: None, on_close=lambda *_: None, on_count=counted.append
+    )
+    desk.pulse.reads = 1
+    desk.connection._count_at = 99
+    desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0, data=b"0123456789")
+    monkeypatch.setattr(connection, "tcp_info", lambda _: (10, 2, 0))
+    desk.read(at_s=8.6, stamp_s=None, earliest_s=8.0, data=b"")
+    assert counted == [False]
+
+
+def test_in_a_busy_loop_packets_are_counted_behind_the_first_read_and_then_now_and_then(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 reads none is the first of its round: behind number 1, 17 and 33 is counted."""
+    asked: list[int] = []
+    desk.connection.send(b"")
+    for number in range(1, 41):
+
+        def counts(_: object, number: int = number) -> tuple[int, int, int]:
+            asked.append(number)
+            return number, number, 0
+
+        monkeypatch.setattr(connection, "tcp_info", counts)
+        desk.pulse.reads = 1
+        desk.read(at_s=number + 0.5, stamp_s=number + 0.2, earliest_s=number)
+    assert asked == [1, 17, 33]
+
+
+@contextmanager
+def on_loopback() -> Iterator[tuple[socket.socket, Connection, Exchange, Any]]:
+    """A server's end, and a connection that has read the head of an answer and reads when it is told to."""
+    pulse = Pulse(get_hub().loop)
+    ours = connection._Socket()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours.connect(listener.getsockname())
+        theirs = listener.accept()[0]
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    it, exchange = Connection(ours, Waits(pulse), None, ""), Exchange()
+    it.receiver = exchange
+    theirs.send(STREAM_HEAD)
+    it._on_readable()
+    yield theirs, it, exchange, pulse
+    it.close()
+    theirs.close()
+    pulse.close()
+
+
+CRLF_EVENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\r\n\r\n'
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(
+    "packets",
+    [
+        [token("a")],
+        [token("a") + token("b")],
+        [chunk(CRLF_EVENT)],
+        # The event comes with the first packet, and what closes it or its chunk with the second.
+        [token("a")[:-2], token("a")[-2:]],
+        [chunk(CRLF_EVENT)[:-3], chunk(CRLF_EVENT)[-3:]],
+        [token("a")[:-1], token("a")[-1:]],
+        [token("a"), token("b")],
+        [token("a")[:20], token("a")[20:]],
+    ],
+)
+def test_what_was_read_together_and_came_apart_is_not_taken_for_one(packets: list[bytes], busy: bool) -> None:
+    """Real packets: the stamp is that of the last one, and a token may have come with the first."""
+    with on_loopback() as (theirs, it, exchange, pulse):
+        for _ in range(3):
+            theirs.send(token("x"))
+            it._on_readable()
+            pulse.reads = 10 if busy else 0
+        looked_s = pulse.earliest_s = time.perf_counter()
+        for packet in packets:
+            theirs.send(packet)
+            sent_by_s = time.perf_counter()
+        it._on_readable()
+        it.count_packets()
+        if len(packets) == 1:
+            assert set(exchange.bounds_s) == {pulse.doubt_s}
+        else:
+            claim_s = exchange.answer.arrivals_s[-1]
+            assert looked_s <= claim_s <= sent_by_s + pulse.doubt_s
+            assert exchange.bounds_s[-1] == claim_s - looked_s
+
+
+def test_the_end_of_the_stream_counts_as_no_byte() -> None:
+    """A server that closes the connection: its FIN has a number as a byte has, whether it was read or not."""
+    with on_loopback() as (theirs, it, exchange, pulse):
+        pulse.reads = 10
+        theirs.send(token("a"))
+        theirs.shutdown(socket.SHUT_WR)
+        it._on_readable()
+        it.count_packets()
+        assert exchange.bounds_s == [pulse.doubt_s]
+        it._on_readable()
+        assert it.closed
 
 
 def test_the_kernel_counts_packets() -> None:
@@ -301,11 +416,14 @@ def test_the_kernel_counts_packets() -> None:
         socket.create_connection(listener.getsockname()) as ours,
         listener.accept()[0] as theirs,
     ):
-        assert tcp_info(ours) == TcpInfo(0, 0, 0)
+        assert tcp_info(ours) == (0, 0, 0)
         for number in (1, 2):
             theirs.send(b"abc")
             assert ours.recv(3, socket.MSG_WAITALL) == b"abc"
-            assert tcp_info(ours) == TcpInfo(3 * number, number, 0)
+            assert tcp_info(ours) == (3 * number, number, 0)
+        theirs.shutdown(socket.SHUT_WR)
+        assert ours.recv(3) == b""
+        assert tcp_info(ours) == (6, 2, 0)
     one, other = socket.socketpair()
     assert tcp_info(one) is None
     one.close()
@@ -350,21 +468,21 @@ def test_the_end_of_a_connection_came_since_the_last_look_that_found_nothing(des
 def test_packets_out_of_order_are_known_when_the_connection_is_closed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert desk.connection.take_out_of_order() == 0  # nothing is counted
-    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(30, 3, 2))
-    assert desk.connection.take_out_of_order() == 2
-    assert desk.connection.take_out_of_order() == 0  # since then
-    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(60, 6, 5))
+    desk.connection.count_packets()
+    assert desk.connection.upsets == 0  # nothing is counted
+    monkeypatch.setattr(connection, "tcp_info", lambda _: (30, 3, 2))
     desk.connection.close()
-    monkeypatch.setattr(connection, "tcp_info", lambda _: TcpInfo(90, 9, 7))
-    assert desk.connection.take_out_of_order() == 3
+    monkeypatch.setattr(connection, "tcp_info", lambda _: (30, 3, 7))
+    desk.connection.count_packets()
+    assert desk.connection.upsets == 2
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_stamps_of_an_answer_whose_packets_came_out_of_order_are_not_believed(
     monkeypatch: pytest.MonkeyPatch, in_order: bool
 ) -> None:
-    monkeypatch.setattr(Connection, "take_out_of_order", lambda _: 0 if in_order else 1)
+    packets = itertools.count()
+    monkeypatch.setattr(Connection, "upsets", property(lambda _: 0 if in_order else next(packets)))
     with scripted_server(SCRIPT) as server:
         _, record = ask_twice(Target.parse(server.url), busy_s=0.06)[0]
     assert record.contradictions == (0 if in_order else len(record.lags_s))
@@ -374,7 +492,7 @@ def test_stamps_of_an_answer_whose_packets_came_out_of_order_are_not_believed(
 def test_what_is_read_is_kept_with_the_arrival_that_was_told(desk: Desk) -> None:
     desk.read(at_s=8.5, stamp_s=8.2, earliest_s=8.0)
     desk.read(at_s=9.0, stamp_s=None, earliest_s=8.9)
-    assert {round(told_s, 9): read_s for told_s, read_s in desk.connection.read_s.items()} == {8.2: 8.5}
+    assert {round(told_s, 9): read for told_s, read in desk.connection.reads.items()} == {8.2: (8.5, 8.0)}
 
 
 def record_of(length: int) -> bytes:

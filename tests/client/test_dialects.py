@@ -45,6 +45,7 @@ def read(pieces: Sequence[bytes], choices: int = 1, head: bytes = HEAD) -> Excha
     for second, piece in enumerate(pieces):
         exchange.on_bytes(piece, float(second), 0.0, 0.0, 0.0)
     exchange.on_close(None, float(len(pieces)), 0.0)
+    exchange.release()
     return exchange
 
 

@@ -158,6 +158,17 @@ def test_a_clock_that_is_set_is_read_anew(clocks: Clocks, loop: Loop, step_ns: i
     loop.look(pulse, 1.2, 1.2)
     assert pulse.offset_ns == 200_000 - REALTIME_NS - step_ns
     assert pulse.doubt_s == pytest.approx(0.0003)
+    assert pulse.clock_sets == 1
+
+
+def test_a_clock_that_was_set_since_the_last_look_is_seen_when_it_is_asked_for(
+    clocks: Clocks, loop: Loop
+) -> None:
+    pulse = Pulse(loop)
+    assert pulse.clock_sets == 0
+    clocks.realtime_ns += 20_000_000
+    assert pulse.clock_sets == 1
+    assert pulse.offset_ns == -REALTIME_NS - 20_000_000
 
 
 # -- on the real event loop

@@ -17,7 +17,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from vllm_locust.client.connection import ConnectError, Connection, Waits, open_connection
-from vllm_locust.client.exchange import Chunks, Exchange, run_exchange
+from vllm_locust.client.exchange import Exchange, run_exchange
 from vllm_locust.client.stamps import Pulse
 from vllm_locust.client.target import STICKY, Target
 from vllm_locust.client.turns import Turns
@@ -153,7 +153,6 @@ class Transport:
         # Workers with few users each would otherwise all begin with the first host.
         self._dealt = worker
         self._request_id = f"{run_id}-{worker}-" if run_id else f"{worker}-"
-        self.chunks = [Chunks() for _ in self.targets]
         self._heads = [_head(target, options) for target in self.targets]
         self.hide = hider(_secrets(self.targets, options))
         """Takes out of a text what the server has from us and may tell back."""
@@ -298,7 +297,7 @@ class ChatClient:
         record.concurrency = transport.in_flight
         record.choices = transport.asked("n", body) or 1
         record.exact_length = transport.asks_for_exact_length(body)
-        exchange = Exchange(record.choices, transport.chunks[host])
+        exchange = Exchange(record.choices)
         try:
             prompt = prompt or render_prompt(body)
             record.prompt_hash = prompt.hash
@@ -306,7 +305,7 @@ class ChatClient:
             record.sent_s = perf_counter()
             reused = self._attempt(record, exchange, host, request)
             if reused and _crossed(exchange, record.sent_s):
-                exchange = Exchange(record.choices, transport.chunks[host])
+                exchange = Exchange(record.choices)
                 record.outcome = CANCELLED
                 self._attempt(record, exchange, host, request)
         except Exception as error:

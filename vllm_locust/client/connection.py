@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter
@@ -30,6 +29,8 @@ READ, WRITE = 1, 2
 _READ_SIZE = 65536
 _NANO = 1e-9
 _CONNECTING = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
+# After so many reads packets are counted, however busy the loop is.
+_MOST_UNPROVEN = 16
 
 
 class Receiver(Protocol):
@@ -41,6 +42,12 @@ class Receiver(Protocol):
         """`data` had arrived by `arrival_s`, and was read `lag_s` later.
 
         Its last byte arrived `end_bound_s` earlier at most, and any other `bound_s` at most.
+        """
+
+    def on_count(self, one_each: bool) -> None:
+        """Each read since the last count was one packet, or perhaps not.
+
+        The bound of the last byte of one packet is that of all its bytes.
         """
 
     def on_close(self, error: str | None, now_s: float, bound_s: float) -> None:
@@ -87,11 +94,6 @@ class Connection:
     ) -> None:
         """`waits` are those for the connection that `sock` is."""
         self.receiver: Receiver | None = None
-        self.on_packet: Callable[[bytes], None] | None = None
-        """Is shown each read that is known to have come at once, before the receiver takes it.
-
-        To know costs a question to the kernel at every read, so it is for those who have something to learn.
-        """
         self.closed = False
         self.waits = waits
         """For the network, to connect and to send."""
@@ -99,8 +101,11 @@ class Connection:
         """When all that was to be sent had been written."""
         self.contradictions = 0
         """Reads whose stamp cannot be true; the moment of the read was taken instead."""
-        self.read_s: dict[float, float] = {}
-        """When bytes were read, by the arrival that was told of them; whoever asks for it clears it."""
+        self.reads: dict[float, tuple[float, float]] = {}
+        """When bytes were read, and since when they may have waited, by the arrival that was told of them.
+
+        Whoever asks for it clears it.
+        """
         self._sock = sock
         self._recvmsg = sock.recvmsg
         self._pulse = waits.pulse
@@ -108,10 +113,10 @@ class Connection:
         # Since when what the last read left behind may have been waiting; None when it left nothing.
         self._left_since_s: float | None = None
         self._latest_s = perf_counter()
-        self._bytes_read = 0
-        # How many packets had come when all had been read; None when that is not known of the last read.
-        self._packets: int | None = 0
-        self._out_of_order = self._out_of_order_told = 0
+        self._bytes_read = self._reads = 0
+        # By how many packets outnumbered reads at the last count, and at which read the next one is due.
+        self._surplus = self._count_at = 0
+        self._out_of_order = 0
         self._watcher: Any = None
         self._writer: Any = None
         self._unsent = memoryview(b"")
@@ -128,7 +133,7 @@ class Connection:
     def close(self) -> None:
         if self.closed:
             return
-        self._out_of_order = self._count_out_of_order()  # afterwards there is nobody to ask
+        self.count_packets()  # afterwards there is nobody to ask
         self.closed = True
         self.receiver = None
         for watcher in (self._watcher, self._writer):  # first: they must not outlive their descriptor
@@ -137,19 +142,31 @@ class Connection:
                 watcher.close()
         self._sock.close()
 
-    def take_out_of_order(self) -> int:
-        """How many packets came before one that precedes them since the last call, if they are counted.
+    @property
+    def upsets(self) -> int:
+        """How much happened up to the last count that makes stamps untrue.
 
-        With such packets a stamp tells nothing: that of a read is that of its last byte's packet, and bytes
-        before it may have come later.
+        That is that the clock was set, and packets that came before one which precedes them: the stamp of a
+        read is that of its last byte's packet, and bytes before it may have come later.
         """
-        count = self._count_out_of_order()
-        new, self._out_of_order_told = count - self._out_of_order_told, count
-        return new
+        return self._out_of_order + self._pulse.clock_sets
 
-    def _count_out_of_order(self) -> int:
-        info = None if self.closed else tcp_info(self._sock)
-        return self._out_of_order if info is None else info.out_of_order
+    def count_packets(self) -> None:
+        """Tell the receiver whether each read since the last count is known to have been one packet.
+
+        Each brought at least one, so they were if as many packets came as there were reads.
+        """
+        counts = None if self.closed else tcp_info(self._sock)
+        if counts is None:
+            return
+        received, packets, self._out_of_order = counts
+        if received != self._bytes_read:
+            return  # what can be read is counted, too: the next count tells
+        self._count_at = self._reads + _MOST_UNPROVEN
+        surplus = packets - self._reads
+        if self.receiver is not None:
+            self.receiver.on_count(surplus == self._surplus)
+        self._surplus = surplus
 
     def send(self, data: bytes) -> None:
         """Write `data`; what the socket's buffer does not take now follows as soon as it does.
@@ -159,6 +176,7 @@ class Connection:
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
+        self._count_at = 0
         self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -196,7 +214,7 @@ class Connection:
     def _on_readable(self) -> None:
         pulse = self._pulse
         pulse.reads += 1
-        earliest_s, exact = pulse.earliest_s, True
+        earliest_s, exact, at_once = pulse.earliest_s, True, False
         try:
             data, ancillary, _, _ = self._recvmsg(_READ_SIZE, STAMP_SPACE)
             now = perf_counter()
@@ -205,8 +223,9 @@ class Connection:
                 # The kernel joins small packets: of one that is read in part the stamp is that of its end.
                 exact = len(data) < _READ_SIZE
                 earliest_s = self._left_behind(earliest_s, not exact)
-            if data and (self._tls is not None or self.on_packet is not None):
-                data, exact = self._look_into(data, exact)
+            if data and self._tls is not None:
+                exact = at_once = self._records.end_once(data) and exact
+                data = self._decrypt(data)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             return
         except OSError as error:  # SSLError is one
@@ -216,29 +235,43 @@ class Connection:
         if not data or receiver is None:
             self._lost(None, earliest_s)
             return
-        end_since_s = earliest_s
+        self._reads += 1
+        arrival_s = None
         if ancillary:
             seconds, nanoseconds = unpack_stamp(ancillary[0][2])
             arrival_s = (seconds * 1_000_000_000 + nanoseconds + pulse.offset_ns) * _NANO
             if earliest_s <= arrival_s <= now and self._latest_s <= arrival_s:
                 self._latest_s = arrival_s
-                self.read_s[arrival_s] = now
+                self.reads[arrival_s] = now, earliest_s
                 bound_s = arrival_s - earliest_s
                 end_bound_s = pulse.doubt_s if exact else bound_s
-                receiver.on_bytes(data, arrival_s, now - arrival_s, end_bound_s, bound_s)
+                receiver.on_bytes(
+                    data, arrival_s, now - arrival_s, end_bound_s, end_bound_s if at_once else bound_s
+                )
+                # A busy loop reads much in a round, so that counting costs it next to nothing.
+                if pulse.reads == 1 or self._reads >= self._count_at:
+                    self.count_packets()
                 return
-            if not now < arrival_s <= now + pulse.doubt_s:
-                # It came out of order, was held up on its way to the socket, or its clock was set: what else
-                # was read may have been, too.
-                self.contradictions += 1
-                end_since_s = min(earliest_s, arrival_s - pulse.doubt_s)
-                earliest_s = min(end_since_s, self._latest_s)
-        else:
-            pulse.unstamped_reads += 1
+        self._tell_as_read(data, now, earliest_s, exact, arrival_s)
+
+    def _tell_as_read(
+        self, data: bytes, now: float, earliest_s: float, exact: bool, arrival_s: float | None
+    ) -> None:
+        """The read is the arrival of `data`; by the stamp, if there is one, it would be `arrival_s`."""
+        end_since_s = earliest_s
+        if arrival_s is None:
+            self._pulse.unstamped_reads += 1
+        elif not now < arrival_s <= now + self._pulse.doubt_s:
+            # It came out of order, was held up on its way to the socket, or its clock was set: what else
+            # was read may have been, too.
+            self.contradictions += 1
+            end_since_s = min(earliest_s, arrival_s - self._pulse.doubt_s)
+            earliest_s = min(end_since_s, self._latest_s)
         self._latest_s = now
         if not exact:
             end_since_s = earliest_s
-        receiver.on_bytes(data, now, now - end_since_s, now - end_since_s, now - earliest_s)
+        assert self.receiver is not None
+        self.receiver.on_bytes(data, now, now - end_since_s, now - end_since_s, now - earliest_s)
 
     def _left_behind(self, earliest_s: float, full: bool) -> float:
         """Since when bytes may have been waiting of which a full read left some behind, now or before."""
@@ -246,25 +279,6 @@ class Connection:
             earliest_s = self._left_since_s
         self._left_since_s = earliest_s if full else None
         return earliest_s
-
-    def _look_into(self, data: bytes, exact: bool) -> tuple[bytes, bool]:
-        """The plain text of `data`, and whether it is so `exact`; shows `on_packet` what came at once."""
-        if self._tls is not None:
-            exact = at_once = self._records.end_once(data) and exact
-            data = self._decrypt(data)
-        else:
-            at_once = self._is_one_packet()
-        if at_once and self.on_packet is not None:
-            self.on_packet(data)
-        return data, exact
-
-    def _is_one_packet(self) -> bool:
-        """Whether what was just read is known to be one packet."""
-        before, info = self._packets, tcp_info(self._sock)
-        # One that came out of order was counted before it could be read.
-        drained = info is not None and info.bytes_received == self._bytes_read and not info.out_of_order
-        self._packets = info.packets if info is not None and drained else None
-        return before is not None and self._packets == before + 1
 
     def _decrypt(self, data: bytes) -> bytes:
         """All plain text there is now, empty when the peer closed TLS; SSLWantReadError for none yet."""

@@ -4,7 +4,6 @@ Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an ev
 `Answer` piece by piece; any other body is kept, in bounds, for its error message.
 """
 
-import re
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -25,39 +24,6 @@ _SHOWN_CHARS = 200
 _NO_COMPRESSION = ("identity", "none", "utf-8")
 _GZIP = b"\x1f\x8b"
 _UNTOLD_GZIP = "the body is compressed with gzip, and no content-encoding says so"
-# How a read ends that ends with an event: with the line break that closes its chunk, or without.
-_CLOSED = (b"\n\n\r\n", b"\r\n\r\n\r\n")
-_BARE = (b"\n\n", b"\r\n\r\n")
-_BEGINS_WITH_CHUNK = re.compile(rb"[0-9A-Fa-f]+\r\n").match
-
-
-class Chunks:
-    """Whether a server sends a chunk with the line break that closes it, as far as was seen.
-
-    One does if a packet was seen that was a chunk from its length to that line break, and none that ended
-    elsewhere. All exchanges with the server share what was seen.
-    """
-
-    __slots__ = ("are_cut", "are_whole")
-
-    def __init__(self, *, are_whole: bool = False) -> None:
-        self.are_whole = are_whole
-        self.are_cut = False
-
-    @property
-    def unknown(self) -> bool:
-        """Nothing was seen yet that tells."""
-        return not (self.are_whole or self.are_cut)
-
-    @property
-    def end_with_event(self) -> bool:
-        """The line break that closes a chunk comes together with the event in it."""
-        return self.are_whole and not self.are_cut
-
-    def on_packet(self, data: bytes) -> None:
-        """`data` came at once."""
-        if data.endswith(_CLOSED) and _BEGINS_WITH_CHUNK(data):
-            self.are_whole = True
 
 
 class Exchange:
@@ -73,11 +39,11 @@ class Exchange:
         "_body",
         "_body_size",
         "_parser",
+        "_unproven",
         "answer",
         "arrival_bound_s",
         "arrival_s",
         "bounds_s",
-        "chunks",
         "complete",
         "content_encoding",
         "content_type",
@@ -93,9 +59,8 @@ class Exchange:
         "streaming",
     )
 
-    def __init__(self, choices: int = 1, chunks: Chunks | None = None) -> None:
-        """`choices` is how many answers the request asks for, `chunks` what is known of the server's."""
-        self.chunks = chunks or Chunks()
+    def __init__(self, choices: int = 1) -> None:
+        """`choices` is how many answers the request asks for."""
         self.answer = Answer(choices)
         self.over = Event()
         self.status = 0
@@ -112,6 +77,8 @@ class Exchange:
         self.bounds_s: list[float] = []
         self.contradictions = 0
         self._began_s = 0.0
+        # Places in `bounds_s`, and what stands there if their reads turn out to be one packet each.
+        self._unproven: list[tuple[int, float]] = []
         self._body: list[bytes] = []
         self._body_size = 0
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -147,31 +114,22 @@ class Exchange:
             if not self.complete:
                 what = f"{type(error).__name__} {error}, in {beginning(data)}"
                 answer.fail(PROTOCOL, f"not an HTTP response: {what}")
-        new = len(answer.arrivals_s) - before
-        if new == 1 and self._ends_with_event(data, end_bound_s < bound_s):
-            self.bounds_s.append(end_bound_s)
-        elif new:
-            self._add_bounds(new, data, end_bound_s, bound_s)
+        for place in range(before, len(answer.arrivals_s)):
+            self.bounds_s.append(bound_s)
+            if end_bound_s < bound_s:
+                self._unproven.append((place, end_bound_s))
+        if not before and answer.arrivals_s and answer.arrivals_s[0] < arrival_s:
+            # Usage told of it afterwards.
+            self.bounds_s[0] = answer.arrivals_s[0] - self._began_s
+            self._unproven.clear()
         if self.complete or answer.failure is not None:
             self._end(arrival_s, end_bound_s)
 
-    def _ends_with_event(self, data: bytes, exact: bool) -> bool:
-        """Whether the last byte read, whose time is known if `exact`, came with the last one of an event."""
-        if not exact or self.complete or not self.answer.ends_with_token:
-            return False
-        if data.endswith(_CLOSED):
-            return self.chunks.end_with_event
-        self.chunks.are_cut = True
-        return data.endswith(_BARE)
-
-    def _add_bounds(self, new: int, data: bytes, end_bound_s: float, bound_s: float) -> None:
-        """Bound the arrivals that one read brought, the last of which may have come with its last byte."""
-        self.bounds_s.extend([bound_s] * new)
-        latest_s = self.answer.arrivals_s[-1]
-        if latest_s < self.arrival_s:  # usage told of it afterwards
-            self.bounds_s[-1] = latest_s - self._began_s
-        elif self._ends_with_event(data, end_bound_s < bound_s):
-            self.bounds_s[-1] = end_bound_s
+    def on_count(self, one_each: bool) -> None:
+        if one_each:
+            for place, bound_s in self._unproven:
+                self.bounds_s[place] = bound_s
+        self._unproven.clear()
 
     def on_close(self, error: str | None, now_s: float, bound_s: float) -> None:
         if self.status and not self.framed and error is None:
@@ -181,23 +139,22 @@ class Exchange:
         self.keep_alive = False
         self._end(now_s, bound_s)
 
-    def distrust(self, read_s: Mapping[float, float]) -> None:
-        """Take the moments of these reads, by what was told to be their arrival, instead of their stamps."""
-        told_s = self.answer.arrivals_s
-        arrivals_s = [read_s.get(arrival_s, arrival_s) for arrival_s in told_s]
-        # All may have come as early as it was told, and as late as they were read.
-        self.bounds_s = [
-            bound_s + later_s - earlier_s
-            for bound_s, later_s, earlier_s in zip(self.bounds_s, arrivals_s, told_s, strict=True)
-        ]
-        self.answer.arrivals_s = arrivals_s
+    def distrust(self, reads: Mapping[float, tuple[float, float]]) -> None:
+        """Forget the stamps of these reads: (read when, waited since when), by the arrival that was told."""
+
+        def without_stamp(told_s: float, bound_s: float) -> tuple[float, float]:
+            read_s, since_s = reads.get(told_s, (told_s, told_s))
+            return read_s, read_s - min(since_s, told_s - bound_s)
+
+        told = zip(self.answer.arrivals_s, self.bounds_s, strict=True)
+        untold = [without_stamp(*each) for each in told]
+        self.answer.arrivals_s = [arrival_s for arrival_s, _ in untold]
+        self.bounds_s = [bound_s for _, bound_s in untold]
         ended_with_bytes = self.ended_s == self.arrival_s
-        later_s = read_s.get(self.arrival_s, self.arrival_s) - self.arrival_s
-        self.arrival_s += later_s
-        self.arrival_bound_s += later_s
+        self.arrival_s, self.arrival_bound_s = without_stamp(self.arrival_s, self.arrival_bound_s)
         if ended_with_bytes:
             self.ended_s, self.ended_bound_s = self.arrival_s, self.arrival_bound_s
-        self.contradictions += len(read_s)
+        self.contradictions += len(reads)
 
     # What the HTTP parser tells
 
@@ -230,8 +187,15 @@ class Exchange:
             self.keep_alive = self._parser.should_keep_alive()
 
     def release(self) -> None:
-        """Let go of the parser. It holds us, and such a circle would keep every answer until a collection."""
+        """Nothing more is to be told. Lets go of the parser and of what usage shows to be no tokens.
+
+        The parser holds us, and such a circle would keep every answer until a collection.
+        """
         self._parser = None
+        self._unproven.clear()
+        if self.over.is_set():
+            for place in reversed(self.answer.take_surplus()):
+                del self.bounds_s[place]
 
     # What became of it
 
@@ -314,8 +278,6 @@ class Exchange:
             self.answer.close(self.arrival_s)
             for late_s in self.answer.arrivals_s[len(self.bounds_s) :]:
                 self.bounds_s.append(late_s - self._began_s)
-            for place in reversed(self.answer.take_surplus()):
-                del self.bounds_s[place]
             self.ended_s, self.ended_bound_s = ended_s, bound_s
             self.over.set()
 
@@ -332,10 +294,8 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     keeps it open for the next request; so does whatever interrupts the wait.
     """
     connection.receiver = exchange
-    if exchange.chunks.unknown:
-        connection.on_packet = exchange.chunks.on_packet
-    contradictions = connection.contradictions
-    connection.read_s.clear()
+    contradictions, upsets = connection.contradictions, connection.upsets
+    connection.reads.clear()
     began_s = perf_counter()
     try:
         try:
@@ -347,11 +307,12 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
                 exchange.on_close(str(error), now_s, now_s - began_s)
         exchange.over.wait(timeout_s)
     finally:
+        connection.count_packets()
         exchange.release()
         exchange.contradictions = connection.contradictions - contradictions
-        if connection.take_out_of_order():
-            exchange.distrust(connection.read_s)
-        connection.receiver = connection.on_packet = None
+        if connection.upsets > upsets:
+            exchange.distrust(connection.reads)
+        connection.receiver = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
         if not reusable or connection.sending:
             connection.close()

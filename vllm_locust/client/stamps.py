@@ -36,6 +36,8 @@ _LOOK_EVERY_S = 0.0005
 _COMPARE_EVERY_NS = 5_000_000
 # A packet is stamped a little before its socket is readable: the kernel is at work on it in between.
 _DELIVERY_NS = 50_000
+# Farther than clocks are apart.
+_FAR_NS = 1 << 62
 _NANO = 1e-9
 
 unpack_stamp = struct.Struct("qq").unpack_from
@@ -71,14 +73,15 @@ class Pulse:
         """Sockets found readable in this round; whoever reads one adds it."""
         self.unstamped_reads = 0
         """Reads so far that came without a stamp of the kernel."""
-        self.offset_ns = -1
+        self.offset_ns = _FAR_NS
         """`perf_counter_ns` minus the clock of the stamps, at most; at least, it is `doubt_s` less.
 
         Both clocks are steered alike, so it only changes when the latter is set: each comparison narrows it
         down, and one that does not fit begins anew.
         """
         self.doubt_s = 0.0
-        self._least_offset_ns = 0  # above: nothing is known yet
+        self._clock_sets = 0
+        self._least_offset_ns = -_FAR_NS
         self._compare_ns = 0
         self._before_s = self._read_clocks()
         self.earliest_s = self._saw_all_s = self._before_s
@@ -92,6 +95,12 @@ class Pulse:
         self._watchers = (loop.prepare(ref=False, priority=-2), loop.check(ref=False, priority=2))
         self._watchers[0].start(self._before_look)
         self._watchers[1].start(self._after_look)
+
+    @property
+    def clock_sets(self) -> int:
+        """How often the clock of the stamps was seen to have been set, up to now."""
+        self._compare(perf_counter_ns(), time_ns(), perf_counter_ns())
+        return self._clock_sets
 
     def quicken(self) -> None:
         """Look often: answers are awaited."""
@@ -159,6 +168,7 @@ class Pulse:
         least_ns = max(self._least_offset_ns, before_ns - stamp_ns)
         most_ns = min(self.offset_ns, now_ns - stamp_ns)
         if least_ns > most_ns:
+            self._clock_sets += 1
             least_ns, most_ns = before_ns - stamp_ns, now_ns - stamp_ns
         self._least_offset_ns, self.offset_ns = least_ns, most_ns
         self.doubt_s = (most_ns - least_ns) * _NANO

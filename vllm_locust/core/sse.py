@@ -41,7 +41,6 @@ class SseDecoder:
         "_size",
         "_skip_lf",
         "_tail",
-        "at_end_of_event",
         "between_events",
         "error",
         "stray",
@@ -50,8 +49,6 @@ class SseDecoder:
     def __init__(self) -> None:
         self.between_events = True
         """Nothing is pending: what comes next begins an event."""
-        self.at_end_of_event = False
-        """An event was the last thing that came; no comment or other field came behind it."""
         self.error: bytes | None = None
         """What the first error said; empty when it said nothing."""
         self.stray: bytes | None = None
@@ -74,7 +71,6 @@ class SseDecoder:
             and self.between_events
             and b"\r" not in piece
         ):
-            self.at_end_of_event = True
             return [piece[6:-2]]
         return self._feed_lines(piece)
 
@@ -98,19 +94,17 @@ class SseDecoder:
             self._begun = True
             lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         events: list[bytes] = []
-        self.at_end_of_event = False
         for line in lines:
-            self.at_end_of_event = self._take_line(line.rstrip(b"\r\n"), events)
-        self.at_end_of_event &= not self._tail
+            self._take_line(line.rstrip(b"\r\n"), events)
         self.between_events = not self._tail and not self._data and not self._is_error
         if len(self._tail) + self._size > MAX_EVENT_BYTES:
             raise EventTooLargeError(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         return events
 
-    def _take_line(self, line: bytes, events: list[bytes]) -> bool:
-        """True when the line completes an event."""
+    def _take_line(self, line: bytes, events: list[bytes]) -> None:
         if not line:
-            return self._end_event(events)
+            self._end_event(events)
+            return
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -122,7 +116,6 @@ class SseDecoder:
             self._take_name(value.decode("utf-8", "replace").strip())
         elif field not in _PASSED_OVER:
             self._take_stray(line, field, value)
-        return False
 
     def _take_name(self, name: str) -> None:
         """Of the event, as far as it says what the data do not."""
@@ -139,7 +132,7 @@ class SseDecoder:
         elif self.stray is None:
             self.stray = line
 
-    def _end_event(self, events: list[bytes]) -> bool:
+    def _end_event(self, events: list[bytes]) -> None:
         data, is_error, comment = self._data, self._is_error, self._comment
         is_answer = not is_error and not self._is_sign_of_life
         self._data, self._size, self._comment = [], 0, b""
@@ -148,7 +141,6 @@ class SseDecoder:
             self._tell_error(b"\n".join(data) or comment)  # NVIDIA Dynamo tells it in the comment
         elif data and is_answer:
             events.append(b"\n".join(data))
-        return bool(data) and is_answer
 
     def _tell_error(self, what: bytes) -> None:
         if self.error is None:

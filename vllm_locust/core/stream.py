@@ -66,7 +66,6 @@ class Answer:
         "arrivals_s",
         "cached_tokens",
         "done",
-        "ends_with_token",
         "event_tokens",
         "failure",
         "finish_reason",
@@ -110,8 +109,6 @@ class Answer:
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.done = False
-        self.ends_with_token = False
-        """The last piece ended with an event that carries output: its arrival is the piece's."""
         self.failure: tuple[str, str] | None = None
         self.silent: bytes | None = None
         """The last event of the answer that carried no output: its opening, its end, or what nobody reads."""
@@ -183,12 +180,9 @@ class Answer:
                     if self._is_text:
                         self.text_parts.append(text)
                     self.arrivals_s.append(arrival_s)
-                    self.ends_with_token = True
                     return
-            self.ends_with_token = False
             for data in self._sse.feed(piece):
-                self.ends_with_token = self._take_event(data, arrival_s)
-            self.ends_with_token &= self._sse.at_end_of_event
+                self._take_event(data, arrival_s)
             self._take_error()
         except ValueError as error:
             self.fail(PROTOCOL, f"the stream cannot be parsed: {error}{self._stray_line()}")
@@ -235,30 +229,32 @@ class Answer:
     def _stray_line(self) -> str:
         return "" if self.stray is None else f"; {beginning(self.stray)} is no line of an event stream"
 
-    def _take_event(self, data: bytes, arrival_s: float) -> bool:
-        """True when it carries output. ValueError when it is none of a streamed answer."""
+    def _take_event(self, data: bytes, arrival_s: float) -> None:
+        """Raises ValueError when it is none of a streamed answer."""
         if data == b"[DONE]":
             self.done = True
-            return False
+            return
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
             bare = data.removeprefix(BYTE_ORDER_MARK).strip()
-            if bare != data or not bare:  # what is known, with nothing around it
-                return bool(bare) and self._take_event(bare, arrival_s)
+            if bare != data or not bare:
+                if bare:  # what is known, with nothing around it
+                    self._take_event(bare, arrival_s)
+                return
             chunk = _LAST_WORD if bare.upper() == _LAST_WORD.encode() else parse_leniently(data)
         if chunk == _LAST_WORD:
             self.done = True
-            return False
+            return
         if not chunk:
-            return False  # a sign of life
+            return  # a sign of life
         try:
-            return self._take_chunk(chunk, data, arrival_s)
+            self._take_chunk(chunk, data, arrival_s)
         except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
             what = error if isinstance(chunk, dict) else "an event is no JSON object"
             raise ValueError(f"{what}, in {beginning(data)}") from None
 
-    def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> bool:
+    def _take_chunk(self, chunk: Mapping[str, Any], data: bytes, arrival_s: float) -> None:
         choices, usage = chunk.get("choices") or (), chunk.get("usage")
         if not is_usual(chunk, choices):
             self._take_unusual(chunk, data)
@@ -275,7 +271,7 @@ class Answer:
             if self.output_tokens and not self.arrivals_s and self._finish_s is not None:
                 # All that was generated are special tokens, which have no text: they came with the end.
                 self.arrivals_s.append(self._finish_s)
-            return False
+            return
         if said == EMPTY:
             self._empty.append(len(self.arrivals_s))
         self.arrivals_s.append(arrival_s)
@@ -283,7 +279,6 @@ class Answer:
             self._take_tokens(tokens)
         elif self._lessons and not usage:
             self._learn(data, choices)
-        return True
 
     def _take_unusual(self, chunk: Mapping[str, Any], data: bytes) -> None:
         """Whether a chunk that has more than an answer tells of an error, or nobody knows what it tells."""
