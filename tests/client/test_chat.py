@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 import orjson
 import pytest
+from gevent.event import Event
 
 from tests.scripted_server import (
     DONE,
@@ -421,6 +422,18 @@ def test_an_interrupted_user_leaves_a_cancelled_record(asker: Callable[..., Aske
     assert [record.outcome for record in it.records] == ["cancelled"]
     assert it.records[0].output_tokens == 1
     assert it.transport.in_flight == 0
+
+
+def test_a_user_interrupted_before_their_turn_has_sent_nothing(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = asker(ANSWER)
+    monkeypatch.setattr(it.transport.turns, "take", Event().wait)
+    user = gevent.spawn(it.ask)
+    gevent.sleep(0)
+    user.kill()
+    [record] = it.records
+    assert (record.outcome, record.sent_s, it.transport.in_flight) == ("cancelled", None, 0)
 
 
 def test_concurrency_counts_what_is_in_flight(asker: Callable[..., Asker]) -> None:

@@ -180,11 +180,12 @@ class Transport:
         self._unplanned += 1
         return UNPLANNED * (self.worker + 1) + self._unplanned - 1
 
-    def begin(self) -> None:
-        """A request is in flight from now on."""
+    def begin(self) -> int:
+        """A request is in flight from now on; how many are, with this one."""
         self.in_flight += 1
         if self.in_flight == 1:
             self.pulse.quicken()
+        return self.in_flight
 
     def end(self) -> None:
         """A request is not in flight any more."""
@@ -274,7 +275,6 @@ class ChatClient:
         host = self._host
         index = transport.take_index() if origin.index is None else origin.index
         intended = origin.intended or self._when_called()
-        transport.turns.take()
         record = RequestRecord(
             index=index,
             scenario=origin.scenario,
@@ -293,12 +293,12 @@ class ChatClient:
             planned_prompt_tokens=origin.prompt_tokens,
             max_tokens=transport.most_tokens(path, body),
         )
-        transport.begin()
-        record.concurrency = transport.in_flight
         record.choices = transport.asked("n", body) or 1
         record.exact_length = transport.asks_for_exact_length(body)
         exchange = Exchange(record.choices)
         try:
+            transport.turns.take()
+            record.concurrency = transport.begin()
             prompt = prompt or render_prompt(body)
             record.prompt_hash = prompt.hash
             request = transport.render(host, path, index, {**body, **prompt.fields})
@@ -312,7 +312,8 @@ class ChatClient:
             record.outcome, record.error = PROTOCOL, f"the request could not be made: {error}"
             raise
         finally:
-            transport.end()
+            if record.concurrency:
+                transport.end()
             ended = self._end_of(record, exchange)
             _settle(record, exchange, ended)
             if record.error is not None:
