@@ -19,7 +19,8 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.zygote import ROOT, Fork
+
 LIMIT_S = 200.0
 """No run of a test takes longer, on however busy a machine."""
 
@@ -86,18 +87,8 @@ class LocustProcess:
         self.folder = folder
         self._requests: list[dict[str, Any]] = []
         self._read = 0
-        locust = (sys.executable, "-m", "locust", "-f", str(ROOT / "locustfiles" / locustfile))
-        self.process = subprocess.Popen(
-            [*locust, *USUAL, *options, "--results-dir", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            # Tests that run in the background of a script have SIGINT ignored, and would pass that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            start_new_session=True,  # a process group, as a shell makes one: Ctrl-C is for all of it
-        )
+        locust = ("locust", "-f", str(ROOT / "locustfiles" / locustfile))
+        self.process = Fork(*locust, *USUAL, *options, "--results-dir", str(folder))
 
     @property
     def observer(self) -> int:
@@ -153,16 +144,6 @@ def run_locust(*options: str, folder: Path, locustfile: str = "chat.py", limit_s
     """A run from start to end."""
     with started(*options, folder=folder, locustfile=locustfile) as run:
         return run.wait(limit_s)
-
-
-def environment() -> Mapping[str, str]:
-    """The environment of a user: with Locust's monkey patching, and without keys of other tools."""
-    hidden = ("LOCUST_SKIP_MONKEY_PATCH", "OPENAI_API_KEY")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in hidden and not name.startswith("LOCUST_")
-    }
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Which options go with which of the locustfiles that we ship: each is obeyed, or refused in one sentence."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.locust_command import ROOT, environment
+from tests.locust_command import ROOT
+from tests.zygote import output_of
 from vllm_locust.workloads.sharegpt import SMALL_DATASET
 
 PLAN = (
@@ -97,11 +96,9 @@ def test_every_option_is_obeyed_or_refused(tmp_path: Path, name: str) -> None:
     given = ("--headless", *ALWAYS.get(name, ()))
     lines = [[*given, *(places.get(word, word) for word in options)] for options, _ in TABLE]
     path = ROOT / "locustfiles" / f"{LOCUSTFILES[name]}.py"
-    asked = subprocess.run(
-        [sys.executable, "-m", "vllm_locust.load.command_lines", str(path)],
-        input=json.dumps(lines), env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for (options, refused), problems in zip(TABLE, json.loads(asked.stdout), strict=True):
+    command = ("vllm_locust.load.command_lines", str(path))
+    told = json.loads(output_of(*command, given=json.dumps(lines)))
+    for (options, refused), problems in zip(TABLE, told, strict=True):
         if name not in refused:
             assert problems == [], options
         else:

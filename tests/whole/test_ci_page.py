@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.locust_command import environment, free_port
+from tests.locust_command import free_port
+from tests.zygote import environment
 
 pytestmark = [
     pytest.mark.timeout(600),

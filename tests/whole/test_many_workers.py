@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +22,6 @@ from tests.locust_command import (
     assert_nothing_is_lost,
     column,
     counters,
-    environment,
     free_port,
     growth,
     in_processes,
@@ -35,6 +32,7 @@ from tests.locust_command import (
     wait_until,
 )
 from tests.whole.test_open_loop import scheduled
+from tests.zygote import Fork
 from vllm_locust.core.arrival import Schedule
 from vllm_locust.core.rate import parse_rate
 
@@ -59,17 +57,14 @@ def master(
 
 
 @contextmanager
-def worker(port: str, where: Path) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "locust", "-f", CHAT, "--worker", "--master-host", "127.0.0.1"]
-    with subprocess.Popen(
-        [*command, "--master-port", port], env=environment(), cwd=where, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
+def worker(port: str, where: Path) -> Iterator[Fork]:
+    options = ("--worker", "--master-host", "127.0.0.1", "--master-port", port)
+    process = Fork("locust", "-f", CHAT, *options, cwd=where)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def children(run: LocustProcess) -> list[psutil.Process]:

@@ -1,15 +1,14 @@
 """A command line that cannot work is refused at once: a sentence per mistake, nothing sent or written."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.locust_command import HEADLESS, ROOT, Outcome, Simulator, counters, environment, run_locust
+from tests.locust_command import HEADLESS, Outcome, Simulator, counters, run_locust
+from tests.zygote import output_of
 from vllm_locust.workloads.replay import SMALL_TRACE
 
 SENT = ("vllm:prompt_tokens_total", "vllm:num_requests_running", "vllm:num_requests_waiting")
@@ -90,14 +89,11 @@ def test_each_mistake_is_told_in_one_sentence(server: Simulator) -> None:
         [*(("--headless",) if "--ladder" in options else (*HEADLESS, "-t", "2s")), *options]
         for options, _ in MISTAKES
     ]
-    asked = subprocess.run(
-        [sys.executable, "-m", "tests.whole.preparing", server.url],
-        input=json.dumps(lines), env=environment(), cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    told = zip(MISTAKES, json.loads(asked.stdout), strict=True)
+    command = ("tests.whole.preparing", server.url)
+    told = json.loads(output_of(*command, given=json.dumps(lines)))
     assert [
         (options, problems)
-        for (options, said), problems in told
+        for (options, said), problems in zip(MISTAKES, told, strict=True)
         if len(problems) != 1 or said not in problems[0]
     ] == []
 
