@@ -1,9 +1,9 @@
 """The capacity search against the truth: a simulated server in virtual time, searched quickly, run for long.
 
-An answer counts as right when it lies within 1 user, or within a tenth of the rate, of the largest level up
-to which the truth meets: that is the search's own resolution (1 user, 5 %) and as much again, because the
-shares of neighbouring levels differ by less than what a probe of a minute can tell (98.7 and 99.3 % inside
-where 99 % are needed, from the worth of 300 to 700 independent requests).
+An answer counts as right when the truth lies within 1 user, or a tenth of the rate, of it: it meets below and
+misses above. That is the search's own resolution (1 user, 5 %) and as much again, because the shares of
+neighbouring levels differ by less than what a probe of a minute can tell (98.7 and 99.3 % inside where 99 %
+are needed, from the worth of 300 to 700 independent requests).
 """
 
 import pytest
@@ -15,44 +15,46 @@ from tests.whole.virtual_load import (
     Trouble,
     found,
     long_run,
+    met_by_the_truth,
     parsed,
-    true_capacity,
 )
 from vllm_locust.core.evidence import conclude
 
+P95 = parsed("p95_tpot_ms<50")
+P99S = parsed("p99_ttft_ms<150", "p99_tpot_ms<60")
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(
-    "slos", [parsed("p99_ttft_ms<150", "p99_tpot_ms<60"), parsed("p95_tpot_ms<50")], ids=str
-)
+
+def assert_within_a_user_of_the_truth(level, slos):
+    assert met_by_the_truth(True, level - 1, slos)
+    assert not met_by_the_truth(True, level + 2, slos)
+
+
+@pytest.mark.parametrize(("slos", "seed"), [(P99S, 0), (P95, 1)], ids=["p99s", "p95"])
 def test_the_largest_number_of_users_is_found(slos, seed):
     driver = Driver(seed, closed=True)
     answer = found(driver, slos)
     assert answer.ended == "narrowed"
     assert answer.missed_at == answer.level + 1
-    assert abs(answer.level - true_capacity(True, slos)) <= 1
+    assert_within_a_user_of_the_truth(answer.level, slos)
     assert len(answer.probes) <= 20
     assert answer.broke_first[0].slo.key.endswith("tpot_ms")
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(
-    "slos", [parsed("p99_ttft_ms<150", "p99_tpot_ms<60"), parsed("p95_tpot_ms<50")], ids=str
-)
+@pytest.mark.parametrize(("slos", "seed"), [(P99S, 0), (P95, 1)], ids=["p99s", "p95"])
 def test_the_largest_rate_is_found(slos, seed):
     driver = Driver(seed, closed=False)
     answer = found(driver, slos, start=4)
     assert answer.ended == "narrowed"
     assert answer.level < answer.missed_at <= 1.05 * answer.level
-    assert answer.level == pytest.approx(true_capacity(False, slos), rel=0.1)
+    assert met_by_the_truth(False, 0.9 * answer.level, slos)
+    assert not met_by_the_truth(False, 1.1 * answer.level, slos)
     assert len(answer.probes) <= 25
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_maximum_is_as_true_as_its_probes_are_long(seed):
+def test_a_maximum_is_as_true_as_its_probes_are_long():
     """The longer one looks the larger the maximum: the truth is here what runs as long as a probe say."""
     slos = parsed("max_e2el_ms<900")
-    answer = found(Driver(seed, closed=True), slos)
+    answer = found(Driver(0, closed=True), slos)
     driver = Driver(98, closed=True)
 
     def misses_of_four(level: float) -> int:
@@ -73,7 +75,7 @@ def test_all_objectives_are_searched_at_once_and_the_first_to_break_is_named():
 
 def test_a_clear_miss_ends_a_probe_at_the_first_look():
     driver = Driver(1, closed=True)
-    probe = driver.probe(40, parsed("p99_ttft_ms<150", "p99_tpot_ms<60"))
+    probe = driver.probe(40, P99S)
     assert (probe.outcome, probe.evidence.close) == ("missed", False)
     assert probe.seconds < FIRST_LOOK_S + 1
     assert driver.looks == 1
@@ -87,21 +89,18 @@ def test_a_clear_hit_ends_a_probe_long_before_its_time():
 
 def test_quick_moments_of_an_overload_do_not_pass_for_its_truth():
     """At a rate where 91 % of requests are inside and 95 % are needed, few probes are sure that it is met."""
-    driver, slos = Driver(3, closed=False), parsed("p95_tpot_ms<50")
-    (long,) = conclude(slos, *long_run(False, 22.0)).findings
+    driver = Driver(3, closed=False)
+    (long,) = conclude(P95, *long_run(False, 22.0)).findings
     assert 0.88 < long.share < 0.93
-    wrong = [probe for probe in (driver.probe(22.0, slos) for _ in range(20)) if probe.outcome == "met"]
-    assert sum(not probe.evidence.close for probe in wrong) <= 2
+    wrong = [probe for probe in (driver.probe(22.0, P95) for _ in range(10)) if probe.outcome == "met"]
+    assert sum(not probe.evidence.close for probe in wrong) <= 1
 
 
-P95 = parsed("p95_tpot_ms<50")
-
-
-@pytest.mark.parametrize(("seed", "failing"), [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 3)])
+@pytest.mark.parametrize(("seed", "failing"), [(0, 0), (1, 1), (2, 0), (3, 3)])
 def test_a_hiccup_of_two_seconds_does_not_cost_a_third_of_the_answer(seed, failing):
     driver = Driver(seed, closed=True, trouble=Trouble(hiccups_at_s=[40.0 + 50.0 * seed], failing=failing))
     answer = found(driver, P95)
-    assert abs(answer.level - true_capacity(True, P95)) <= 1
+    assert_within_a_user_of_the_truth(answer.level, P95)
     assert answer.undecided is None
 
 

@@ -219,15 +219,9 @@ def long_run(closed: bool, level: float) -> Run:
     return Driver(seed=99, closed=closed).run(level, LONG_S)
 
 
-def true_capacity(closed: bool, slos: Sequence[Slo]) -> float:
-    """The level before the first one that misses."""
-    met = None
-    for level in range(9, 20) if closed else [17 + 0.5 * i for i in range(14)]:
-        if conclude(slos, *long_run(closed, level)).outcome == "missed":
-            break
-        met = level
-    assert met is not None, "the levels do not straddle the truth"
-    return met
+def met_by_the_truth(closed: bool, level: float, slos: Sequence[Slo]) -> bool:
+    """Whether a long run at this level, or at the half request a second nearest to it, meets."""
+    return conclude(slos, *long_run(closed, round(2 * level) / 2)).outcome != "missed"
 
 
 def parsed(*texts: str) -> tuple[Slo, ...]:
