@@ -10,7 +10,7 @@ import orjson
 DURATION_S = 60.0
 
 
-def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 600, **changes: Any) -> Path:
+def write_run(folder: Path, *, seed: int = 0, factor: float = 1.0, count: int = 240, **changes: Any) -> Path:
     """A run whose latencies are `factor` times the usual; `changes` are keys of its summary, or `start_time`.
 
     From seed to seed they differ by about one per cent.

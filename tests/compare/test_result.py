@@ -71,7 +71,7 @@ def test_unclear_says_what_would_do_and_fails_only_if_strict(tmp_path: Path) -> 
 
 def test_a_rising_error_rate_is_a_regression(tmp_path: Path) -> None:
     base = write_runs(tmp_path / "a", 4)
-    new = write_runs(tmp_path / "b", 4, seed=50, completed=540, failed=60, error_rate=0.1)
+    new = write_runs(tmp_path / "b", 4, seed=50, completed=216, failed=24, error_rate=0.1)
     found = metric(compare_folders(base, new), "error_rate")
     assert found.verdict == "regression"
     assert found.change == pytest.approx(0.1)
@@ -228,8 +228,8 @@ def test_of_sides_with_runs_of_one_name_it_is_said_which_is_invalid(tmp_path: Pa
 def test_less_than_four_runs_of_a_side_show_no_regression_of_a_configuration(
     tmp_path: Path, counts: tuple[int, int]
 ) -> None:
-    base = write_runs(tmp_path / "a", counts[0], count=2000)
-    new = write_runs(tmp_path / "b", counts[1], seed=50, count=2000, factor=2.0)
+    base = write_runs(tmp_path / "a", counts[0], count=500)
+    new = write_runs(tmp_path / "b", counts[1], seed=50, count=500, factor=2.0)
     found = compare_folders(base, new, metrics=["p50_e2el_ms"])
     assert verdicts(found) == {"p50_e2el_ms": "worse"}
     assert found.exit_code == EXIT_NOT_CONCLUSIVE
@@ -237,7 +237,7 @@ def test_less_than_four_runs_of_a_side_show_no_regression_of_a_configuration(
 
 
 def test_where_no_request_was_answered_nothing_is_green(tmp_path: Path) -> None:
-    nothing: dict[str, Any] = {"completed": 0, "failed": 600, "error_rate": 1.0, "p50_e2el_ms": None}
+    nothing: dict[str, Any] = {"completed": 0, "failed": 240, "error_rate": 1.0, "p50_e2el_ms": None}
     nothing |= {"request_throughput": 0.0, "output_throughput": 0.0}
     sides = [write_runs(tmp_path / side, 4, **nothing) for side in "ab"]
     found = compare_folders(*sides)
@@ -261,7 +261,7 @@ def test_dropped_requests_stand_beside_failed_ones(tmp_path: Path) -> None:
     found = compare_folders(base, new)
     assert verdicts(found)["drop_rate"] == "regression"
     assert metric(found, "drop_rate").new == pytest.approx(0.505)
-    told = "Never sent (dropped): 0 of 2400 requests in base, 1212 of 2400 requests in new."
+    told = "Never sent (dropped): 0 of 960 requests in base, 1212 of 2400 requests in new."
     assert told in " ".join(found.sentences)
     none = compare_folders(base, write_runs(tmp_path / "c", 4, seed=50))
     assert "drop_rate" not in verdicts(none)
@@ -273,12 +273,12 @@ def test_odd_answers_are_told_of_both_sides(tmp_path: Path) -> None:
     base = write_runs(tmp_path / "a", 4)
     new = write_runs(tmp_path / "b", 4, seed=50, answers={**pieces, "sentences": []})
     told = "Answers in one piece, or perhaps so (without TPOT and ITL): "
-    unknown = f"{told}an unknown number of 2400 in base, 40 of 2400 in new."
+    unknown = f"{told}an unknown number of 960 in base, 40 of 960 in new."
     assert unknown in compare_folders(base, new).sentences
     file = tmp_path / "baseline.json"
     write_baseline(file, read_side(new))
     found = compare_folders(file, write_runs(tmp_path / "c", 4, answers={**pieces, "in_one_piece": 0}))
-    assert f"{told}40 of 2400 in base, 0 of 2400 in new." in found.sentences
+    assert f"{told}40 of 960 in base, 0 of 960 in new." in found.sentences
 
 
 @pytest.mark.parametrize(("hits", "told"), [((0.07, 0.8), True), ((0.07, 0.09), False)])
@@ -360,7 +360,7 @@ def test_phases_of_a_ladder_are_cells(tmp_path: Path) -> None:
 
 def test_what_was_asked_differently_is_said(tmp_path: Path) -> None:
     base = write_runs(tmp_path / "a", 4)
-    new = write_runs(tmp_path / "b", 4, seed=50, model_id="other", total_input_tokens=60000, request_rate=5.0)
+    new = write_runs(tmp_path / "b", 4, seed=50, model_id="other", total_input_tokens=24000, request_rate=5.0)
     told = " ".join(compare_folders(base, new).sentences)
     assert "They differ in model: m in base, other in new." in told
     assert "Prompts had 50 tokens on average in base and 100 in new." in told
@@ -390,7 +390,7 @@ def test_all_failed_in_one_run(tmp_path: Path, side: str) -> None:
     nothing: dict[str, Any] = {key: None for key in summary if key.endswith("_ms")}
     rates = {"request_throughput": 0.0, "output_throughput": 0.0, "error_rate": 1.0}
     (tmp_path / side / "00" / "summary.json").write_bytes(
-        orjson.dumps(summary | nothing | rates | {"failed": 600, "completed": 0})
+        orjson.dumps(summary | nothing | rates | {"failed": 240, "completed": 0})
     )
     found = compare_folders(base, new)
     word = {"a": "base", "b": "new"}[side]
@@ -416,21 +416,21 @@ def with_others(folder: Path, outcome: str, ended_s: float, **summary: Any) -> N
     """Add 60 requests that ended so, and change the summary."""
     line = {"outcome": outcome, "phase": 0, "ended_s": ended_s}
     with (folder / "requests.jsonl").open("ab") as file:
-        file.writelines(orjson.dumps(line | {"index": 600 + i}) + b"\n" for i in range(60))
+        file.writelines(orjson.dumps(line | {"index": 240 + i}) + b"\n" for i in range(60))
     known = orjson.loads((folder / "summary.json").read_bytes())
     (folder / "summary.json").write_bytes(orjson.dumps(known | summary))
 
 
 def test_blocks_count_the_requests_that_the_summary_counts(tmp_path: Path) -> None:
     base = write_run(tmp_path / "a")
-    with_others(write_run(tmp_path / "hung", seed=1), "cancelled", 90.0, failed=60, error_rate=60 / 660)
+    with_others(write_run(tmp_path / "hung", seed=1), "cancelled", 90.0, failed=60, error_rate=0.2)
     with_others(write_run(tmp_path / "warmed", seed=1), "cancelled", 90.0)  # not in the window
     with_others(write_run(tmp_path / "dropped", seed=1), "dropped", 30.0)
     rates = {
         name: metric(compare_folders(base, tmp_path / name), "error_rate").new
         for name in ("hung", "warmed", "dropped")
     }
-    assert rates == {"hung": pytest.approx(60 / 660), "warmed": 0.0, "dropped": 0.0}
+    assert rates == {"hung": 0.2, "warmed": 0.0, "dropped": 0.0}
 
 
 def test_a_load_that_a_run_tries_twice_is_one_unit(tmp_path: Path) -> None:
