@@ -11,6 +11,7 @@ from tests.results.made_lines import RUN, a_failed, a_folder, a_line
 from vllm_locust.cli import main
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.summary import summarize
+from vllm_locust.report import plots
 from vllm_locust.report.text import render, render_phases
 
 
@@ -229,6 +230,7 @@ def test_the_page_of_several_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "write_plots", lambda *_: [])
     folders = [str(a_folder(tmp_path / name, a_line(), summary=summary_of(0))) for name in "ab"]
     assert main(["report", *folders]) == 0
     assert (tmp_path / "report" / "report.html").is_file()
