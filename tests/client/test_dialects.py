@@ -226,6 +226,14 @@ ERRORS: dict[str, Any] = {
     "Anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "engine died"}},
     "Cloudflare": {"errors": [{"message": "engine died", "code": 3040}], "success": False, "result": {}},
     "a problem of RFC 9457": {"type": "about:blank", "title": "engine died", "status": 503},
+    "FastAPI's validation": {"detail": [{"loc": ["body"], "msg": "engine died", "type": "missing"}]},
+    "FastAPI's detail of one's own": {"detail": {"msg": "engine died"}},
+    "several messages": {"message": ["engine died", "and all is lost"]},
+    "by the event": {"event": "error", "message": "engine died"},
+    "WeChat": {"errcode": 40001, "errmsg": "engine died"},
+    "a failure": {"failure": {"message": "engine died"}},
+    "inside something else": {"response": {"id": "x", "error": {"message": "engine died"}}},
+    "deep inside": {"output": {"steps": [{"id": 1}, {"meta": {"error": "engine died"}}]}},
 }
 
 
@@ -241,6 +249,7 @@ def test_an_error_is_one_in_whatever_fields(who: str, end: list[bytes]) -> None:
     ("counts", "tokens"),
     [
         ({"prompt_tokens": "7", "completion_tokens": "1"}, (7, 1)),
+        ({"prompt_tokens": "7.0", "completion_tokens": " 1 "}, (7, 1)),
         ({"prompt_tokens": -1, "completion_tokens": -1}, (None, None)),
         ({**used(7, 1), "prompt_tokens_details": [{"modality": "TEXT", "tokenCount": 7}]}, (7, 1)),
         ({**used(7, 1), "prompt_tokens_details": {"cached_tokens": "0"}}, (7, 1)),
@@ -279,13 +288,29 @@ def test_a_zero_that_stands_beside_output_says_nothing(zero: str, choices: int) 
     three_ways(Case([shown, half, *other, STOP, DONE], arrivals=[0, 1, 2][: choices + 1], choices=choices))
 
 
-@pytest.mark.parametrize("count", [7.5, -2, 1e300, [7], "n/a"])
-def test_what_is_no_count_is_none(count: Any) -> None:
-    three_ways(Case([A, STOP, usage(7, count), DONE], "protocol", "is no count of tokens"))
+@pytest.mark.parametrize(
+    "count", [7.5, -2, 1e300, [7], {}, True, "n/a", "", "7.5", "-2", "nan", "1e300", "٧.٥"]
+)
+def test_what_is_no_count_leaves_an_answer_whole_and_its_tokens_unknown(count: Any) -> None:
+    three_ways(Case([A, STOP, usage(7, count), DONE], arrivals=[0], tokens=(7, None)))
+    three_ways(Case([A, STOP, usage(count, 1), DONE], arrivals=[0], tokens=(None, 1)))
+    running = [chunk({"content": text}, usage=used(7, count)) for text in "ab"]
+    three_ways(Case([*running, STOP, usage(7, 3), DONE], arrivals=[0, 1], tokens=(7, 3)))
+
+
+@pytest.mark.parametrize("what", [[1], [used(7, 1)], "7 tokens", 8, True])
+def test_what_is_no_usage_is_passed_over(what: Any) -> None:
+    every = [chunk({"content": text}, usage=what) for text in "ab"]
+    three_ways(Case([*every, event({"choices": [], "usage": what}), STOP, DONE], arrivals=[0, 1]))
+    three_ways(Case([*every, STOP, usage(7, 2), DONE], arrivals=[0, 1], tokens=(7, 2)))
 
 
 @pytest.mark.parametrize(
-    "reason", ["", " ", "null", "None", "none", "not_finished", "NOT_FINISHED", False, 0]
+    "reason",
+    [
+        *("", " ", "null", "None", "none", "not_finished", "NOT_FINISHED", False, 0, {}),
+        *("in_progress", "running", "Pending", "FINISH_REASON_UNSPECIFIED", {"type": None}, {"type": ""}),
+    ],
 )
 def test_no_finish_reason_yet_in_every_spelling(reason: Any) -> None:
     open_ = [chunk({"content": "a"}, reason), chunk({"content": "b"}, reason)]
@@ -293,12 +318,39 @@ def test_no_finish_reason_yet_in_every_spelling(reason: Any) -> None:
     three_ways(Case(open_, "truncated", "without a finish reason"))
 
 
-@pytest.mark.parametrize("reason", ["max_length", "max_new_tokens", "token_limit", "normal", "SAFETY"])
-def test_answers_that_ended_as_they_should(reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("max_length", "max_new_tokens", "token_limit", "normal", "SAFETY", "PROHIBITED_CONTENT"),
+        *("tool-calls", "toolCalls", "content-filter", "Content Filter", "end-turn", "completed"),
+        *("FINISH_REASON_STOP", "FinishReason.LENGTH", {"type": "stop"}, {"type": "length", "length": 8}),
+    ],
+)
+def test_answers_that_ended_as_they_should(reason: Any) -> None:
     three_ways(Case([A, chunk({}, reason), DONE], arrivals=[0]))
 
 
-@pytest.mark.parametrize("word", [b"[done]", b'"[DONE]"', b"[DONE]", b"\xef\xbb\xbf[DONE]", b" [Done]\t"])
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("network_error", '"network_error"'),
+        ("incomplete", '"incomplete"'),
+        ("stop-abort", '"stop-abort"'),
+        ({"type": "abort"}, '"abort"'),
+        ({"type": "abort", "message": "engine died"}, "engine died"),
+    ],
+)
+def test_answers_that_ended_as_they_should_not(reason: Any, told: str) -> None:
+    three_ways(Case([A, chunk({}, reason), DONE], "server_error_event", told))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(b"[done]", b'"[DONE]"', b"[DONE]", b"\xef\xbb\xbf[DONE]", b" [Done]\t", b"[DONE]\0"),
+        *(b"[DONE]\xc2\xa0", b"\xe2\x80\x8b[DONE]", b"\xef\xbb\xbf \xef\xbb\xbf[DONE]\xe3\x80\x80"),
+    ],
+)
 def test_the_last_word_in_every_spelling(word: bytes) -> None:
     three_ways(Case([A, event(word)], arrivals=[0]))
 
@@ -306,6 +358,14 @@ def test_the_last_word_in_every_spelling(word: bytes) -> None:
 def test_a_byte_order_mark_may_lead_the_data() -> None:
     marked = b"data: \xef\xbb\xbf" + A.removeprefix(b"data: ")
     three_ways(Case([marked, B, STOP, DONE], arrivals=[0, 1], text="ab"))
+
+
+def test_a_byte_order_mark_may_lead_every_event() -> None:
+    mark = b"\xef\xbb\xbf"
+    marked = [mark + each for each in (A, B, b": ping\n" + A, b"event: message\n" + B, STOP, DONE)]
+    three_ways(Case(marked, arrivals=[0, 1, 2, 3], text="abab"))
+    failed = [A, mark + b"event: error\ndata: engine died\n\n", STOP, DONE]
+    three_ways(Case(failed, "server_error_event", "engine died"))
 
 
 @pytest.mark.parametrize("encoding", [b"none", b"UTF-8", b"Identity", b""])
@@ -316,7 +376,11 @@ def test_a_content_encoding_that_names_no_compression(encoding: bytes) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["exception", "server_error", "Error", "response.failed", "abort", "timeout", "internalServerException"],
+    [
+        *("exception", "server_error", "Error", "response.failed", "abort", "timeout"),
+        *("internalServerException", "cancel", "streamerror", "StreamErrors", "fatal", "response.incomplete"),
+        *("request_timed_out", "TIMED_OUT", "stream.cancelled", "worker-crashed"),
+    ],
 )
 def test_an_error_is_one_by_the_name_of_its_event(name: str) -> None:
     told = f"event: {name}\ndata: engine died\n\n".encode()
@@ -336,6 +400,9 @@ BESIDE: dict[str, dict[str, Any]] = {
     "MiniMax": {"base_resp": {"status_code": 1000, "status_msg": "engine died"}},
     "a code": {"code": 10013, "message": "engine died"},
     "a status": {"status": "failed", "message": "engine died"},
+    "one level deeper": {"meta": {"provider": "x", "error": {"message": "engine died"}}},
+    "a code of 0 and words": {"error": {"code": 0, "message": "engine died"}},
+    "a type of its own": {"type": "response.incomplete", "message": "engine died"},
 }
 
 
@@ -344,11 +411,85 @@ def test_an_error_beside_an_answer_is_one(who: str) -> None:
     three_ways(Case([A, chunk({}, "stop", **BESIDE[who]), DONE], "server_error_event", "engine died"))
 
 
-@pytest.mark.parametrize("told", [{"error": {"message": "engine died"}}, {"errorMessage": "engine died"}])
-@pytest.mark.parametrize("place", ["choice", "delta"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"error": {"message": "engine died"}},
+        {"errorMessage": "engine died"},
+        {"status": "failed", "message": "engine died"},
+        {"status": "engine died: failed"},
+        {"type": "error", "text": "engine died"},
+    ],
+)
+@pytest.mark.parametrize("place", ["choice", "delta", "message"])
 def test_an_error_inside_an_answer_is_one(place: str, told: dict[str, Any]) -> None:
-    choice = {"delta": {}, **told} if place == "choice" else {"delta": told}
+    choice = {"delta": {}, **told} if place == "choice" else {place: told}
     three_ways(Case([A, event({"choices": [choice]}), STOP, DONE], "server_error_event", "engine died"))
+    beside = {"index": 0, "delta": {"content": "b"}, "finish_reason": "stop", **choice}
+    three_ways(Case([A, event({"choices": [beside]}), DONE], "server_error_event", "engine died"))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '"finish_reason":"stop","native_finish_reason":"error"',
+        '"finish_reason":"stop","native_finish_reason":"MODEL_ERROR"',
+        '"finish_reason":null,"stop_reason":"abort"',
+        '"finish_reason":"","stop_reason":"abort"',
+        '"stop_reason":"aborted"',
+        '"finish_reason":"stop","status":"failed"',
+        '"finish_reason":"stop","state":"CANCELLED"',
+        '"finish_reason":"stop","status_code":500',
+        '"finish_reason":"stop","success":false',
+    ],
+)
+def test_a_state_of_a_choice_that_is_a_failure(told: str) -> None:
+    choice = f'{{"index":0,"delta":{{"content":"b"}},{told}}}'
+    aborted = event(f'{{"choices":[{choice}]}}'.encode())
+    three_ways(Case([A, aborted, DONE], "server_error_event", choice))
+
+
+@pytest.mark.parametrize("stop", ["abort", "error:", "failed", 128009, None])
+@pytest.mark.parametrize("field", ["stop_reason", "matched_stop", "stopping_word"])
+def test_what_the_user_asked_to_stop_at_is_no_failure(field: str, stop: Any) -> None:
+    end = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop", field: stop}
+    three_ways(Case([A, event({"choices": [end]}), DONE], arrivals=[0, 1]))
+
+
+NO_FAILURES: dict[str, dict[str, Any]] = {
+    "text completions with the probabilities of words": {
+        "logprobs": {"tokens": ["a"], "top_logprobs": [{" error": -0.1, "exception": -2.5}]}
+    },
+    "llama.cpp": {"completion_probabilities": [{"content": "error", "probs": [{"tok_str": "error"}]}]},
+    "Azure": {
+        "content_filter_result": {"error": {"code": "content_filter_error", "message": "not filtered"}},
+        "content_filter_results": {"hate": {"filtered": False}, "custom": {"status": "failed"}},
+    },
+    "what was looked up": {"search_results": [{"title": "t", "error": "page is gone"}]},
+    "a step that failed": {"steps": [{"type": "search", "status": "failed"}, {"event": "error"}]},
+    "what was asked for": {
+        "request": {"tools": [{"error": "x"}]},
+        "response_format": {"error": {"type": "y"}},
+    },
+    "a state that goes on": {"status": "incomplete", "native_finish_reason": None, "state": "running"},
+    "what the provider says": {"native_finish_reason": "MALFORMED_FUNCTION_CALL"},
+    "counts": {"usage": {"errors": 3, "terror": 1}, "metrics": {"error": 0.25}},
+}
+
+
+@pytest.mark.parametrize("place", ["chunk", "choice"])
+@pytest.mark.parametrize("who", NO_FAILURES)
+def test_what_sounds_like_an_error_and_is_none(who: str, place: str) -> None:
+    more = NO_FAILURES[who]
+    choice = {"index": 0, "delta": {"content": "a"}, **(more if place == "choice" else {})}
+    told = event({"choices": [choice], **(more if place == "chunk" else {})})
+    three_ways(Case([told, told, STOP, DONE], arrivals=[0, 1], text="aa"))
+
+
+def test_what_was_generated_is_no_error_whatever_its_fields() -> None:
+    call = {"tool_calls": {"function": {"arguments": {"error": "x"}}}, "tool_results": {"error": "y"}}
+    said = [chunk(call), chunk({"content": [{"type": "text", "text": "a", "error": "z"}]})]
+    three_ways(Case([*said, STOP, DONE], arrivals=[0, 1], text="a"))
 
 
 NO_ERRORS: dict[str, dict[str, Any]] = {
@@ -360,6 +501,11 @@ NO_ERRORS: dict[str, dict[str, Any]] = {
     "a code of success": {"code": 200, "message": "OK"},
     "a code in a string": {"code": "0", "message": "Success"},
     "fields of nothing": {"error_code": 0, "error_msg": ""},
+    "a code of 0 in words": {"error": {"code": 0, "message": "No error"}},
+    "fields of success": {"error_code": 0, "error_msg": "Success."},
+    "one level deeper": {"meta": {"error": {"code": 0, "message": "No error"}}},
+    "WeChat": {"errcode": 0, "errmsg": "OK!"},
+    "zeros in every spelling": {"error_code": 0.0, "err": "-", "exception": "NONE", "error": "no_error"},
     "MiniMax": {"base_resp": {"status_code": 0, "status_msg": ""}},
     "a status": {"status": "in_progress"},
     "an Azure filter that was not applied": {
@@ -430,6 +576,17 @@ ANSWERS = {
         ],
         arrivals=[1, 2],
         text="ab",
+    ),
+    "content as one part": Case(
+        [
+            chunk({"role": "assistant", "content": {"type": "text", "text": ""}}),
+            chunk({"content": {"type": "text", "text": "a"}}),
+            chunk({"content": {"type": "thinking", "thinking": "hm"}}),
+            STOP,
+            DONE,
+        ],
+        arrivals=[1, 2],
+        text="a",
     ),
     "white space around the last word": Case([A, STOP, b"data: [DONE] \n\n"], arrivals=[0]),
     "a byte order mark": Case([b"\xef\xbb\xbf" + A, B, STOP, DONE], arrivals=[0, 1], text="ab"),

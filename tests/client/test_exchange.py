@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.scripted_server import DONE, LAST_CHUNK, STREAM_HEAD, chunk, token, usage
+from tests.scripted_server import DONE, LAST_CHUNK, ROLE, STREAM_HEAD, chunk, token, usage
 from vllm_locust.client.exchange import Exchange
 
 END_S, ANY_S = 0.001, 0.25
@@ -104,3 +104,40 @@ def test_without_trust_in_stamps_each_arrival_is_when_it_was_read() -> None:
     assert exchange.bounds_s == pytest.approx([0.75, END_S, END_S, 0.75])
     assert (exchange.arrival_s, exchange.ended_s, exchange.contradictions) == (12.25, 12.25, 2)
     assert exchange.arrival_bound_s == exchange.ended_bound_s == 0.75
+
+
+HEAD_CAME = "the head of a stream came, and"
+HALF = b"HTTP/1.1 500 Oops\r\ncontent-length: 99\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reads", "told"),
+    [
+        ([], "not a byte of a response came"),
+        ([STREAM_HEAD[:20]], "a part of a response's head came"),
+        ([HALF], "the response 500 came, and not all of its body"),
+        ([HALF + b"engine "], "the response 500 came, and not all of its body: engine"),
+        ([STREAM_HEAD], f"{HEAD_CAME} no event with output"),
+        ([STREAM_HEAD + ROLE], f'{HEAD_CAME} no event with output; its last event was \'{{"choices":[{{'),
+        ([STREAM_HEAD, A], f"{HEAD_CAME} 1 event with output"),
+        ([STREAM_HEAD + A, A], f"{HEAD_CAME} 2 events with output"),
+        (
+            [STREAM_HEAD + A + chunk(b'data: {"queue":3}\n\n')],
+            f"{HEAD_CAME} 1 event with output; among its events was '{{\"queue\":3}}'",
+        ),
+        (
+            [STREAM_HEAD + A + chunk(b"<html>busy\n")],
+            f"{HEAD_CAME} 1 event with output; among its events was '<html>busy'",
+        ),
+        (
+            [STREAM_HEAD + A + chunk(b'event: x\ndata: {"choi')],
+            f"{HEAD_CAME} 1 event with output; then a part of an event came, 'data: {{\"choi'",
+        ),
+    ],
+)
+def test_how_far_a_response_has_come(reads: list[bytes], told: str) -> None:
+    exchange = Exchange()
+    for second, data in enumerate(reads):
+        exchange.on_bytes(data, float(second), 0.0, END_S, ANY_S)
+    assert exchange.so_far().startswith(told)
+    assert "its last event" in told or exchange.so_far() == told

@@ -72,6 +72,13 @@ def test_a_failure_is_a_failure_and_nothing_else(environment: Environment) -> No
     assert repr(error.error) == "RequestFailed('truncated: gone')"
 
 
+def test_how_far_answers_had_come_when_time_ran_out_makes_no_rows(environment: Environment) -> None:
+    for came in ("1 event came", "2 events came"):
+        log_record(environment, record_of([], outcome="timeout", error=f"no answer within 1 s; {came}"))
+    (error,) = environment.stats.errors.values()
+    assert (repr(error.error), error.occurrences) == ("RequestFailed('timeout: no answer within 1 s')", 2)
+
+
 def test_one_token_has_no_tpot_and_no_itl(environment: Environment) -> None:
     log_record(environment, record_of([10.1]))
     assert list(environment.stats.entries) == [("short_long", "POST"), ("short_long", "TTFT")]

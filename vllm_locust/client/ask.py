@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import orjson
 
 from vllm_locust.client.target import Target
-from vllm_locust.core.chunk import error_message
+from vllm_locust.core.body import decoded
 from vllm_locust.core.server import EngineState, parse_page
-from vllm_locust.core.urls import hider, secrets_of_headers, shortened, without_secrets
+from vllm_locust.core.trouble import error_message
+from vllm_locust.core.urls import hider, secrets_of_headers, without_secrets
 from vllm_locust.errors import NobodyCounts, UsageError
 
 logger = logging.getLogger(__name__)
 
 _DENIALS = (401, 403)
-_SHOWN_CHARS = 200
 _TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
 
@@ -142,7 +142,7 @@ def send(target: Target, headers: Mapping[str, str], resource: str, body: Mappin
     `resource` is what its request line names, such as `target.resource(path)`.
     """
     status, content = _answer(target, headers, "POST", resource, body, _ANSWER_TIMEOUT_S)
-    answer = _decoded(content)
+    answer = decoded(content)
     if status != 200:
         place = f"{target.authority}{resource.partition('?')[0]}"
         raise UsageError(f"{place} answered {_told(target, headers, status, answer)}")
@@ -208,15 +208,7 @@ def _ask(
 ) -> tuple[int, Any]:
     """Status and decoded body; UsageError when nothing answers."""
     status, content = _answer(target, headers, method, target.resource(path), question, timeout_s)
-    return status, _decoded(content)
-
-
-def _decoded(content: bytes) -> Any:
-    """JSON, or the beginning of the text where it is none."""
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return shortened(content.decode("utf-8", "replace"), _SHOWN_CHARS)
+    return status, decoded(content)
 
 
 def _answer(

@@ -362,7 +362,8 @@ class ChatClient:
             record.outcome = OK
         else:
             record.outcome = TIMEOUT
-            record.error = f"no complete answer within {self._transport.options.timeout_s:g} s"
+            limit_s = self._transport.options.timeout_s
+            record.error = f"no complete answer within {limit_s:g} s; {exchange.so_far()}"
         self._transport.turns.take()
         return reused
 

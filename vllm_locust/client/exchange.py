@@ -9,21 +9,18 @@ from time import perf_counter
 from typing import Any
 
 import httptools
-import orjson
 from gevent.event import Event
 
 from vllm_locust.client.connection import Connection
-from vllm_locust.core.chunk import beginning, error_in, error_message
+from vllm_locust.core.body import beginning, compression_of, decoded, told_error
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
 from vllm_locust.core.stream import Answer
-from vllm_locust.core.urls import shortened, without_secrets
+from vllm_locust.core.trouble import error_in
+from vllm_locust.core.urls import without_secrets
 
 _MAX_BODY_BYTES = 64 << 10
-_SHOWN_CHARS = 200
 # Names that are none of a compression: two are there so that proxies keep their hands off, one is a mistake.
 _NO_COMPRESSION = ("identity", "none", "utf-8")
-_GZIP = b"\x1f\x8b"
-_UNTOLD_GZIP = "the body is compressed with gzip, and no content-encoding says so"
 
 
 class Exchange:
@@ -199,6 +196,19 @@ class Exchange:
 
     # What became of it
 
+    def so_far(self) -> str:
+        """How far the response had come, where time ran out."""
+        answer = self.answer
+        if not self.status:
+            return "not a byte of a response came" if self.untouched else "a part of a response's head came"
+        if not self.streaming:
+            told = f": {self._body_message()}" if self._body else ""
+            return f"the response {self.status} came, and not all of its body{told}"
+        count = len(answer.arrivals_s)
+        events = f"{count or 'no'} event{'s' * (count > 1)} with output"
+        pending = f"; then a part of an event came, {beginning(answer.begun)}" if answer.begun else ""
+        return f"the head of a stream came, and {events}{pending or _odd_in(answer)}"
+
     def outcome(self) -> tuple[str, str] | None:
         """None for a whole answer, else (failure kind, message)."""
         if self.status == 200 and self.streaming:
@@ -230,9 +240,8 @@ class Exchange:
     def _unfinished(self) -> tuple[str, str]:
         answer = self.answer
         if not answer.arrivals_s and answer.stray is not None:
-            if answer.stray.startswith(_GZIP):
-                return PROTOCOL, _UNTOLD_GZIP
-            return PROTOCOL, f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
+            told = f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
+            return PROTOCOL, _untold_compression(answer.stray) or told
         if answer.missing_choices and answer.done:
             return TRUNCATED, f"{answer.missing_choices} of the choices that were asked for never came"
         if answer.finish_reason is not None:
@@ -240,22 +249,17 @@ class Exchange:
         missing = "a finish reason" if answer.done else "a finish reason or [DONE]"
         if answer.half is not None:
             met = f"; it ended in the middle of {beginning(answer.half)}"
-        elif answer.odd_line is not None:
-            met = f"; among its events was {beginning(answer.odd_line)}"
         else:
-            met = "" if answer.arrivals_s else _last_of(answer) or "; it had no event"
+            met = _odd_in(answer) or ("" if answer.arrivals_s else "; it had no event")
         return TRUNCATED, f"the stream ended without {missing}{met}"
 
     def _not_a_stream(self) -> tuple[str, str]:
         if self._compressed:
             return PROTOCOL, f"the body is compressed: its content-encoding is {self._compressed}"
         content = b"".join(self._body)
-        if content.startswith(_GZIP):
-            return PROTOCOL, _UNTOLD_GZIP
-        try:
-            body = orjson.loads(content)
-        except orjson.JSONDecodeError:
-            body = None
+        if (told := _untold_compression(content)) is not None:
+            return PROTOCOL, told
+        body = decoded(content)
         if isinstance(body, dict) and (message := error_in(body)) is not None:
             return SERVER_ERROR_EVENT, message
         what = beginning(content) if content else "an empty body"
@@ -265,12 +269,7 @@ class Exchange:
     def _body_message(self) -> str:
         if self._compressed:
             return f"(a message compressed with {self._compressed})"
-        body = b"".join(self._body)
-        try:
-            return error_message(orjson.loads(body))
-        except orjson.JSONDecodeError:
-            text = " ".join(body.decode("utf-8", "replace").split())
-            return shortened(text, _SHOWN_CHARS) or "(no message)"
+        return told_error(b"".join(self._body)) or "(no message)"
 
     def _end(self, ended_s: float, bound_s: float) -> None:
         if not self.over.is_set():
@@ -282,9 +281,21 @@ class Exchange:
             self.over.set()
 
 
+def _odd_in(answer: Answer) -> str:
+    """What was met in a stream that may be an error, or instead of output; empty where all was as usual."""
+    if answer.odd_line is not None:
+        return f"; among its events was {beginning(answer.odd_line)}"
+    return "" if answer.arrivals_s else _last_of(answer)
+
+
 def _last_of(answer: Answer) -> str:
     """The last event of an answer without output, where there was one."""
     return "" if answer.silent is None else f"; its last event was {beginning(answer.silent)}"
+
+
+def _untold_compression(content: bytes) -> str | None:
+    kind = compression_of(content)
+    return kind and f"the body is compressed with {kind}, and no content-encoding says so"
 
 
 def run_exchange(exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None) -> None:

@@ -7,15 +7,15 @@ import re
 
 import orjson
 
-from vllm_locust.core.chunk import error_in, is_keep_alive, names_bad_end, names_error
+from vllm_locust.core.body import BYTE_ORDER_MARK, decoded
+from vllm_locust.core.chunk import is_keep_alive
+from vllm_locust.core.trouble import error_in, is_fine, names_bad_end, names_error
 
 MAX_EVENT_BYTES = 8 << 20
 """A single event larger than this is not a stream of tokens; reading on would only eat memory."""
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PASSED_OVER = (b"id", b"retry")
 _FIELD = re.compile(rb"[A-Za-z_-]+")
-_NO_ERROR = (b"", b"null", b"{}", b'""')
 
 
 class EventTooLargeError(ValueError):
@@ -25,15 +25,14 @@ class EventTooLargeError(ValueError):
 class SseDecoder:
     """Splits a stream of server-sent events, cut anywhere, into the `data` of each event.
 
-    Implements the event stream format of the HTML standard as far as `data` is concerned: a byte order mark
-    may lead, lines end in LF, CRLF or CR, several `data` lines of one event are joined by LF, comments and
-    other fields are passed over. Three things go beyond it, since servers tell errors so: an event that is
-    named after an error or a bad end is an `error` and no data, so is a field of such a name, and so is a
-    line that is the JSON of an error.
+    Implements the event stream format of the HTML standard as far as `data` is concerned: lines end in LF,
+    CRLF or CR, several `data` lines of one event are joined by LF, comments and other fields are passed over.
+    Four things go beyond it. A byte order mark may lead any line. And since servers tell errors so, an event
+    that is named after an error or a bad end is an `error` and no data, so is a field of such a name, and so
+    is a line that is the JSON of an error.
     """
 
     __slots__ = (
-        "_begun",
         "_comment",
         "_data",
         "_is_error",
@@ -53,13 +52,17 @@ class SseDecoder:
         """What the first error said; empty when it said nothing."""
         self.stray: bytes | None = None
         """The first line that is no field of an event stream, if there was one."""
-        self._begun = False
         self._tail = b""
         self._data: list[bytes] = []
         self._size = 0
         self._skip_lf = False
         self._is_error = self._is_sign_of_life = False
         self._comment = b""
+
+    @property
+    def begun(self) -> bytes:
+        """What is pending."""
+        return b"\n".join([*(b"data: " + data for data in self._data), self._tail]).strip()
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of every event that `piece` completes."""
@@ -90,9 +93,6 @@ class SseDecoder:
                 self._tail = lines.pop()
             elif not last.endswith(b"\n"):
                 self._skip_lf = True  # a CR ends the line now; the LF of a CRLF may come with the next piece
-        if lines and not self._begun:
-            self._begun = True
-            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         events: list[bytes] = []
         for line in lines:
             self._take_line(line.rstrip(b"\r\n"), events)
@@ -114,6 +114,8 @@ class SseDecoder:
             self._comment = value
         elif field == b"event":
             self._take_name(value.decode("utf-8", "replace").strip())
+        elif line.startswith(BYTE_ORDER_MARK):
+            return self._take_line(line.removeprefix(BYTE_ORDER_MARK), events)
         elif field not in _PASSED_OVER:
             self._take_stray(line, field, value)
 
@@ -125,7 +127,7 @@ class SseDecoder:
     def _take_stray(self, line: bytes, field: bytes, value: bytes) -> None:
         """A line that is no field of an event stream."""
         if _FIELD.fullmatch(field) and names_error(field.decode()):
-            if value.strip() not in _NO_ERROR:
+            if not is_fine(decoded(value)):
                 self._tell_error(value)
         elif line.startswith(b"{") and (message := _error_on(line)) is not None:
             self._tell_error(message.encode())

@@ -1,8 +1,8 @@
 """Stamped bytes in, one streamed answer out.
 
 Rule: this file knows how an answer grows out of events; how bytes become events is in `sse`, what one chunk
-says in `chunk`. It does not know where the bytes come from, what time it is, or what HTTP is; an arrival time
-is handed in with every piece of the body.
+carries in `chunk`, and what tells of an end or an error in `trouble`. It does not know where the bytes come
+from, what time it is, or what HTTP is; an arrival time is handed in with every piece of the body.
 """
 
 import re
@@ -11,25 +11,19 @@ from typing import Any
 
 import orjson
 
-from vllm_locust.core.chunk import (
-    EMPTY,
-    THOUGHT,
-    beginning,
-    carried,
-    error_in,
-    finish_reason,
-    is_unknown,
-    is_usual,
-    is_whole,
-    parse_leniently,
-    told_error,
-)
+from vllm_locust.core.body import beginning, parse_leniently, told_error
+from vllm_locust.core.chunk import EMPTY, THOUGHT, carried, is_unknown, is_usual
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
-from vllm_locust.core.sse import BYTE_ORDER_MARK, SseDecoder
+from vllm_locust.core.sse import SseDecoder
+from vllm_locust.core.trouble import bad_end, error_in, finish_reason, is_whole
 from vllm_locust.core.urls import shortened
 
 _MAX_ERROR_CHARS = 500
 _LAST_WORD = "[DONE]"
+# What nobody sees around an event: white space, byte order marks, the end of a string in C.
+_UNSEEN = (
+    " \t\r\n\v\f\0\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{ZERO WIDTH NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}"
+)
 # A server whose chunks differ in more than their text is not worth more attempts to learn their form.
 _MAX_LESSONS = 3
 # Where the chunks of an answer have what they differ in.
@@ -147,6 +141,11 @@ class Answer:
         return self._sse.stray
 
     @property
+    def begun(self) -> bytes:
+        """What has come of an event that is not complete."""
+        return self._sse.begun
+
+    @property
     def odd_line(self) -> bytes | None:
         """What may have told of an error: an unknown event behind all output, else a stray line."""
         if self._unknown is not None and self._unknown[1] == len(self.arrivals_s):
@@ -160,10 +159,10 @@ class Answer:
         It does not where it shows more than the tokens that are left.
         """
         details = self._usage.get("completion_tokens_details")
-        of_reasoning = (details if isinstance(details, dict) else self._usage).get("reasoning_tokens")
-        if self._thought or not isinstance(of_reasoning, int):
+        of_reasoning = _count((details if isinstance(details, dict) else self._usage).get("reasoning_tokens"))
+        if self._thought or of_reasoning is None:
             return 0
-        return 0 if self.visible_events > (self.output_tokens or 0) - of_reasoning else max(of_reasoning, 0)
+        return 0 if self.visible_events > (self.output_tokens or 0) - of_reasoning else of_reasoning
 
     @property
     def visible_events(self) -> int:
@@ -237,7 +236,7 @@ class Answer:
         try:
             chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
-            bare = data.removeprefix(BYTE_ORDER_MARK).strip()
+            bare = data.decode("utf-8", "surrogateescape").strip(_UNSEEN).encode("utf-8", "surrogateescape")
             if bare != data or not bare:
                 if bare:  # what is known, with nothing around it
                     self._take_event(bare, arrival_s)
@@ -250,7 +249,7 @@ class Answer:
             return  # a sign of life
         try:
             self._take_chunk(chunk, data, arrival_s)
-        except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError, RecursionError) as error:
             what = error if isinstance(chunk, dict) else "an event is no JSON object"
             raise ValueError(f"{what}, in {beginning(data)}") from None
 
@@ -300,7 +299,7 @@ class Answer:
         self._ended.add(index)
         self._open.discard(index)
         if not is_whole(reason):
-            self.fail(SERVER_ERROR_EVENT, f'the server ended the answer with the finish reason "{reason}"')
+            self.fail(SERVER_ERROR_EVENT, bad_end(choice, reason))
 
     def _learn(self, data: bytes, choices: Sequence[Mapping[str, Any]]) -> None:
         """Remember what stands around the text of a token event that says nothing but its text.
@@ -321,8 +320,10 @@ class Answer:
             self._suffix = rest[string.end() :] + b"\n\n"
             self._is_text = field == "content"
 
-    def _take_usage(self, usage: Mapping[str, Any]) -> int | None:
+    def _take_usage(self, usage: Any) -> int | None:
         """How many tokens came since the event before that carried output; None where that is not known."""
+        if not isinstance(usage, dict):
+            return None
         prompt_tokens = _count(usage.get("prompt_tokens"))
         if prompt_tokens is not None:
             self.prompt_tokens = prompt_tokens
@@ -376,11 +377,12 @@ def _is_several_chunks(data: bytes) -> bool:
 
 
 def _count(value: Any) -> int | None:
-    """Servers in other languages write 7.0 or "7" for 7; some write -1 for what they do not know."""
-    if (isinstance(value, str) and value.isdecimal()) or (isinstance(value, float) and value.is_integer()):
+    """Servers in other languages write 7.0, "7" or "7.0" for 7; -1 and "n/a" tell of no count."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or value == -1:
-        return None
-    if not isinstance(value, int) or not 0 <= value < 1 << 62:
-        raise TypeError(f"{value!r} is no count of tokens")
-    return value
+    return value if type(value) is int and 0 <= value < 1 << 62 else None

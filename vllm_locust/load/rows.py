@@ -14,7 +14,7 @@ from locust.env import Environment
 from locust.stats import StatsEntry
 from numpy.typing import NDArray
 
-from vllm_locust.core.record import OK, RequestRecord
+from vllm_locust.core.record import OK, TIMEOUT, RequestRecord
 
 REQUEST_TYPE = "POST"
 
@@ -24,6 +24,12 @@ _GAPS_AT_ONCE = 4000
 
 class RequestFailed(Exception):
     """How a failed request shows up in Locust's failures table: one line per kind and message."""
+
+
+def _cause(record: RequestRecord) -> str | None:
+    """What went wrong, without how far an answer had come when time ran out: no row is for that."""
+    text = record.error
+    return text.partition("; ")[0] if text is not None and record.outcome == TIMEOUT else text
 
 
 def bucket_ms(value_ms: float) -> float:
@@ -58,7 +64,7 @@ class Rows:
             name=record.profile,
             response_time=(total_s or 0.0) * 1000,
             response_length=0,  # Locust shows it as bytes, which nobody counted
-            exception=None if record.outcome == OK else RequestFailed(f"{record.outcome}: {record.error}"),
+            exception=None if record.outcome == OK else RequestFailed(f"{record.outcome}: {_cause(record)}"),
             context={},
         )
         if record.outcome != OK or record.ttft_s is None:
