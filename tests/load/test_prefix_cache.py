@@ -33,6 +33,7 @@ class Engines(ThreadingHTTPServer):
         self.looks = 0
         self.holds: int | None = HELD
         """Tokens that an engine finds of a prompt that it has had, or None where it does not tell."""
+        self.resets: list[str] = []
         self.found = [0] * count
         self.seen: list[set[bytes]] = [set() for _ in range(count)]
 
@@ -60,6 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         return f'vllm:prefix_cache_hits_total{{engine="{engine}",model_name="m"}} {found}\n'
 
     def do_POST(self) -> None:
+        if self.path.startswith("/reset_prefix_cache"):
+            self.server.resets.append(self.path)
+            self._answer(200, '{"success": true}')
+            return
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         requests = self.server.requests
         rank = self.headers["X-data-parallel-rank"] if self.server.knows_header else None
@@ -94,16 +99,20 @@ def serving(
 
 
 def warmed(server: Engines, primers: int) -> str | None:
+    return prepared(server, primers, "warm").prefix_cache
+
+
+def prepared(server: Engines, primers: int, wanted: str) -> Phase:
     planned = [PlannedRequest(i, "prefix", "prefix", f"words {i}", 1) for i in range(primers)]
-    prepared = SimpleNamespace(
-        settings=SimpleNamespace(prefix_cache="warm", headers={}, endpoint_type="completions", seed=0),
+    run = SimpleNamespace(
+        settings=SimpleNamespace(prefix_cache=wanted, headers={}, endpoint_type="completions", seed=0),
         targets=[Target.parse(f"http://127.0.0.1:{server.server_port}")],
         scenario=SimpleNamespace(phases=[SimpleNamespace(primers=lambda seed: planned)]),
         request_options=SimpleNamespace(
             model="m", body={}, resource=lambda target, path: target.resource(path)
         ),
     )
-    return PrefixCache(cast(Any, prepared), "run").prepare(Phase(0, 0, "prefix")).prefix_cache
+    return PrefixCache(cast(Any, run), "run").prepare(Phase(0, 0, "prefix"))
 
 
 @pytest.mark.parametrize("engines", [1, 2, 3])
@@ -158,3 +167,17 @@ def test_servers_behind_a_balancer_are_not_said_to_be_warm(
         assert warmed(server, primers) == "partly warmed"
     assert f"just the {primers * PROMPT_TOKENS} prompt tokens that were asked of it" in caplog.text
     assert "they went to another, several servers are behind that address, or others use it." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("engines", "tells", "state", "salt"),
+    [(1, True, "reset", None), (2, True, "salted", "run-0"), (1, False, "salted", "run-0")],
+)
+def test_of_several_engines_it_is_not_known_that_all_have_forgotten(
+    engines: int, tells: bool, state: str, salt: str | None
+) -> None:
+    """vLLM 0.32 asks all of them, and answers what the first one said."""
+    with serving(engines, tells=tells) as server:
+        phase = prepared(server, 0, "cold")
+        assert server.resets == ["/reset_prefix_cache?reset_external=true"]
+    assert (phase.prefix_cache, phase.salt) == (state, salt)

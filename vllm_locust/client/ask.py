@@ -126,8 +126,11 @@ class ServerTokenizer:
 
 
 def reset_prefix_cache(target: Target, headers: Mapping[str, str]) -> bool | None:
-    """Empty the server's prefix cache; False when it cannot just now, None when it does not offer that."""
-    status, body = _ask(target, headers, "POST", "/reset_prefix_cache")
+    """Empty the server's prefix cache, and what holds more of it elsewhere, such as in the CPU's memory.
+
+    False when it cannot just now, None when it does not offer that.
+    """
+    status, body = _ask(target, headers, "POST", "/reset_prefix_cache?reset_external=true")
     if status in (404, 405):
         return None
     if status != 200:

@@ -1,7 +1,8 @@
 """Makes the server's prefix cache cold or warm before a phase begins.
 
-cold    the server is asked to forget (/reset_prefix_cache); where it does not, the requests of the phase
-        carry a `cache_salt` of their own, with which vLLM shares nothing that it holds
+cold    the server is asked to forget (/reset_prefix_cache); where it is not known that it did, the requests
+        of the phase carry a `cache_salt` of their own, with which vLLM shares nothing that it holds. Of
+        several engines it is known of the first one only
 warm    what the scenario's requests share is asked for once, outside of any measurement, of each engine of a
         data-parallel server: they have a cache each. It is warm where each counted just what it was asked,
         and found all of it when asked the same once more
@@ -83,13 +84,14 @@ class PrefixCache:
         return phase
 
     def _reset(self) -> bool:
-        """Whether all servers have forgotten what they held."""
+        """Whether all servers are known to have forgotten what they held."""
         resets = [self._reset_one(target) for target in self._prepared.targets]
         done = all(resets)
         if not done and not self._said:
             logger.warning(
-                "The server does not empty its prefix cache (vLLM does with VLLM_SERVER_DEV_MODE=1 while no "
-                "request runs): instead the requests of each phase have a cache_salt of their own."
+                "It is not known that the server has emptied its prefix cache (vLLM does with "
+                "VLLM_SERVER_DEV_MODE=1 while no request runs, and tells of the first of several engines "
+                "only): so the requests of each phase have a cache_salt of their own."
             )
             self._said = True
         return done
@@ -99,7 +101,7 @@ class PrefixCache:
         try:
             for _ in range(_TRIES):
                 if (done := reset_prefix_cache(target, headers)) is not False:
-                    return done is True
+                    return done is True and len(engines_of(target, headers) or ()) == 1
                 gevent.sleep(_BETWEEN_TRIES_S)  # blocks of the phase before are still in use
         except UsageError as error:
             logger.warning("%s", error)

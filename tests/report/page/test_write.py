@@ -278,7 +278,7 @@ def test_both_sides_and_the_cache(tmp_path: Path) -> None:
     assert "waited in the queue, mean 1.25 ms" in text
     assert "engine 0 100 16 1,600 800 50.00 %" in text
     assert (
-        "fit at once 50.0 that ran at once, peak at least 7" in text
+        "fit at once, sharing nothing 50.0 that ran at once, peak at least 7" in text
     )  # 20 + 8/2 tokens are two blocks of 16
 
 

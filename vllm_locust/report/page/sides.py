@@ -84,7 +84,7 @@ def _fits(use: KvUse) -> Html | None:
         return None
     return facts(
         [
-            ("requests of these lengths that fit at once", number(use.requests_fit, 1)),
+            ("requests of these lengths that fit at once, sharing nothing", number(use.requests_fit, 1)),
             ("that ran at once, peak at least", number(use.running_peak)),
             ("that waited, peak at least", number(use.waiting_peak)),
         ]
