@@ -101,3 +101,15 @@ def test_whether_any_waited_may_not_be_told() -> None:
     assert describe_waiting(server(waiting=None)) == (
         "Whether requests waited is not known: the server did not tell."
     )
+
+
+@pytest.mark.parametrize(("queue_ms", "said"), [(None, False), (0.1, False), (126.35, True)])
+def test_what_waited_between_the_looks_or_in_a_pause_is_not_said_to_have_not(
+    queue_ms: float | None, said: bool
+) -> None:
+    """A vLLM 0.32 that was paused for 6 s showed 0 waiting: 4 of 192 requests had spent them in its queue."""
+    sentence = describe_waiting(server(waiting=0, mean_queue_ms=queue_ms))
+    assert sentence.startswith("No request was seen waiting at the 20 looks at the server")
+    assert (
+        "spent 126 ms in its queue in the mean: between the looks, or while it was paused" in sentence
+    ) is said

@@ -11,6 +11,8 @@ from typing import Any
 
 from vllm_locust.report.words import counted
 
+_SOME_WAITING_MS = 5.0
+
 CAUSES = (
     "What held them up is not known from these: it can be memory, a place in the batch (--max-num-seqs), "
     "tokens of a step (--max-num-batched-tokens), a slot of a LoRA adapter, a grammar, a transfer of KV, a "
@@ -28,14 +30,24 @@ def _sentences(server: Mapping[str, Any]) -> Iterator[str]:
     if waiting is None:
         yield "Whether requests waited is not known: the server did not tell."
     elif not waiting:
-        looks = counted(server["samples"], "look") if server.get("samples") else "looks"
-        yield f"No request was seen waiting at the {looks} at the server."
+        yield _none_seen(server)
     else:
         yield f"At least {counted(waiting, 'request')} waited at a time."
         yield from _looks(server)
         yield from _passed_over(server)
         yield CAUSES
     yield from _preempted(server)
+
+
+def _none_seen(server: Mapping[str, Any]) -> str:
+    looks = counted(server["samples"], "look") if server.get("samples") else "looks"
+    sentence = f"No request was seen waiting at the {looks} at the server"
+    if (server.get("mean_queue_ms") or 0.0) < _SOME_WAITING_MS:
+        return f"{sentence}."
+    return (
+        f"{sentence}, though by its own account requests spent {server['mean_queue_ms']:.0f} ms in its queue "
+        "in the mean: between the looks, or while it was paused, when its figures stand still."
+    )
 
 
 def _looks(server: Mapping[str, Any]) -> Iterator[str]:
