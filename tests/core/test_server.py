@@ -127,6 +127,14 @@ def test_a_page_that_only_announces_is_one_of_a_server_that_did_nothing_yet(befo
     assert parse_page(before + ANNOUNCED) == ((), ())
 
 
+@pytest.mark.parametrize(("starts", "known"), [((5,), 5.0), ((5, 5), 5.0), ((5, 7), None), ((), None)])
+def test_when_it_started_is_known_of_a_page_of_one_process(starts, known):
+    """A gateway may join the pages of several, in any order."""
+    lines = [f'process_start_time_seconds{{pod="{i}"}} {start}\n' for i, start in enumerate(starts)]
+    (engine,), _ = parse_page("".join(lines) + 'vllm:num_requests_running{engine="0",model_name="m"} 1\n')
+    assert engine.started_s == known
+
+
 def test_a_page_of_ray_without_vllm_is_one_of_a_server_that_did_nothing_yet():
     assert parse_page('ray_node_cpu_utilization{ip="10.0.0.1"} 3.5\n') == ((), ())
 

@@ -283,7 +283,7 @@ def parse_page(page: str) -> tuple[tuple[EngineState, ...], tuple[GpuState, ...]
         if sample.name.startswith("DCGM"):
             gpus.add(sample)
         elif sample.name == _STARTED:
-            vllm.started_s = sample.value
+            vllm.starts_s.add(sample.value)
         else:
             vllm.add(sample)
     return tuple(vllm.engines()), tuple(gpus.states())
@@ -324,7 +324,8 @@ class _Vllm:
         self._buckets: _Buckets = {}
         self._caches: dict[str, Told] = {}
         """By engine: this metric does not tell the model."""
-        self.started_s: float | None = None
+        self.starts_s: set[float] = set()
+        """When the processes started of which the page tells it."""
 
     def add(self, sample: Sample) -> None:
         name = _PREFIX.sub("", sample.name, count=1)
@@ -360,6 +361,8 @@ class _Vllm:
         gauges, counters = self._of_engines(_GAUGE_NAMES, home), self._of_engines(_COUNTERS_BY_NAME, home)
         histograms = self._histograms(home)
         sizes = {engine: told.sizes() for engine, told in blocks_of_each(self._caches).items()}
+        # Of a gateway's page that has several, nobody knows which engine is whose.
+        started_s = next(iter(self.starts_s)) if len(self.starts_s) == 1 else None
         for key in sorted(set(home.values()), key=_in_order):
             own = sizes.get(key[0], sizes.get("", {}))
             yield EngineState(
@@ -367,7 +370,7 @@ class _Vllm:
                 {**_of_one_cache(gauges.get(key, {})), **own},
                 counters.get(key, {}),
                 histograms.get(key, {}),
-                self.started_s,
+                started_s,
             )
 
     def _homes(self) -> dict[_Key, _Key]:
