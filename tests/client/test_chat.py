@@ -360,6 +360,9 @@ def test_a_refused_connection(asker: Callable[..., Asker]) -> None:
     assert record.outcome == "connect"
     assert "127.0.0.1" in (record.error or "")
     assert record.connect_s is not None
+    assert record.sent_s is not None
+    assert record.ended_s >= record.sent_s + record.connect_s
+    assert 0 <= record.ended_bound_s == record.connect_bound_s <= record.connect_s
 
 
 def test_the_pause_behind_a_refusal_is_no_lateness_of_what_comes_next(asker: Callable[..., Asker]) -> None:
@@ -369,6 +372,21 @@ def test_the_pause_behind_a_refusal_is_no_lateness_of_what_comes_next(asker: Cal
     free = it.client.free
     assert free == Moment(refused.ended_s, refused.ended_bound_s).later(0.2)
     assert it.ask().record.intended_s >= free.at_s - 1e-9
+
+
+def test_a_request_that_cannot_be_written_failed_when_that_was_tried_or_later(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known 0.1 s later, as a server that refuses early is given time to say so."""
+
+    def gone(*_: object) -> int:
+        raise BrokenPipeError("gone")
+
+    monkeypatch.setattr(connection, "_try_send", gone)
+    record = asker(ANSWER).ask().record
+    assert (record.outcome, record.error) == ("truncated", "connection lost: gone")
+    assert record.sent_s is not None
+    assert record.sent_s <= record.ended_s - record.ended_bound_s <= record.ended_s - 0.09
 
 
 def test_an_unknown_host() -> None:

@@ -31,12 +31,14 @@ def claims_and_truths(draw: st.DrawFn) -> tuple[Any, Any]:
         earliest = max(arrival - bounds[-1], before)  # an event comes behind the one before
         before = earliest + draw(st.floats(0, 1)) * (arrival - earliest)
         truths.append(before)
-    tokens = len(gaps) + draw(st.integers(0, 2))
+    told = [1, *(draw(st.integers(0, 3)) for _ in gaps[1:])]
+    tokens = sum(told)
     common = {
         "profile": draw(st.sampled_from("ab")),
         "outcome": draw(st.sampled_from([OK, OK, OK, OK, TIMEOUT, CANCELLED])),
         "cached_tokens": draw(st.sampled_from([None, 3])),
         "tokens_counted": draw(st.booleans()),
+        "event_tokens": draw(st.sampled_from([(), told])),
     }
     ended_s, intended_s, connect_s = arrivals[-1] + 0.1, sent_s - 0.25, draw(st.sampled_from([None, 0.5]))
     ends = {
@@ -95,7 +97,7 @@ def assert_the_truth_lies_between(claimed: dict[str, Any], truth: dict[str, Any]
     for key, (low, high) in claimed["error_bounds"].items():
         if keys and key not in keys:
             continue
-        if truth[key] is None:
+        if claimed[key] is None:
             assert high is None, key
             continue
         if high is None:  # all of it may have taken no time

@@ -1,6 +1,7 @@
 """Each limit from both sides, and the words."""
 
 import json
+import math
 
 import pytest
 
@@ -132,6 +133,18 @@ def test_lateness_of_sending_concerns_the_load_of_an_open_loop(late_ms, expected
         other = judge(late, {}, "kernel", loop=loop)
         assert (other.verdict, other.load.verdict) == ("valid", "valid")
         assert len(other.remarks) == (expected != "valid")
+
+
+def test_a_load_is_as_late_as_it_may_be():
+    """On its way 60 ms later than it says, at most, and intended up to 50 ms earlier; answers take 60 ms."""
+    perhaps_late = measured(send_bound_s=0.06, intended_bound_s=0.05)
+    validity = judge(perhaps_late, {}, "kernel")
+    assert validity.load.verdict == "invalid"
+    assert validity.load.reasons[0].startswith("the p99 of how late requests were sent may be 110 ms, beyond")
+    assert validity.send_lateness_p99_ms == 0
+    assert validity.send_lateness_p99_high_ms == pytest.approx(110, rel=2e-3)
+    never = of([an_ok(outcome=TIMEOUT, sent_s=1.0, ended_s=1.5, send_bound_s=math.inf)])  # nothing went out
+    assert judge(never, {}, "kernel").send_lateness_p99_high_ms == pytest.approx(500, rel=2e-3)
 
 
 def test_lag_of_failed_requests_counts():

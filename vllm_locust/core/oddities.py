@@ -50,16 +50,17 @@ class Oddities:
     """Usage counts reasoning that is not shown, see `RequestRecord.hidden_tokens`."""
 
     def add(self, record: RequestRecord) -> None:
-        self.in_one_piece += bool(record.in_one_piece)
+        in_one_piece, later_tokens = record.in_one_piece, record.later_tokens
+        self.in_one_piece += in_one_piece
         self.perhaps_read_late += bool(record.perhaps_read_late)
         self.in_few_pieces += bool(record.few_pieces)
         self.few_pieces += record.few_pieces
         self.events_in_few_pieces += len(record.arrivals_s) if record.few_pieces else 0
-        tpot_unknown = record.in_one_piece or (record.tpot_s is None and record.later_tokens != 0)
-        self.of_several_tokens += bool(tpot_unknown or record.later_tokens != 0)
+        tpot_unknown = in_one_piece or (later_tokens != 0 and record.tpot_s is None)
+        self.of_several_tokens += bool(tpot_unknown or later_tokens != 0)
         self.tpot_unknown += tpot_unknown
         self.itl_unknown += len(record.arrivals_s) > 1 and not record.has_gaps
-        self.of_several_choices += bool(record.choices > 1 and record.later_tokens is None)
+        self.of_several_choices += bool(record.choices > 1 and later_tokens is None)
         self.with_hidden_reasoning += bool(record.hidden_tokens)
         tokens = record.output_tokens
         if tokens is None:

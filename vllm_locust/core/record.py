@@ -158,9 +158,9 @@ class RequestRecord:
         """Output tokens that came after the first event; None where nobody can tell when they came.
 
         The first event has one token of each choice, unless running usage tells its tokens. An answer of one
-        event has no time between tokens, however many are in it. Of several choices usage
-        counts the tokens of all, which come side by side. It may also count reasoning that is not shown. And
-        these tokens or their events may have come at once, however late this client read the first of them.
+        event has no time between tokens, however many are in it. Of several choices usage counts the tokens
+        of all, which come side by side. It may also count reasoning that is not shown. And these tokens or
+        their events may have come at once, however late this client read the first of them.
         """
         first = self.event_tokens[0] if self.event_tokens else self.choices
         later = (self.output_tokens or 0) - first
