@@ -92,6 +92,38 @@ def test_an_answer_ends_with_its_last_byte() -> None:
     assert (exchange.ended_s, exchange.ended_bound_s) == (11.0, 2 * END_S)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 500 ",
+        STREAM_HEAD + A + DONE + LAST_CHUNK,
+        b"\0",
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_behind_an_answer_is_not_part_of_it(more: bytes, together: bool) -> None:
+    """And the connection is not to be used again, for what follows would be taken for the next answer."""
+    answer = STREAM_HEAD + A + token("b", "stop") + DONE + LAST_CHUNK
+    exchange = Exchange()
+    for data in [answer + more] if together else [answer, more]:
+        exchange.on_bytes(data, 10.0, 0.0, END_S, ANY_S)
+    exchange.release()
+    assert (exchange.outcome(), exchange.status) == (None, 200)
+    assert len(exchange.bounds_s) == len(exchange.answer.arrivals_s) == 2
+    assert (exchange.complete, exchange.keep_alive) == (True, False)
+
+
+@pytest.mark.parametrize("header", [b"content-encoding: gzip", b"content-type: text/html", b"location: /b"])
+def test_what_is_announced_before_a_response_is_not_said_of_it(header: bytes) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\n" + header + b"\r\n\r\n"
+    exchange = Exchange()
+    exchange.on_bytes(hints + STREAM_HEAD + A + token("b", "stop"), 10.0, 0.0, END_S, ANY_S)
+    exchange.on_bytes(DONE + LAST_CHUNK, 11.0, 0.0, END_S, ANY_S)
+    assert (exchange.outcome(), exchange.location) == (None, "")
+    assert (len(exchange.bounds_s), exchange.keep_alive) == (2, True)
+
+
 def test_without_trust_in_stamps_each_arrival_is_when_it_was_read() -> None:
     """Those of 10.0 and 12.0 were read 0.5 and 0.25 s later; the one of 11.0 had no stamp to distrust."""
     exchange = Exchange()

@@ -155,6 +155,13 @@ class Exchange:
 
     # What the HTTP parser tells
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("more came than was asked for")
+        # What a 103 Early Hints said is not about the response.
+        self.content_type = self.content_encoding = self.location = ""
+        self.framed = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"content-type":
