@@ -8,6 +8,7 @@ a raw socket may not be opened it is the server's log, two moments between which
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,9 @@ ALLOWED_S = 0.0001
 USERS = 8
 _RUN_S = 5
 _LIMIT_S = 120.0
+
+# Up to the byte that ends the event: of CRLF the CR does.
+_TOKEN = re.compile(rb'"content":"([0-9]+)\.([0-9]+)".*?(?:\n\n|\r\n\r)', re.DOTALL)
 
 Truth = Mapping[tuple[int, int], tuple[float, float]]
 """(request, number of the token) -> the two moments of `perf_counter` between which it was sent."""
@@ -272,14 +276,8 @@ def _streams(file: Path) -> dict[int, tuple[bytearray, list[tuple[int, int]]]]:
 
 def _tokens(stream: bytes) -> Iterator[tuple[tuple[int, int], int]]:
     """Each token's (request, number) and where its event ends."""
-    mark, at = b'"content":"', 0
-    while (found := stream.find(mark, at)) >= 0:
-        begin = found + len(mark)
-        text = stream[begin : stream.index(b'"', begin)]
-        at = stream.index(b"\n\n", begin) + 2
-        if b"." in text:
-            index, number = text.split(b".")
-            yield (int(index), int(number)), at
+    for token in _TOKEN.finditer(stream):
+        yield (int(token[1]), int(token[2])), token.end()
 
 
 def _log_truth(file: Path) -> Truth:

@@ -3,8 +3,9 @@
     python server.py FILE [HOST TOKENS EVERY_S]   prints its port, and a line when the first request has come
 
 Token n of request i (as its X-Request-Id ends) is `"i.n"`. Answers take turns: tokens one by one; in bursts
-of two; the last one, finish, usage and [DONE] in four packets, or in one. FILE gets a line per answer: the
-request, and the moments of `perf_counter` before and after each token was sent.
+of two; the last one, finish, usage and [DONE] in four packets, or in one; now and then the line break that
+closes a chunk in a packet of its own, or that and the last LF of lines that end in CRLF. FILE gets a line per
+answer: the request, and the moments of `perf_counter` before and after each token was sent.
 """
 
 import json
@@ -20,6 +21,7 @@ from tests.scripted_server import (
     LAST_CHUNK,
     ROLE,
     STREAM_HEAD,
+    chunk,
     event,
     plain,
     read_request,
@@ -28,6 +30,7 @@ from tests.scripted_server import (
 )
 
 MODEL = "numbered"
+_LATER_S = 0.002
 _FINISH = event('{"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}')
 
 
@@ -65,7 +68,7 @@ def _header(request: bytes, name: bytes) -> bytes:
 
 def _answer(connection: socket.socket, index: int, tokens: int, every_s: float) -> list[tuple[float, float]]:
     """Stream an answer; before and after each token's send."""
-    kind = index % 4
+    kind = index % 6
     connection.sendall(STREAM_HEAD)
     connection.sendall(ROLE)
     sent_s = []
@@ -77,14 +80,29 @@ def _answer(connection: socket.socket, index: int, tokens: int, every_s: float) 
         piece = token(f"{index}.{number}")
         if number == tokens - 1 and kind == 3:
             piece, ending = b"".join([piece, *ending]), []
+        piece, later = _cut(piece, kind if number % 3 else 0)
         before_s = time.perf_counter()
         connection.sendall(piece)
         sent_s.append((before_s, time.perf_counter()))
+        if later:
+            time.sleep(_LATER_S)
+            connection.sendall(later)
     if kind != 2:
         ending = [b"".join(ending)]
     for piece in ending:
         connection.sendall(piece)
     return sent_s
+
+
+def _cut(piece: bytes, kind: int) -> tuple[bytes, bytes]:
+    """What is sent at once of a token's chunk, and what later."""
+    if kind == 4:
+        return piece[:-2], piece[-2:]
+    if kind == 5:
+        data = piece.partition(b"\r\n")[2][:-2].replace(b"\n", b"\r\n")
+        piece = chunk(data)
+        return piece[:-3], piece[-3:]
+    return piece, b""
 
 
 if __name__ == "__main__":
