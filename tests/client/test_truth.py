@@ -34,13 +34,14 @@ def script_of(rng: random.Random) -> tuple[list[Step], list[int]]:
         event = token("x", "length" if number == TOKENS - 1 else None)
         if rng.random() < 0.2:
             event = COMMENT + event
-        cut = rng.randrange(1, len(event)) if rng.random() < 0.3 else 0
+        closing = len(event) - 2  # of the chunk: the token is there without it
+        cut = rng.choice([rng.randrange(1, closing), closing]) if rng.random() < 0.4 else 0
         for piece in filter(None, (event[:cut], event[cut:])):
             if rng.random() < 0.7:
                 steps.append(rng.uniform(0.0, 0.02))
             steps.append(piece)
             sends += 1
-        completed_by.append(sends - 1)
+        completed_by.append(sends - 2 if cut == closing else sends - 1)
     return [*steps, rng.uniform(0, 0.05), usage(5, TOKENS) + DONE, LAST_CHUNK], completed_by
 
 
