@@ -102,6 +102,19 @@ def test_counters_grow_from_the_begin_of_each_run(observer: Observer, told: Told
         assert told.view["run"]["state"] == "done"
 
 
+def test_what_was_counted_before_the_first_look_under_load_is_not_known(
+    observer: Observer, told: Told, server: Simulator
+) -> None:
+    ask_for_a_token(server)
+    observer.begin(Identity("late", "ss", "tiny", server.url, perf_counter()))
+    observer.phase(number=0, title="ss", level=2, unit="users", at_s=0.0, of=1)
+    watch(observer, f"{server.url}/metrics")
+    scraped(observer, told, 1)
+    observer.end()
+    (row,) = told.view["server"]
+    assert (row["running"], row["preemptions"], row["prefix_cache_hit_ratio"]) == (0, None, None)
+
+
 def test_the_page_has_both_sides_and_the_last_run_only(
     observer: Observer, told: Told, server: Simulator
 ) -> None:

@@ -41,6 +41,8 @@ class Observer:
         self._sources: Sequence[ServerSource] = ()
         self._latest: dict[str, ServerSample] = {}
         self._baselines: dict[str, ServerSample] = {}
+        """What each source said first, before a run's load: what was counted since, nobody else knows."""
+        self._loaded = False
         self._seen = ServerRecording()
         """Since the run began: whether several servers take turns is what it is asked for."""
         self._endpoint: Endpoint | None = None
@@ -77,13 +79,14 @@ class Observer:
         """A run begins; it takes the place of the one before."""
         with self._lock:
             self._run = LiveRun(identity)
-            self._baselines, self._seen = {}, ServerRecording()
+            self._baselines, self._seen, self._loaded = {}, ServerRecording(), False
 
     def phase(self, **phase: Any) -> None:
         """A phase of the run begins, see `LiveRun.begin_phase`."""
         with self._lock:
             if self._run is not None:
                 self._run.begin_phase(**phase)
+                self._loaded = True
 
     def delta(self, recording: Mapping[str, Any]) -> None:
         """This was measured since the last time."""
@@ -122,7 +125,8 @@ class Observer:
     def _deliver(self, sample: ServerSample) -> None:
         with self._lock:
             self._latest[sample.source] = sample
-            self._baselines.setdefault(sample.source, sample)
+            if not self._loaded:
+                self._baselines.setdefault(sample.source, sample)
             known = self._seen.takes_turns(sample.source)
             self._seen.add(sample)
             found = self._seen.takes_turns(sample.source) and not known
