@@ -231,6 +231,7 @@ ERRORS: dict[str, Any] = {
     "several messages": {"message": ["engine died", "and all is lost"]},
     "by the event": {"event": "error", "message": "engine died"},
     "WeChat": {"errcode": 40001, "errmsg": "engine died"},
+    "Google": [{"error": {"code": 429, "message": "engine died", "status": "RESOURCE_EXHAUSTED"}}],
     "a failure": {"failure": {"message": "engine died"}},
     "inside something else": {"response": {"id": "x", "error": {"message": "engine died"}}},
     "deep inside": {"output": {"steps": [{"id": 1}, {"meta": {"error": "engine died"}}]}},

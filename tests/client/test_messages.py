@@ -64,6 +64,7 @@ EMPTY = '{"object":"chat.completion","choices":[{"index":0,"finish_reason":"stop
             SERVER_ERROR_EVENT,
             "engine died",
         ),
+        ([plain("200 OK", b'[{"error":{"message":"engine died"}}]')], SERVER_ERROR_EVENT, "engine died"),
         ([plain("500 Oops", gzip.compress(b"{}"))], "http_500", "(a message compressed with gzip)"),
         ([plain("500 Oops", b"\x28\xb5\x2f\xfd\x04")], "http_500", "(a message compressed with zstd)"),
         ([plain("500 Oops", b'\xef\xbb\xbf{"error":{"message":"busy"}}')], "http_500", "busy"),

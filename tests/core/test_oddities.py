@@ -344,6 +344,12 @@ def test_lengths_that_do_not_fit_are_told(odd: RequestRecord, sentence: str) -> 
     assert f"  - {sentence}\n" in render(summary)
 
 
+@pytest.mark.parametrize("reason", ["stop", "EOS", "eos_token", "end-turn", "FINISH_REASON_STOP"])
+def test_a_model_ends_an_answer_in_every_spelling(reason: str) -> None:
+    ended = replace(EXACT, output_tokens=2, visible_events=2, tokens_counted=True, finish_reason=reason)
+    assert summarize(recorded(ended))["answers"]["perhaps_shorter"] == 1
+
+
 @pytest.mark.parametrize(
     "record",
     [

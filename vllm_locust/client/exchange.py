@@ -266,8 +266,7 @@ class Exchange:
         content = b"".join(self._body)
         if (told := _untold_compression(content)) is not None:
             return PROTOCOL, told
-        body = decoded(content)
-        if isinstance(body, dict) and (message := error_in(body)) is not None:
+        if (message := error_in(decoded(content))) is not None:
             return SERVER_ERROR_EVENT, message
         what = beginning(content) if content else "an empty body"
         met = f"{self.content_type or 'no content type'}: {what}"

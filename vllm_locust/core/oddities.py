@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vllm_locust.core.record import RequestRecord
+from vllm_locust.core.trouble import bare_reason
 
 # Finish reasons that say so; tools are called at any length.
-_ENDS_OF_THE_MODEL = frozenset({"stop", "eos", "eos_token", "end_turn", "complete"})
+_ENDS_OF_THE_MODEL = frozenset({"stop", "eos", "eostoken", "endid", "endoftext", "endturn", "complete"})
 
 
 @dataclass(slots=True)
@@ -78,7 +79,7 @@ class Oddities:
         self.asked_for_exact_length += 1
         if not record.tokens_counted:
             self.shorter_than_asked += bool(tokens < most)
-        elif (record.finish_reason or "").lower() in _ENDS_OF_THE_MODEL:
+        elif bare_reason(record.finish_reason or "") in _ENDS_OF_THE_MODEL:
             self.perhaps_shorter += bool(tokens < most)
 
     def merge(self, other: "Oddities") -> None:

@@ -129,7 +129,7 @@ class SseDecoder:
         if _FIELD.fullmatch(field) and names_error(field.decode()):
             if not is_fine(decoded(value)):
                 self._tell_error(value)
-        elif line.startswith(b"{") and (message := _error_on(line)) is not None:
+        elif line.startswith((b"{", b"[")) and (message := _error_on(line)) is not None:
             self._tell_error(message.encode())
         elif self.stray is None:
             self.stray = line
@@ -155,4 +155,4 @@ def _error_on(line: bytes) -> str | None:
         body = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return error_in(body) if isinstance(body, dict) else None
+    return error_in(body)

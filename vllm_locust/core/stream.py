@@ -250,6 +250,8 @@ class Answer:
         try:
             self._take_chunk(chunk, data, arrival_s)
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, RecursionError) as error:
+            if isinstance(chunk, list) and (message := error_in(chunk)) is not None:
+                return self.fail(SERVER_ERROR_EVENT, message)
             what = error if isinstance(chunk, dict) else "an event is no JSON object"
             raise ValueError(f"{what}, in {beginning(data)}") from None
 

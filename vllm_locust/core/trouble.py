@@ -101,12 +101,17 @@ def finish_reason(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     if isinstance(reason, dict):
         reason = reason.get("type", reason)
-    return None if not reason or _cause(str(reason)) in _NOT_YET else str(reason)
+    return None if not reason or bare_reason(str(reason)) in _NOT_YET else str(reason)
+
+
+def bare_reason(reason: str) -> str:
+    """A finish reason without what only its spelling adds: "FINISH_REASON_STOP", "FinishReason.STOP"."""
+    return plain(reason).removeprefix("finishreason")
 
 
 def is_whole(reason: str) -> bool:
     """Whether an answer with this finish reason ended as it should; Google's says more behind a colon."""
-    return _cause(reason.partition(":")[0]) in _WHOLE_ANSWERS
+    return bare_reason(reason.partition(":")[0]) in _WHOLE_ANSWERS
 
 
 def bad_end(choice: Mapping[str, Any], reason: str) -> str:
@@ -115,11 +120,15 @@ def bad_end(choice: Mapping[str, Any], reason: str) -> str:
     return words or f'the server ended the answer with the finish reason "{reason}"'
 
 
-def error_in(chunk: Mapping[str, Any]) -> str | None:
+def error_in(chunk: Any) -> str | None:
     """The error that a chunk tells of, in whatever field; None for none.
 
-    A message, which only a chunk without an answer can be, is an error by itself.
+    A message, which only a chunk without an answer can be, is an error by itself. Google wraps one in a list.
     """
+    if isinstance(chunk, list):
+        return next(filter(None, map(error_in, chunk)), None)
+    if not isinstance(chunk, dict):
+        return None
     telling = list(_telling(chunk))
     errors = (part for kind, value, part in telling if kind == _ERROR and not is_fine(value))
     states = (part for kind, value, part in telling if _is_bad(kind, value, part))
@@ -167,11 +176,6 @@ def error_message(body: Any) -> str:
     )
     # Halves of characters, which JSON may have, cannot be written.
     return shortened(told, _MAX_ERROR_CHARS).encode("utf-8", "replace").decode()
-
-
-def _cause(reason: str) -> str:
-    """A finish reason without what only its spelling adds: "FINISH_REASON_STOP", "FinishReason.STOP"."""
-    return plain(reason).removeprefix("finishreason")
 
 
 def _telling(
