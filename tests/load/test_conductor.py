@@ -341,3 +341,15 @@ def test_a_course_that_fails_ends_the_run_and_says_so(caplog: pytest.LogCaptureF
     assert ends == ["end"]
     assert conductor.failed
     assert "The run cannot go on" in caplog.text
+
+
+def test_a_phase_for_which_nobody_is_left_is_over() -> None:
+    crew = Stagehands()
+
+    class Fright(Spectator):
+        def phase_begins(self, phase: Phase) -> None:
+            crew.members.clear()
+
+    with conducted(crew, Phase(0, 0, "a"), watchers=[Fright("one", crew.orders)]) as (conductor, ends):
+        until(lambda: conductor.over)
+        assert (conductor.failed, ends) == (False, ["end"])

@@ -103,6 +103,29 @@ def test_a_listener_of_the_begin_may_end_the_run(server: Simulator, tmp_path: Pa
     assert outcome.summary["requests"]["planned"] == 0
 
 
+TIRED = """
+from locust import task
+from vllm_locust import VllmUser
+
+class Asker(VllmUser):
+    @task
+    def ask(self):
+        self.ask_next()
+        self.environment.runner.quit()
+"""
+
+
+def test_tasks_of_several_users_may_end_the_run(server: Simulator, tmp_path: Path) -> None:
+    """They do not wait for each other."""
+    locustfile = tmp_path / "tired.py"
+    locustfile.write_text(TIRED)
+    options = (*HEADLESS, "--host", server.url, "--scenario", "ss", "--stop-timeout", "600")
+    outcome = run_locust(*options, folder=tmp_path / "results", locustfile=str(locustfile))
+    assert_ended_well(outcome)
+    assert_nothing_is_lost(outcome)
+    assert 1 <= outcome.summary["requests"]["ok"] <= 4
+
+
 def test_a_killed_run_keeps_what_was_finished(server: Simulator, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     with started(*HEADLESS, "--host", server.url, "--scenario", "ss", folder=folder) as run:

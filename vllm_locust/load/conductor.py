@@ -380,7 +380,7 @@ class Conductor:
 
     def _all_of_phase(self, phase: Phase, heard: set[str]) -> bool:
         """Whether all who are still there of those let into a phase have been heard."""
-        return self._admitted[phase.number] & set(self._ensemble.present) <= heard
+        return self._admitted.get(phase.number, set()) & set(self._ensemble.present) <= heard
 
     def _all_ended(self, phase: Phase) -> bool:
         return self._all_of_phase(phase, self._ended)

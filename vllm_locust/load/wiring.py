@@ -291,8 +291,8 @@ def _on_test_stopping(environment: Environment, **_: Any) -> None:
     """Locust waits for users only, and for workers not at all when a run's time is over: so we wait here."""
     runner = environment.runner
     assert runner is not None
-    if runner.spawning_greenlet is getcurrent():
-        # A listener of the run's begin has ended it: from there Locust would kill itself halfway.
+    if getcurrent() in (runner.spawning_greenlet, *runner.user_greenlets):
+        # A listener of the run's begin, or a task, has ended it: Locust would kill, or wait for, itself.
         gevent.spawn(runner.quit if _is_headless(environment) else runner.stop)
         raise GreenletExit
     if (run := _run(environment)) is not None:
