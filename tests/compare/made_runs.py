@@ -1,4 +1,4 @@
-"""Results folders whose numbers are known."""
+"""Results folders whose numbers are known, and what a comparison says of a metric."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import orjson
+
+from vllm_locust.compare.judge import Judged
+from vllm_locust.compare.result import Comparison
 
 DURATION_S = 60.0
 
@@ -98,3 +101,12 @@ def write_in_order(
             **more,
         )
     return folder / "a", folder / "b"
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    (cell,) = comparison.cells
+    return {metric.key: metric.verdict for metric in cell.metrics}
+
+
+def metric(comparison: Comparison, key: str) -> Judged:
+    return next(one for cell in comparison.cells for one in cell.metrics if one.key == key)

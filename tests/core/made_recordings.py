@@ -5,6 +5,7 @@ import numpy as np
 from tests.core.made_records import an_error, an_ok
 from vllm_locust.core.evidence import conclude, weigh
 from vllm_locust.core.finding import Finding
+from vllm_locust.core.record import RequestRecord
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import parse_slo, percentiles_of
 from vllm_locust.core.summary import summarize
@@ -19,6 +20,16 @@ def a_recording(ttfts_ms, failed=0, gap_ms=10.0, tokens=3) -> Recording:
         recording.add(an_ok(float(second), arrivals_s=arrivals_s))
     for i in range(failed):
         recording.add(an_error(len(ttfts_ms) + i + 1.0))
+    return recording
+
+
+def recorded(made: list[RequestRecord], warmup_s: float = 0.0) -> Recording:
+    """All of `made`; the phase 0, if it has a warm-up, begins at 0."""
+    recording = Recording()
+    if warmup_s:
+        recording.begin_phase(0, 0.0, warmup_s)
+    for record in made:
+        recording.add(record)
     return recording
 
 

@@ -1,76 +1,29 @@
-"""The search against servers whose capacity is known, and against everything that can go wrong on the way."""
+"""The search against servers whose capacity is known."""
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_locust.core.finding import Evidence, Finding
+from tests.core.made_probes import (
+    MET,
+    MISSED,
+    P99,
+    capacity,
+    counted,
+    maximum,
+    probe,
+    run,
+    twice,
+)
+from vllm_locust.core.finding import Finding
 from vllm_locust.core.search import MAX_PROBES, Answer, CapacitySearch, Probe
-from vllm_locust.core.share import share_interval
 from vllm_locust.core.slo import Slo
-from vllm_locust.core.trials import Hiccup
 from vllm_locust.errors import UsageError
-
-P99 = Slo("p99_ttft_ms", "<", 500.0, 99.0)
-MAXIMUM = Slo("max_e2el_ms", "<", 20000.0)
-
-
-def counted(inside: float, trials: int, needed: float = 0.99) -> Finding:
-    """What `conclude` makes of counts of independent requests."""
-    low, high = share_interval(inside, trials, needed)
-    sure = low > needed or high < needed
-    outcome = "met" if inside >= needed * trials else "missed"
-    return Finding(
-        P99,
-        outcome,
-        400 if outcome == "met" else 600,
-        trials,
-        trials,
-        inside,
-        needed,
-        low,
-        high,
-        close=not sure,
-    )
-
-
-def maximum(broken: bool) -> Finding:
-    outcome, inside = ("missed", 99) if broken else ("met", 100)
-    return Finding(MAXIMUM, outcome, 20170 if broken else 9000, 100, 100, inside, 1.0)
-
-
-MET, MISSED = counted(1000, 1000), counted(900, 1000)
-CLOSE_MET, CLOSE_MISSED = counted(298, 300), counted(296, 300)
-
-
-def probe(level: float, *findings: Finding, **more) -> Probe:
-    return Probe(level, Evidence(findings), requests=1000, seconds=30.0, **more)
-
-
-def twice(finding: Finding) -> Finding:
-    """Two such probes together: their counts, and the value of each."""
-    both = counted(2 * finding.inside, 2 * finding.trials)
-    return replace(both, value=None, values=(finding.value, finding.value))
-
-
-def run(search: CapacitySearch, server: Callable[[float], Probe]) -> list[float]:
-    """Play a search to its end; the levels it asked for."""
-    asked = []
-    while (level := search.next_level()) is not None:
-        assert search.next_level() == level, "asking changes nothing"
-        asked.append(level)
-        search.take(server(level))
-    return asked
-
-
-def capacity(limit: float) -> Callable[[float], Probe]:
-    return lambda level: probe(level, MET if level <= limit else MISSED)
 
 
 def test_how_a_search_goes():
@@ -117,14 +70,6 @@ def test_the_limit_of_the_search_can_be_met():
     assert answer.broke_first == ()
 
 
-def test_a_limit_that_is_close_is_an_end_like_any_other():
-    search = CapacitySearch(4, limit=4)
-    assert run(search, lambda level: probe(level, CLOSE_MET)) == [4, 4, 4, 2, 3, 3, 3]
-    answer = search.answer
-    assert (answer.level, answer.close, answer.ended) == (4, True, "limit")
-    assert answer.undecided == "that 4 met is close, it takes some 8865 requests"
-
-
 def test_below_a_limit_the_edge_is_found_as_without():
     search = CapacitySearch(limit=20.7)
     assert run(search, capacity(18)) == [1, 2, 4, 8, 16, 20, 18, 19, 19, 12]
@@ -163,75 +108,6 @@ def test_a_wide_bracket_is_halved_by_ratio_and_a_narrow_one_by_difference():
     assert search.next_level() == 8
 
 
-@pytest.mark.parametrize("truth", [1, 2, 3, 11, 15, 31])
-def test_the_miss_that_caps_the_answer_is_looked_at_once_more(truth):
-    search = CapacitySearch()
-    asked = run(search, capacity(truth))
-    assert [level for level in asked if asked.count(level) == 2] == [truth + 1] * 2
-
-
-def test_a_passing_hiccup_does_not_halve_the_answer():
-    hiccup = iter([MISSED])
-
-    def server(level: float) -> Probe:
-        return probe(level, next(hiccup, MET) if level == 4 else MET if level <= 40 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 3, 4, 4, 8, 16, 32, 64, 48, 40, 44, 42, 42, 24]
-    answer = search.answer
-    assert (answer.level, answer.missed_at) == (40, 42)  # within 5 %
-    (four,) = [level for level in answer.levels if level.level == 4]
-    assert (four.outcome, four.close, four.asked) == ("met", True, 3)
-
-
-def test_an_end_that_is_close_is_probed_three_times_and_its_counts_are_pooled():
-    def server(level: float) -> Probe:
-        return probe(level, MET if level < 5 else CLOSE_MET if level == 5 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5, 5, 6, 3]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.close) == (5, 6, True)
-    assert (answer.certain, answer.undecided) == (4, None)
-    (level,) = [level for level in answer.levels if level.level == 5]
-    assert (level.findings[0].trials, level.findings[0].inside) == (900, 894)
-
-
-def test_pooling_ends_the_repeats_as_soon_as_it_decides():
-    open_alone = counted(300, 300)
-    assert open_alone.close
-
-    def server(level: float) -> Probe:
-        return probe(level, open_alone if level <= 5 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 6, 5, 5, 6, 3]
-    assert not search.answer.close
-
-
-def test_close_levels_on_the_way_are_not_repeated():
-    """Only what the answer rests on is worth it: few requests at a low level say enough to go on."""
-    few = counted(50, 50)
-
-    def server(level: float) -> Probe:
-        return probe(level, few if level <= 8 else MET if level <= 24 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 16, 32, 24, 28, 26, 25, 25, 20]
-    assert (search.answer.level, search.answer.close) == (24, False)
-
-
-def test_an_end_that_turns_round_moves_the_search_on():
-    five = iter([CLOSE_MISSED])
-
-    def server(level: float) -> Probe:
-        return probe(level, next(five, MET) if level == 5 else MET if level <= 6 else MISSED)
-
-    search = CapacitySearch(5)
-    assert run(search, server) == [5, 2, 3, 4, 5, 10, 8, 6, 7, 7, 1]
-    assert (search.answer.level, search.answer.missed_at) == (6, 7)
-
-
 def test_the_objective_that_broke_first_is_the_worst_one_of_the_smallest_miss():
     other = Finding(Slo("p99_tpot_ms", "<", 50.0, 99.0), "missed", 200.0, 500, 500, 450, 0.99)
     fine = Finding(Slo("mean_e2el_ms", "<", 1000.0), "met", 900.0, 500)
@@ -252,309 +128,6 @@ def test_a_broken_maximum_needs_no_second_look():
     search = CapacitySearch()
     assert run(search, lambda level: probe(level, maximum(level > 15))) == [1, 2, 4, 8, 16, 12, 14, 15, 10]
     assert search.answer.broke_first == (maximum(True),)
-
-
-def invalid(level: float) -> Probe:
-    return probe(level, MISSED, not_the_load="the client sent requests 900 ms late")
-
-
-def test_an_invalid_client_says_nothing_about_the_server():
-    search = CapacitySearch()
-    assert run(search, lambda level: invalid(level) if level > 6 else probe(level, MET)) == [1, 2, 4, 8, 8]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended, answer.client_limit) == (4, None, "client", 8)
-    assert answer.broke_first == ()
-    assert answer.reason == ("at 8 the client sent requests 900 ms late")
-
-
-def test_an_invalid_client_right_at_the_start():
-    search = CapacitySearch(4)
-    assert run(search, invalid) == [4, 4]
-    assert (search.answer.level, search.answer.client_limit) == (None, 4)
-
-
-def test_a_client_that_was_invalid_once_is_forgiven():
-    first = iter([True])
-
-    def server(level: float) -> Probe:
-        return invalid(level) if level == 8 and next(first, False) else capacity(9)(level)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 8, 16, 12, 10, 9, 10, 6]
-    assert search.answer.level == 9
-
-
-def test_a_degraded_client_counts():
-    search = CapacitySearch()
-    run(search, lambda level: probe(level, MET if level <= 9 else MISSED, client="degraded"))
-    assert search.answer.level == 9
-
-
-def test_an_invalid_repeat_leaves_the_level_to_what_was_told_before():
-    def server(level: float) -> Probe:
-        if level != 2:
-            return probe(level, MET if level < 2 else MISSED)
-        return invalid(2) if any(p.level == 2 for p in search.answer.probes) else probe(2, CLOSE_MET)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 3, 2, 2, 3]
-    assert (search.answer.level, search.answer.close, search.answer.ended) == (2, True, "narrowed")
-
-
-def broken(level: float) -> Probe:
-    return probe(level, MISSED, collapsed="all 12 requests failed, most with connect (refused)")
-
-
-def test_a_collapse_is_a_miss_and_is_approached_from_well_below():
-    search = CapacitySearch()
-    asked = run(search, lambda level: broken(level) if level > 30 else probe(level, MET))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 23, 25, 27, 28, 29, 30, 31, 12, 31]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended) == (30, 31, "narrowed")
-    assert answer.collapsed == "all 12 requests failed, most with connect (refused)"
-
-
-def test_below_a_collapse_an_ordinary_edge_is_found():
-    search = CapacitySearch()
-    server = capacity(19)
-    asked = run(search, lambda level: broken(level) if level > 30 else server(level))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 18, 19, 20, 12]
-    assert (search.answer.level, search.answer.missed_at, search.answer.collapsed) == (19, 20, None)
-
-
-def test_after_two_collapses_in_a_row_one_looks_whether_the_server_is_still_there():
-    search = CapacitySearch()
-    asked = run(search, lambda level: broken(level) if level > 17 else probe(level, MET))
-    assert asked == [1, 2, 4, 8, 16, 32, 20, 16, 17, 18, 12, 18]
-    assert (search.answer.level, search.answer.missed_at, search.answer.ended) == (17, 18, "narrowed")
-
-
-def test_a_server_that_is_gone_ends_the_search():
-    search = CapacitySearch()
-    gone = []
-
-    def server(level: float) -> Probe:
-        gone.extend([True] * (level > 17))
-        return broken(level) if gone else probe(level, MET)
-
-    assert run(search, server) == [1, 2, 4, 8, 16, 32, 20, 16]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended) == (16, 20, "collapsed")
-    assert answer.undecided == "the server broke down at 16, which had met before"
-
-
-def test_a_breakdown_that_does_not_come_again_passed():
-    breakdowns = iter([broken(8)])
-
-    def server(level: float) -> Probe:
-        return next(breakdowns, probe(8, MET)) if level == 8 else probe(level, MET if level <= 9 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 5, 6, 7, 3, 8, 16, 12, 10, 9, 10]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.undecided) == (9, 10, None)
-    (eight,) = [level for level in answer.levels if level.level == 8]
-    assert (eight.outcome, eight.close, eight.collapsed) == ("met", False, None)
-    assert eight.hiccups == ("all 12 requests failed, most with connect (refused)",)
-
-
-@pytest.mark.parametrize("had_met", [True, False])
-def test_a_breakdown_at_the_lowest_level_or_one_that_had_met_is_looked_at_again_at_once(had_met):
-    search = CapacitySearch()
-    if had_met:
-        search.take(probe(1, CLOSE_MET))
-    search.take(broken(1))
-    assert search.next_level() == 1
-    search.take(probe(1, MET))
-    assert search.next_level() == 2
-    assert search.answer.levels[0].hiccups
-
-
-def with_hiccup() -> Finding:
-    return replace(MISSED, hiccup=Hiccup(90, 100, 3.0))
-
-
-def test_a_hiccup_is_set_aside_when_its_repeat_has_none():
-    hiccups = iter([with_hiccup()])
-
-    def server(level: float) -> Probe:
-        return probe(level, next(hiccups, MET) if level == 12 else MET if level <= 14 else MISSED)
-
-    search = CapacitySearch()
-    assert run(search, server) == [1, 2, 4, 8, 16, 12, 12, 14, 15, 15, 10]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.close) == (14, 15, False)
-    (twelve,) = [level for level in answer.levels if level.level == 12]
-    assert (twelve.outcome, twelve.close, twelve.asked) == ("met", False, 2)
-    assert twelve.hiccups == (
-        "90 of the 100 requests outside were under way in one stretch of 3.0 s for p99_ttft_ms<500",
-    )
-
-
-def test_what_comes_again_is_no_hiccup():
-    search = CapacitySearch()
-    asked = run(search, lambda level: probe(level, with_hiccup() if level > 8 else MET))
-    assert asked == [1, 2, 4, 8, 16, 16, 12, 12, 10, 10, 9, 9, 6]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.close, answer.undecided) == (8, 9, False, None)
-    assert all(level.hiccups == () for level in answer.levels)
-
-
-def test_a_bad_island_below_the_answer_is_looked_for_in_the_widest_gap():
-    search = CapacitySearch()
-    asked = run(search, lambda level: probe(level, MISSED if level in (10, 11) or level > 12 else MET))
-    assert asked == [1, 2, 4, 8, 16, 12, 14, 13, 13, 10, 10, 12, 9]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.undecided) == (9, 10, None)
-    assert [level.level for level in answer.levels if level.outcome == "met"] == [1, 2, 4, 8, 9, 12]
-
-
-def blurred(surely: int, possibly: int) -> Finding:
-    low, high = share_interval(surely, 1000, 0.99)[0], share_interval(possibly, 1000, 0.99)[1]
-    return replace(
-        CLOSE_MET, trials=1000, worth=1000, inside=995, low=low, high=high, least=surely, most=possibly
-    )
-
-
-def test_a_client_whose_error_leaves_both_outcomes_open_cannot_tell():
-    search = CapacitySearch()
-    assert run(search, lambda level: probe(level, blurred(900, 1000) if level > 2 else MET)) == [1, 2, 4, 4]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended, answer.client_limit) == (2, None, "client", 4)
-    assert answer.undecided == (
-        "at 4 the client's own error leaves it open whether p99_ttft_ms<500 is met: 90 to 100 % of requests "
-        "were inside, 99 % needed"
-    )
-
-
-def test_however_small_an_error_that_changes_the_outcome_steers_no_search():
-    """989 to 990 of 1000, and the sample itself leaves open 97.9 to 99.5 %."""
-    search = CapacitySearch()
-    assert run(search, lambda level: probe(level, blurred(989, 990) if level > 2 else MET)) == [1, 2, 4, 4]
-    assert search.answer.ended == "client"
-
-
-def test_probes_that_only_together_leave_it_to_the_clients_error_say_so():
-    """1991 to 1995 of 2 x 1000 in the first, 984 to 988 in the second: 1979 to 1983 of 2000, 1980 needed."""
-    sure = replace(counted(995, 1000), least=995, most=995)
-    missed = replace(counted(984, 1000), least=984, most=988)
-    search = CapacitySearch(1, limit=1)
-    search.take(probe(1, sure))
-    search.take(probe(1, missed))
-    assert search.answer.levels[0].findings[0].torn
-    while search.next_level() is not None:
-        search.take(probe(1, sure))
-        search.take(probe(1, missed))
-    assert search.answer.undecided == (
-        "at 1 the client's own error leaves it open whether p99_ttft_ms<500 is met: 98.95 to 99.15 % of "
-        "requests were inside, 99 % needed"
-    )
-
-
-def test_an_error_that_changes_nothing_is_none():
-    search = CapacitySearch()
-    surely_met = replace(MET, least=999, most=1000)
-    surely_missed = replace(MISSED, least=800, most=940)
-    run(search, lambda level: probe(level, surely_met if level <= 5 else surely_missed))
-    assert (search.answer.level, search.answer.undecided) == (5, None)
-
-
-def test_an_answer_of_too_few_requests_is_undecided():
-    few = counted(50, 50)
-    search = CapacitySearch()
-    asked = run(search, lambda level: probe(level, few if level <= 8 else MISSED))
-    assert asked == [1, 2, 4, 8, 16, 12, 10, 9, 8, 8, 9]
-    answer = search.answer
-    assert (answer.level, answer.certain) == (8, None)
-    (eight,) = [level for level in answer.levels if level.level == 8]
-    assert (eight.close, eight.few) == (True, True)
-    (finding,) = eight.findings
-    assert (
-        answer.undecided == f"that 8 met comes from too few requests, it takes some {finding.takes} requests"
-    )
-    assert share_interval(finding.takes, finding.takes, 0.99)[0] > 0.99
-    assert 400 < finding.takes < 450
-
-
-def test_a_miss_of_too_few_requests_says_so_and_how_many_would_do():
-    few = counted(0, 1)
-    search = CapacitySearch()
-    assert run(search, lambda level: probe(level, few)) == [1, 1, 1]
-    (one,) = search.answer.levels
-    (finding,) = one.findings
-    assert one.few
-    assert search.answer.undecided == (
-        f"that 1 missed comes from too few requests, it takes some {finding.takes} requests"
-    )
-
-
-def test_what_was_broken_off_is_undecided():
-    search = CapacitySearch()
-    search.take(probe(1, MET))
-    assert search.answer.undecided == "the search was broken off before its end"
-
-
-def test_a_start_that_collapses_again_ends_the_search():
-    search = CapacitySearch()
-    assert run(search, broken) == [1, 1]
-    answer = search.answer
-    assert (answer.level, answer.missed_at, answer.ended, answer.undecided) == (None, 1, "collapsed", None)
-    assert answer.reason == "the server broke down at once, at 1"
-    search = CapacitySearch(8)
-    assert run(search, broken) == [8, 4]
-    assert search.answer.undecided == "the server broke down at once, at 4"
-
-
-def test_an_invalid_client_cannot_accuse_the_server_of_a_collapse():
-    search = CapacitySearch()
-    search.take(probe(1, MET))
-    search.take(probe(2, MISSED, collapsed="all failed", not_the_load="late"))
-    assert search.next_level() == 2
-
-
-def test_levels_in_the_wrong_order_are_both_probed_once_more_and_the_lower_is_believed():
-    search = CapacitySearch()
-    for level, finding in ((8, MET), (16, MET), (32, MISSED), (12, MISSED)):
-        search.take(probe(level, finding))
-    assert search.next_level() == 12
-    search.take(probe(12, MISSED))
-    assert search.next_level() == 16
-    search.take(probe(16, MET))
-    assert (search.answer.level, search.answer.missed_at) == (8, 12)
-    assert search.next_level() == 10
-    search.take(probe(10, MET))
-    search.take(probe(11, MET))
-    assert search.next_level() is None
-    assert (search.answer.level, search.answer.missed_at) == (11, 12)
-
-
-def test_a_wrong_order_that_was_noise_dissolves():
-    search = CapacitySearch()
-    for level, finding in ((8, MET), (16, MET), (32, MISSED), (12, CLOSE_MISSED), (12, MET)):
-        search.take(probe(level, finding))
-    assert search.next_level() == 24
-    search = CapacitySearch()
-    for level, finding in ((8, MET), (16, CLOSE_MET), (32, MISSED), (12, MISSED), (12, MISSED), (16, MISSED)):
-        search.take(probe(level, finding))
-    assert search.next_level() == 10
-
-
-def test_probes_that_contradict_each_other_are_decided_by_most_of_them_and_in_doubt_missed():
-    def level_of(*findings: Finding):
-        search = CapacitySearch()
-        for finding in findings:
-            search.take(probe(1, finding))
-        return search.answer.levels[0]
-
-    for findings, outcome in (
-        ((MET, MISSED), "missed"),
-        ((MISSED, MET, MET), "met"),
-        ((MET, MISSED, MISSED), "missed"),
-    ):
-        level = level_of(*findings)
-        assert (level.outcome, level.close) == (outcome, True)
-        assert bool(level.missed) == (outcome == "missed")
-    assert level_of(maximum(True), maximum(False), maximum(False)).outcome == "missed"
 
 
 def test_an_answer_can_be_read_at_any_time():

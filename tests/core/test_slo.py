@@ -301,6 +301,12 @@ def test_no_failures_are_said_with_the_requests_that_were_dropped():
         "failed==0 is met: 0, though 2 more were dropped, never sent (to gate them: dropped==0)"
     )
     assert evaluate(parse_slo("dropped==0"), with_unsent(1.0, 2.0)).outcome == "missed"
+    unsent = Recording()
+    for _ in range(2):
+        unsent.add(RequestRecord(0, "s", "p", "dropped", 0.0, ended_s=1.0))
+    assert evaluate(parse_slo("failed==0"), summarize(unsent)).sentence == (
+        "failed==0 is undetermined: no request was answered in the measured window: 2 were never sent"
+    )
     assert evaluate(parse_slo("dropped==0"), with_unsent()).outcome == "met"
 
 

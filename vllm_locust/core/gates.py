@@ -180,7 +180,7 @@ def _too_few_inside(finding: Finding) -> str:
     if failed and needed == 1.0:
         return f"{failed} of {trials} requests failed"
     if failed > (1 - needed) * trials:
-        part = failed / trials * 100
-        return f"{part:.1f} % of the requests failed, so {100 - part:.1f} % at most were inside"
+        inside = percent(trials - failed, trials)
+        return f"{round(100 - inside, 2):g} % of the requests failed, so {inside:g} % at most were inside"
     failures = f"{failed} of {trials} requests failed: " if failed else ""
     return failures + ", ".join(shares(finding.inside or 0.0, trials, needed))

@@ -227,7 +227,7 @@ def evaluate(
     on who measured.
     """
     known = evaluate_known(slo, summary, in_order, client)
-    if known.value is None:
+    if known.value is None or (slo.about_failures and known.outcome == "undetermined"):
         return known
     if unsent := unsent_of(slo, summary):
         if slo.about_failures:
