@@ -29,8 +29,9 @@ READ, WRITE = 1, 2
 _READ_SIZE = 65536
 _NANO = 1e-9
 _CONNECTING = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK)
-# After so many reads packets are counted, however busy the loop is.
+# After so many reads packets are counted, however busy the loop is, and where so much depends on it.
 _MOST_UNPROVEN = 16
+_MUCH_S = 0.005
 
 
 class Receiver(Protocol):
@@ -249,7 +250,7 @@ class Connection:
                     data, arrival_s, now - arrival_s, end_bound_s, end_bound_s if at_once else bound_s
                 )
                 # A busy loop reads much in a round, so that counting costs it next to nothing.
-                if pulse.reads == 1 or self._reads >= self._count_at:
+                if pulse.reads == 1 or bound_s > _MUCH_S or self._reads >= self._count_at:
                     self.count_packets()
                 return
         self._tell_as_read(data, now, earliest_s, exact, arrival_s)
