@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.locust_command import ROOT, free_port
+from tests.real.adapters import ADAPTERS, RANK, write_adapter
 from tests.real.browser import Browser, browsing
 
 START_LIMIT_S = 900.0
@@ -24,7 +25,7 @@ START_LIMIT_S = 900.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whichever test comes first waits for the server, beside its own time limit."""
     for item in items:
-        if {"vllm_url", "dev_vllm"} & set(getattr(item, "fixturenames", ())):
+        if {"vllm_url", "small_vllm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(START_LIMIT_S + 300))
 
 
@@ -38,8 +39,11 @@ def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class DevVllm:
-    """A vLLM in its development mode, which lets anybody abort its requests, and with a profiler."""
+class SmallVllm:
+    """A vLLM with 36 blocks of 128 tokens, a slot for one LoRA adapter and a profiler.
+
+    It is in its development mode, which lets anybody pause it and abort its requests.
+    """
 
     url: str
     traces: Path
@@ -47,12 +51,15 @@ class DevVllm:
 
 
 @pytest.fixture(scope="session")
-def dev_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevVllm]:
-    folder = tmp_path_factory.mktemp("dev-vllm")
+def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallVllm]:
+    folder = tmp_path_factory.mktemp("small-vllm")
     traces = folder / "traces"
     profiler = {"profiler": "torch", "torch_profiler_dir": str(traces), "torch_profiler_with_stack": False}
-    with serving(folder, "--profiler-config", json.dumps(profiler), VLLM_SERVER_DEV_MODE="1") as url:
-        yield DevVllm(url, traces)
+    modules = [f"{name}={write_adapter(folder / name)}" for name in ADAPTERS]
+    lora = ("--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK), "--lora-modules", *modules)
+    options = ("--num-gpu-blocks-override", "36", "--profiler-config", json.dumps(profiler), *lora)
+    with serving(folder, *options, VLLM_SERVER_DEV_MODE="1") as url:
+        yield SmallVllm(url, traces)
 
 
 @pytest.fixture(scope="session")

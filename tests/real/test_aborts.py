@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.locust_command import assert_ended_with, assert_nothing_is_lost, started, wait_until
-from tests.real.conftest import DevVllm
+from tests.real.conftest import SmallVllm
 
 RUNNING = "vllm:num_requests_running"
 
@@ -26,17 +26,17 @@ def post(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/abort_requests", "/pause?mode=abort"])
-def test_what_the_server_aborts_has_failed(dev_vllm: DevVllm, path: str, tmp_path: Path) -> None:
+def test_what_the_server_aborts_has_failed(small_vllm: SmallVllm, path: str, tmp_path: Path) -> None:
     options = ("--headless", "-u", "4", "-r", "4", "--num-prompts", "4", "--max-tokens", "3000")
-    run = ("--host", dev_vllm.url, "--scenario", "ss", "--slo", "failed==0", *options)
+    run = ("--host", small_vllm.url, "--scenario", "ss", "--slo", "failed==0", *options)
     try:
         with started(*run, folder=tmp_path) as locust:
-            wait_until(lambda: running(dev_vllm.url) == 4, "four requests are being answered")
-            post(dev_vllm.url + path)
+            wait_until(lambda: running(small_vllm.url) == 4, "four requests are being answered")
+            post(small_vllm.url + path)
             outcome = locust.wait()
     finally:
         with suppress(HTTPError):
-            post(f"{dev_vllm.url}/resume")
+            post(f"{small_vllm.url}/resume")
     assert_ended_with(3, outcome)
     assert_nothing_is_lost(outcome)
     assert {request["outcome"] for request in outcome.requests} == {"server_error_event"}

@@ -1,13 +1,8 @@
 """What holds requests up in a real vLLM where looks suggest another limit: the report names none alone."""
 
 import csv
-import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
-
-import pytest
 
 from tests.locust_command import (
     Outcome,
@@ -17,51 +12,9 @@ from tests.locust_command import (
     started,
     wait_until,
 )
-from tests.real.conftest import START_LIMIT_S, serving
+from tests.real.adapters import ADAPTERS
+from tests.real.conftest import SmallVllm
 from vllm_locust.report.waiting import CAUSES, describe_waiting
-
-pytestmark = pytest.mark.timeout(START_LIMIT_S + 300)
-
-ADAPTERS = ("law", "medicine")
-RANK = 8
-HIDDEN, LAYERS = 128, 2
-"""Of the tiny model."""
-
-
-@pytest.fixture(scope="module")
-def small_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM with 36 blocks of 128 tokens and a slot for one LoRA adapter, which anybody may pause."""
-    folder = tmp_path_factory.mktemp("small-vllm")
-    modules = [f"{name}={adapter(folder / name)}" for name in ADAPTERS]
-    lora = ("--enable-lora", "--max-loras", "1", "--max-lora-rank", str(RANK), "--lora-modules", *modules)
-    with serving(folder, "--num-gpu-blocks-override", "36", *lora, VLLM_SERVER_DEV_MODE="1") as url:
-        yield url
-
-
-def adapter(folder: Path) -> Path:
-    """A LoRA adapter of zeros, which changes nothing, in the files that PEFT writes."""
-    folder.mkdir()
-    config = {
-        "peft_type": "LORA",
-        "r": RANK,
-        "lora_alpha": RANK,
-        "target_modules": ["q_proj"],
-        "bias": "none",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "CAUSAL_LM"}))
-    size = 4 * RANK * HIDDEN
-    layers = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(LAYERS)]
-    shapes = {"lora_A": [RANK, HIDDEN], "lora_B": [HIDDEN, RANK]}
-    names = [(f"{layer}.{part}.weight", shape) for layer in layers for part, shape in shapes.items()]
-    header = json.dumps(
-        {
-            name: {"dtype": "F32", "shape": shape, "data_offsets": [place * size, (place + 1) * size]}
-            for place, (name, shape) in enumerate(names)
-        }
-    ).encode()
-    weights = struct.pack("<Q", len(header)) + header + bytes(size * len(names))
-    (folder / "adapter_model.safetensors").write_bytes(weights)
-    return folder
 
 
 def said(outcome: Outcome) -> str:
@@ -75,10 +28,10 @@ def said(outcome: Outcome) -> str:
     return sentences
 
 
-def test_memory_that_holds_one_request_has_room_to_see(small_vllm: str, tmp_path: Path) -> None:
+def test_memory_that_holds_one_request_has_room_to_see(small_vllm: SmallVllm, tmp_path: Path) -> None:
     """25 of 36 blocks: the next request does not fit, though 30 % of the cache is free."""
     outcome = run_locust(
-        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm.url, "--server-metrics-url", small_vllm.url,
         "--server-metrics-interval", "0.2", "--scenario", "random", "--endpoint-type", "completions",
         "--input-len", "3000", "--max-tokens", "150", "--num-prompts", "6", folder=tmp_path / "results",
     )  # fmt: skip
@@ -89,10 +42,10 @@ def test_memory_that_holds_one_request_has_room_to_see(small_vllm: str, tmp_path
     assert "memory, a place in the batch" in sentences
 
 
-def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: Path) -> None:
+def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: SmallVllm, tmp_path: Path) -> None:
     """Memory and batch have places: while one adapter is asked, requests for the other are passed over."""
     outcome = run_locust(
-        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm.url, "--server-metrics-url", small_vllm.url,
         "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "300", "--num-prompts", "12",
         "--lora-modules", *ADAPTERS, "--lora-assignment", "round-robin", folder=tmp_path / "results",
     )  # fmt: skip
@@ -103,21 +56,21 @@ def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: str, tmp_path: 
     assert "a slot of a LoRA adapter that is not free" in sentences
 
 
-def test_a_server_that_rests_is_said_to_lack_nothing(small_vllm: str, tmp_path: Path) -> None:
+def test_a_server_that_rests_is_said_to_lack_nothing(small_vllm: SmallVllm, tmp_path: Path) -> None:
     """It counts nothing meanwhile, neither what waits nor what runs: its last figures stay."""
     results = tmp_path / "results"
     looks = results / "server_metrics.csv"
     with started(
-        "--headless", "-u", "4", "-r", "4", "--host", small_vllm, "--server-metrics-url", small_vllm,
+        "--headless", "-u", "4", "-r", "4", "--host", small_vllm.url, "--server-metrics-url", small_vllm.url,
         "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "20", folder=results,
     ) as locust:  # fmt: skip
         wait_until(lambda: len(set(tokens_at(looks))) > 1, "the first answers")
-        post(f"{small_vllm}/pause?mode=wait")
+        post(f"{small_vllm.url}/pause?mode=wait")
         try:
             wait_until(lambda: rests(tokens_at(looks)), "ten looks at which nothing had changed")
             at_rest = tokens_at(looks)[-1]
         finally:
-            post(f"{small_vllm}/resume")
+            post(f"{small_vllm.url}/resume")
         wait_until(lambda: tokens_at(looks)[-1] > at_rest, "answers after the pause")
         outcome = locust.stop()
     assert_ended_well(outcome)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.locust_command import assert_nothing_is_lost, run_locust
-from tests.real.conftest import DevVllm
+from tests.real.conftest import SmallVllm
 
 LOAD = ("--headless", "-u", "2", "-r", "2", "--scenario", "ss", "--max-tokens", "8", "--profiler")
 CLOCKS_S = 0.5
@@ -28,10 +28,10 @@ def seconds_of(trace: Path) -> tuple[float, float] | None:
     )
 
 
-def test_a_trace_of_vllm_is_of_the_window(dev_vllm: DevVllm, tmp_path: Path) -> None:
+def test_a_trace_of_vllm_is_of_the_window(small_vllm: SmallVllm, tmp_path: Path) -> None:
     """It has all that was asked and answered while the profiler ran, and nothing of the warm-up."""
     outcome = run_locust(
-        *LOAD, "--host", dev_vllm.url, "-t", "4s", "--warmup", "2s", folder=tmp_path / "results"
+        *LOAD, "--host", small_vllm.url, "-t", "4s", "--warmup", "2s", folder=tmp_path / "results"
     )
     ended_s = time.time()
     assert_nothing_is_lost(outcome)
@@ -39,7 +39,7 @@ def test_a_trace_of_vllm_is_of_the_window(dev_vllm: DevVllm, tmp_path: Path) -> 
     assert session["problem"] is None, outcome.text
 
     began_s = datetime.fromisoformat(outcome.summary["date"]).timestamp()
-    (traced,) = filter(None, map(seconds_of, dev_vllm.traces.glob("*.trace.json.gz")))
+    (traced,) = filter(None, map(seconds_of, small_vllm.traces.glob("*.trace.json.gz")))
     first_s, last_s = (at_s - began_s for at_s in traced)
     assert outcome.summary["start_s"] - CLOCKS_S <= first_s <= last_s <= ended_s - began_s
     for request in outcome.requests:
