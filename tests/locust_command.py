@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,6 +114,10 @@ class LocustProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    def wait_for_its_word(self, words: str) -> None:
+        """Return once it has said this to stderr."""
+        wait_until(lambda: words in self.process.stderr, words)
+
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 
@@ -144,6 +148,13 @@ def run_locust(*options: str, folder: Path, locustfile: str = "chat.py", limit_s
     """A run from start to end."""
     with started(*options, folder=folder, locustfile=locustfile) as run:
         return run.wait(limit_s)
+
+
+def first_calm(runs: Iterable[Outcome], is_calm: Callable[[Outcome], bool]) -> Outcome:
+    """The first run that the machine did not disturb, by the run's own word."""
+    calm = next((outcome for outcome in runs if is_calm(outcome)), None)
+    assert calm is not None, "this machine disturbs every run"
+    return calm
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class Fork:
         self.wait(timeout)
         return self._output
 
+    @property
+    def stderr(self) -> str:
+        """What it has written there so far."""
+        return os.pread(self._outputs[1], 1 << 20, 0).decode()
+
     @cached_property
     def _output(self) -> tuple[str, str]:
         self._status.close()

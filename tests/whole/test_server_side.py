@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -25,6 +25,7 @@ from tests.locust_command import (
     assert_nothing_is_lost,
     column,
     counters,
+    first_calm,
     free_port,
     growth,
     in_processes,
@@ -36,6 +37,8 @@ from tests.locust_command import (
 from vllm_locust.observe.addresses import DEFAULT_PORT
 
 BOTH_SIDES = ("--server-metrics-interval", "0.2")
+MANY = 8
+"""Of so many runs one is calm, however busy the machine is."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -100,22 +103,33 @@ class Prometheus:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_summary_exporter_and_server_agree(own_server: Simulator, tmp_path: Path, processes: int) -> None:
-    port, before = free_port(), counters(own_server.url)
-    with Prometheus(port) as prometheus:
-        outcome = run_locust(
-            *on(own_server), *in_processes(processes), "--scenario", "ss:1,ll:1", "--num-prompts", "40",
-            "--max-tokens", "30", "--goodput", "ttft:1000", "--exporter-port", str(port),
-            folder=tmp_path / "results",
-        )  # fmt: skip
-    assert_ended_well(outcome)
-    assert_the_exporter_counts_alike(prometheus, outcome)
-    assert "The Server's Side" in outcome.stdout
+    before = {}
+
+    def runs() -> Iterator[Outcome]:
+        for number in range(MANY):
+            before.update(counters(own_server.url))
+            port = free_port()
+            with Prometheus(port) as prometheus:
+                outcome = run_locust(
+                    *on(own_server), *in_processes(processes), "--scenario", "ss:1,ll:1",
+                    "--num-prompts", "40", "--max-tokens", "30", "--goodput", "ttft:1000",
+                    "--exporter-port", str(port), folder=tmp_path / str(number),
+                )  # fmt: skip
+            assert_ended_well(outcome)
+            assert_the_exporter_counts_alike(prometheus, outcome)
+            assert "The Server's Side" in outcome.stdout
+            yield outcome
+
+    outcome = first_calm(runs(), told_in_time_how_it_stood)
     rows = table(outcome)
-    if float(rows[0]["time_s"]) > min(column(outcome.requests, "sent_s")):
-        pytest.skip("this machine is too busy: the server did not tell in time how it stood before the load")
     assert_the_server_agrees(outcome, growth(before, counters(own_server.url)))
     assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
     assert max(float(row["running"]) for row in rows) == outcome.summary["server"]["requests_running_peak"]
+
+
+def told_in_time_how_it_stood(outcome: Outcome) -> bool:
+    """Whether the server was asked before the load."""
+    return float(table(outcome)[0]["time_s"]) <= min(column(outcome.requests, "sent_s"))
 
 
 def assert_the_exporter_counts_alike(prometheus: Prometheus, outcome: Outcome) -> None:
@@ -168,11 +182,22 @@ def test_each_step_has_its_own_server_side(own_server: Simulator, tmp_path: Path
     one, four = outcome.summary["phases"]
     assert one["server"]["requests_running_peak"] == 1
     assert 1 <= four["server"]["requests_running_peak"] <= 4
-    # The borders are known to about an answer's time.
     for step in (one, four):
-        assert step["server"]["requests_finished"] == pytest.approx(step["completed"], rel=0.35, abs=8)
+        least, most = finished_in(step, table(outcome))
+        assert least <= step["server"]["requests_finished"] <= most
+        assert least - step["users"] <= step["completed"] <= most + step["users"]
     total = outcome.summary["server"]["requests_finished"]
     assert total == one["server"]["requests_finished"] + four["server"]["requests_finished"]
+
+
+def finished_in(step: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """How many requests the server finished in the window of a step, at least and at most, by its looks."""
+    looks = [(float(row["time_s"]), float(row["requests_finished_total"])) for row in rows]
+    start_s, end_s = step["start_s"], step["end_s"]
+    inside = [count for at_s, count in looks if start_s <= at_s <= end_s]
+    before = [count for at_s, count in looks if at_s < start_s]
+    behind = [count for at_s, count in looks if at_s > end_s]
+    return max(inside, default=0) - min(inside, default=0), min(behind) - max(before)
 
 
 def test_a_server_without_metrics_is_said_once(own_server: Simulator, tmp_path: Path) -> None:
@@ -329,6 +354,7 @@ def behind_a_balancer(own_server: Simulator, tmp_path: Path, metrics: str | None
 
     Metrics are asked of the balancer, too, unless an address is given for them.
     """
+    tmp_path.mkdir(exist_ok=True)
     with (
         simulator(tmp_path, "--served-model-name", "tiny") as other,
         balancer(own_server.url, other.url) as url,
@@ -356,13 +382,19 @@ def test_of_servers_behind_a_balancer_of_connections_nothing_is_shown(
 
 
 def test_of_one_of_two_servers_nothing_is_shown(own_server: Simulator, tmp_path: Path) -> None:
-    outcome = behind_a_balancer(own_server, tmp_path, metrics=own_server.url)
+    folders = (tmp_path / str(number) for number in range(MANY))
+    runs = (behind_a_balancer(own_server, folder, metrics=own_server.url) for folder in folders)
+    outcome = first_calm(runs, was_asked_throughout)
     server = outcome.summary["server"]
-    if server["first_look_late_s"] or server["covered_s"] < 0.8 * outcome.summary["duration"]:
-        pytest.skip("this machine is too busy: what the server was not asked of may be what it lacks")
     assert server["partial"]
     assert_nothing_is_shown(server)
     assert "So its numbers are of a part of the load, and are left out." in outcome.stdout
+
+
+def was_asked_throughout(outcome: Outcome) -> bool:
+    """Else it may lack what it was not asked of."""
+    server = outcome.summary["server"]
+    return not server["first_look_late_s"] and server["covered_s"] >= 0.8 * outcome.summary["duration"]
 
 
 def table(outcome: Outcome) -> list[Mapping[str, Any]]:
