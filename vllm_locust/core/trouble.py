@@ -104,6 +104,7 @@ def finish_reason(choice: Mapping[str, Any]) -> str | None:
     return None if not reason or bare_reason(str(reason)) in _NOT_YET else str(reason)
 
 
+@lru_cache(256)
 def bare_reason(reason: str) -> str:
     """A finish reason without what only its spelling adds: "FINISH_REASON_STOP", "FinishReason.STOP"."""
     return plain(reason).removeprefix("finishreason")
