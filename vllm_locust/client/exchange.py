@@ -312,7 +312,6 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
     """
     connection.receiver = exchange
     contradictions, upsets = connection.contradictions, connection.upsets
-    connection.reads.clear()
     began_s = perf_counter()
     try:
         try:
@@ -329,6 +328,7 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         exchange.contradictions = connection.contradictions - contradictions
         if connection.upsets > upsets:
             exchange.distrust(connection.reads)
+        connection.reads.clear()  # not before sending, which would be late by it
         connection.receiver = None
         reusable = exchange.complete and exchange.keep_alive and exchange.answer.failure is None
         if not reusable or connection.sending:
