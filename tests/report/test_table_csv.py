@@ -28,7 +28,7 @@ def a_summary() -> dict[str, Any]:
     recording = Recording()
     for index in range(400):
         sent_s = index * 0.05
-        recording.add(an_ok(sent_s, arrivals_s=sent_s + np.cumsum(random.gamma(2, 0.1, 3))))
+        recording.add(an_ok(sent_s, arrivals_s=(sent_s + np.cumsum(random.gamma(2, 0.1, 3))).tolist()))
     return json.loads(json.dumps(summarize(recording)))
 
 
