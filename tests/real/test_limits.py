@@ -33,7 +33,7 @@ def test_memory_that_holds_one_request_has_room_to_see(small_vllm: SmallVllm, tm
     outcome = run_locust(
         "--headless", "-u", "4", "-r", "4", "--host", small_vllm.url, "--server-metrics-url", small_vllm.url,
         "--server-metrics-interval", "0.2", "--scenario", "random", "--endpoint-type", "completions",
-        "--input-len", "3000", "--max-tokens", "150", "--num-prompts", "6", folder=tmp_path / "results",
+        "--input-len", "3000", "--max-tokens", "150", "--num-prompts", "4", folder=tmp_path / "results",
     )  # fmt: skip
     sentences = said(outcome)
     (engine,) = outcome.summary["server"]["engines"]
@@ -46,7 +46,7 @@ def test_requests_that_wait_for_a_slot_of_an_adapter(small_vllm: SmallVllm, tmp_
     """Memory and batch have places: while one adapter is asked, requests for the other are passed over."""
     outcome = run_locust(
         "--headless", "-u", "4", "-r", "4", "--host", small_vllm.url, "--server-metrics-url", small_vllm.url,
-        "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "300", "--num-prompts", "12",
+        "--server-metrics-interval", "0.2", "--scenario", "ss", "--max-tokens", "100", "--num-prompts", "8",
         "--lora-modules", *ADAPTERS, "--lora-assignment", "round-robin", folder=tmp_path / "results",
     )  # fmt: skip
     sentences = said(outcome)
