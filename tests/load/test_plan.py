@@ -217,6 +217,15 @@ def test_in_an_open_loop_nobody_is_handed_anything() -> None:
     assert dealer.asked == []
 
 
+def test_an_open_loop_goes_on_when_a_process_has_lost_its_last_user() -> None:
+    """Locust moves users to processes that come late, and requests are sent when they are due."""
+    dealer = Dealer()
+    plan = planned(dealer)
+    plan.begin(Phase(0, 0, "a", rate="10"), 0.0)
+    plan.abandon()
+    assert dealer.idles == []
+
+
 def test_without_a_stock_the_next_indices_are_those_behind_the_last_one() -> None:
     dealer = Dealer()
     plan = planned(dealer)

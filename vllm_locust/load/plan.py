@@ -169,7 +169,7 @@ class Plan:
         if self._unfinished.get(number, 0) or self._stopped:
             return
         phase = self._phase
-        current = phase is not None and phase.number == number
+        current = phase is not None and phase.number == number and not phase.open_loop
         if number in self._over or (current and self._used_up and not self._stock):
             self._dealer.idle(number)
 
