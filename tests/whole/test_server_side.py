@@ -23,7 +23,6 @@ from tests.locust_command import (
     assert_ended_well,
     assert_ended_with,
     assert_nothing_is_lost,
-    column,
     counters,
     first_calm,
     free_port,
@@ -120,16 +119,17 @@ def test_summary_exporter_and_server_agree(own_server: Simulator, tmp_path: Path
             assert "The Server's Side" in outcome.stdout
             yield outcome
 
-    outcome = first_calm(runs(), told_in_time_how_it_stood)
+    outcome = first_calm(runs(), lambda outcome: stood_so(before, table(outcome)[0]))
     rows = table(outcome)
     assert_the_server_agrees(outcome, growth(before, counters(own_server.url)))
     assert float(rows[-1]["generation_tokens_total"]) - float(rows[0]["generation_tokens_total"]) == 1200
     assert max(float(row["running"]) for row in rows) == outcome.summary["server"]["requests_running_peak"]
 
 
-def told_in_time_how_it_stood(outcome: Outcome) -> bool:
-    """Whether the server was asked before the load."""
-    return float(table(outcome)[0]["time_s"]) <= min(column(outcome.requests, "sent_s"))
+def stood_so(before: Mapping[str, float], look: Mapping[str, Any]) -> bool:
+    """Whether the server was looked at before it had anything of the load."""
+    idle = float(look["running"]) == float(look["waiting"]) == 0
+    return idle and float(look["prompt_tokens_total"]) == before.get("vllm:prompt_tokens_total", 0.0)
 
 
 def assert_the_exporter_counts_alike(prometheus: Prometheus, outcome: Outcome) -> None:
