@@ -204,8 +204,8 @@ def test_the_client_could_not_go_on():
     text = render_answer(answer, "users")
     assert re.search(r"^ +2 +8 .* unknown ", text, re.MULTILINE)
     assert in_words(answer) == (
-        "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "
-        "is: at 8 the client could not send 200 of 1200 requests."
+        "4 users met all objectives; whether a larger load does was not found out. So it cannot be told "
+        "what the largest load is: at 8 the client could not send 200 of 1200 requests."
     )
 
 
@@ -226,8 +226,8 @@ def test_what_was_never_sent_has_a_column_and_a_word():
 
 def test_the_search_was_broken_off():
     assert in_words(taken(probe(4, FINE), start=4)) == (
-        "4 users met all objectives; no larger load was measured. So it cannot be told what the largest load "
-        "is: the search was broken off before its end."
+        "4 users met all objectives; whether a larger load does was not found out. So it cannot be told "
+        "what the largest load is: the search was broken off before its end."
     )
 
 

@@ -155,7 +155,7 @@ def _torn(share: _Share, value: float, numbers: Mapping[str, Any]) -> str:
     slo = share.finding.slo
     error = share.finding.possibly - share.finding.surely > share.unsent + share.unpaced
     shown = own_error(slo, value, numbers) if error else slo.shown(value)
-    return f"{shown}{f' without {share.not_known}' if share.not_known else ''}: {share.between}"
+    return f"{shown}{f', leaving out {share.not_known}' if share.not_known else ''}: {share.between}"
 
 
 def _against_the_value(finding: Finding, outcome: Outcome, value: float) -> str:

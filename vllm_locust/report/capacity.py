@@ -157,12 +157,12 @@ def _headline(answer: Mapping[str, Any], unit: str) -> str:
     if not answer["levels"]:
         return "No probe came to its end."
     if level is None and missed_at is None:
-        return "No load was measured."
+        return "Of no load can it be told whether it met all objectives."
     if level is None:
         return f"No load met all objectives: even {missed}." if answer["ended"] == "none" else f"{missed}."
     if answer["ended"] not in _FULL_ENDS:
         text = f"{_amount(level, unit)} met all objectives"
-        return f"{text}; {missed}." if missed else f"{text}; no larger load was measured."
+        return f"{text}; {missed}." if missed else f"{text}; whether a larger load does was not found out."
     sure = answer["undecided"] is None
     if answer["ended"] == "limit" and not sure:
         return f"{_amount(level, unit)}, the limit of the search, met all objectives as far as could be told."
