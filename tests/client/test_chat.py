@@ -247,6 +247,24 @@ def test_a_connection_closed_under_the_request_is_tried_once_more(asker: Callabl
     assert it.server.connections == 2
 
 
+def test_a_close_that_crossed_the_request_and_was_noticed_late_did_so_all_the_same(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no time to cross in, the close counts only where it may have come before the request went out."""
+    it = asker(ANSWER, [HANG_UP], ANSWER)
+    it.ask()
+    send = connection.Connection.send
+
+    def send_and_be_busy(self: connection.Connection, data: bytes) -> None:
+        send(self, data)
+        while it.server.connected and len(it.server.requests) < 3:
+            burn(0.001)
+
+    monkeypatch.setattr(chat, "_CROSSING_S", 0.0)
+    monkeypatch.setattr(connection.Connection, "send", send_and_be_busy)
+    assert it.ask().record.outcome == "ok"
+
+
 def test_connection_close_is_honoured(asker: Callable[..., Asker]) -> None:
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     it = asker([head, *ANSWER[1:], HANG_UP])
@@ -529,9 +547,15 @@ def test_the_timeout_covers_writing(asker: Callable[..., Asker]) -> None:
 
 
 def test_a_server_that_worked_and_then_closed_is_not_asked_again(asker: Callable[..., Asker]) -> None:
-    it = asker(ANSWER, [0.2, HANG_UP], ANSWER)
+    worked = threading.Event()
+    it = asker(ANSWER, [worked, HANG_UP], ANSWER)
     it.ask()
-    assert it.ask().record.outcome == "truncated"
+    waiting = gevent.spawn(it.ask)
+    until(lambda: len(it.server.requests) == 2)
+    long_after_s = time.perf_counter() + 0.1
+    until(lambda: it.transport.pulse.earliest_s > long_after_s)
+    worked.set()
+    assert waiting.get().record.outcome == "truncated"
     assert len(it.server.requests) == 2
 
 

@@ -415,9 +415,11 @@ def _secrets(targets: Sequence[Target], options: RequestOptions) -> Iterator[str
 def _crossed(exchange: Exchange, sent_s: float) -> bool:
     """Whether the server closed the idle connection while the request was on its way.
 
-    Then not a byte of an answer came, and the end came before anybody can have worked on one.
+    Then not a byte of an answer came, and the end came before anybody can have worked on one, however late
+    it was noticed.
     """
-    return exchange.over.is_set() and exchange.untouched and exchange.ended_s - sent_s < _CROSSING_S
+    ended_s = exchange.ended_s - exchange.ended_bound_s
+    return exchange.over.is_set() and exchange.untouched and ended_s - sent_s < _CROSSING_S
 
 
 def _settle(record: RequestRecord, exchange: Exchange, ended: Moment) -> None:
