@@ -138,7 +138,10 @@ class Workers:
         """Take in what a worker says."""
         if message["run"] != self._run:
             return
-        if message["do"] == "hello":
+        if message["do"] == "what_time":
+            elapsed_s = perf_counter() - self._began_s
+            self._tell(who, "time", elapsed_s=elapsed_s, asked_s=message["asked_s"])
+        elif message["do"] == "hello":
             self._welcome(who, message)
         elif (worker := self._workers.get(who)) is None:
             return
@@ -151,9 +154,7 @@ class Workers:
             self._pass_on(who, message)
 
     def _welcome(self, who: str, message: Mapping[str, Any]) -> None:
-        now_s = perf_counter()
-        self._workers[who] = _Worker(self._runner.get_worker_index(who), message["name"], now_s)
-        self._tell(who, "welcome", elapsed_s=now_s - self._began_s, asked_s=message["asked_s"])
+        self._workers[who] = _Worker(self._runner.get_worker_index(who), message["name"], perf_counter())
         if self.conductor.over:
             self._tell(who, "finish")
 

@@ -3,7 +3,8 @@
 One kind of Locust message goes each way; `do` names what it is, `run` the run it belongs to (what comes late
 from another run is ignored), the rest are its fields:
 
-    worker -> master     hello      name asked_s           ready for orders; the moment on its own clock
+    worker -> master     what_time  asked_s                the moment on its own clock; see clock.RunClock
+                         hello      name                   ready for orders
                          refused    problems               cannot take part, in sentences
                          leaving                           was told to end, and finishes what it has begun
                          ask        phase count            see plan.Dealer, generator.Leader
@@ -11,7 +12,7 @@ from another run is ignored), the rest are its fields:
                          ended      phase next_i
                          idle       phase
                          report     see `worker.WorkerLink.report`
-    master -> worker     welcome    elapsed_s asked_s      how long ago the run began
+    master -> worker     time       elapsed_s asked_s      how long ago the run began
                          begin      phase at_s part        see conductor.Ensemble
                          grant      phase indices last
                          amend      phase at_s part

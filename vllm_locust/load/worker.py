@@ -23,6 +23,7 @@ from vllm_locust.core.record import RequestRecord, to_json_line
 from vllm_locust.core.recording import Recording
 from vllm_locust.errors import UsageError
 from vllm_locust.load.backlog import UNTIL_NEXT_ROUND_S
+from vllm_locust.load.clock import RunClock
 from vllm_locust.load.generator import Assignment, LoadGenerator
 from vllm_locust.load.messages import TO_MASTER
 from vllm_locust.load.phases import Phase
@@ -74,7 +75,8 @@ class WorkerLink:
         # What comes behind a report must not overtake a part of it.
         self._reporting = RLock()
         self._reporter = gevent.spawn(self._report_regularly)
-        self._tell("hello", name=f"{socket.gethostname()}:{os.getpid()}", asked_s=perf_counter())
+        self._clock = RunClock()
+        self._ask_for_time()
 
     def obey(self, order: Mapping[str, Any]) -> None:
         """Carry out an order of the master's; tell it when that is impossible."""
@@ -89,10 +91,8 @@ class WorkerLink:
     def _carry_out(self, order: Mapping[str, Any]) -> None:
         generator = self.generator
         match order["do"]:
-            case "welcome":
-                # The answer was written about halfway between our question and its coming here.
-                now_s = perf_counter()
-                generator.set_clock(now_s - order["elapsed_s"] - (now_s - order["asked_s"]) / 2)
+            case "time":
+                self._set_clock(order)
             case "begin":
                 generator.begin(Phase.from_dict(order["phase"]), order["at_s"], order["part"])
             case "grant":
@@ -113,6 +113,19 @@ class WorkerLink:
             case "cancel":
                 self._runner.user_greenlets.kill(block=False)
                 generator.cancel()
+
+    def _ask_for_time(self) -> None:
+        self._tell("what_time", asked_s=perf_counter())
+
+    def _set_clock(self, answer: Mapping[str, Any]) -> None:
+        """Ready for orders is who knows when the run began."""
+        clock = self._clock
+        clock.take_in(answer["asked_s"], answer["elapsed_s"], perf_counter())
+        if not clock.settled:
+            self._ask_for_time()
+            return
+        self.generator.set_clock(clock.began_s)
+        self._tell("hello", name=f"{socket.gethostname()}:{os.getpid()}")
 
     def leave(self) -> None:
         """Tell the master that this worker ends, and do its part until others can take it over."""
