@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_locust.core.urls import as_address, authorization, hider, shortened, split_urls, without_secrets
+from vllm_locust.core.urls import (
+    as_address,
+    as_given,
+    authorization,
+    hider,
+    shortened,
+    split_urls,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,20 @@ def test_nor_is_anything_left_of_a_password_that_should_have_been_quoted(passwor
 )
 def test_what_is_no_url_may_have_secrets_too(text: str, shown: str) -> None:
     assert as_address(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("v1/chat/completions?key=KK77", "'v1/chat/completions?***'"),
+        ("user:S3cret@127.0.0.1:8000/metrics?x=TOP", "'***@127.0.0.1:8000/metrics?***'"),
+        ("ftp://user:S3cret@gateway", "'ftp://***@gateway'"),
+        ("12 apples", "'12 apples'"),
+        (12, "12"),
+    ],
+)
+def test_what_was_given_for_an_option_may_have_been_meant_as_a_url(given: object, shown: str) -> None:
+    assert as_given(given) == shown
 
 
 def test_credentials_are_sent_as_the_standard_says() -> None:

@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
@@ -48,6 +49,11 @@ def as_address(text: str) -> str:
     if "://" in text:
         return without_secrets(text)
     return without_secrets(f"http://{text}").removeprefix("http://")
+
+
+def as_given(value: Any) -> str:
+    """What was given for an option, in quotes and as it may be told: it may have been meant as a URL."""
+    return repr(as_address(value) if isinstance(value, str) and ("@" in value or "?" in value) else value)
 
 
 def _without_secrets(text: str) -> str:

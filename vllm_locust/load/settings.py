@@ -18,7 +18,7 @@ from vllm_locust.core.long_gaps import Limit
 from vllm_locust.core.rate import Rate, parse_levels, parse_rate
 from vllm_locust.core.slo import Slo, parse_slo
 from vllm_locust.core.trials import limits_of
-from vllm_locust.core.urls import without_secrets
+from vllm_locust.core.urls import as_given
 from vllm_locust.core.validity import Loop
 from vllm_locust.errors import UsageError
 from vllm_locust.load import convert
@@ -373,7 +373,7 @@ class _Reader:
         except UsageError as error:
             self.problems.extend(error.problems)
         except ValueError as error:
-            self.problems.append(f"--{name.replace('_', '-')} {value!r} {error}.")
+            self.problems.append(f"--{name.replace('_', '-')} {as_given(value)} {error}.")
         return default
 
     def each(self, name: str) -> list[str]:
@@ -392,8 +392,7 @@ class _Reader:
             except UsageError as error:
                 self.problems.extend(error.problems)
             except ValueError as error:
-                shown = without_secrets(value)
-                self.problems.append(f"--{name.replace('_', '-')} {shown!r} {error}.")
+                self.problems.append(f"--{name.replace('_', '-')} {as_given(value)} {error}.")
         return converted
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from threading import Event
 from typing import Any, TypeVar
 
-from vllm_locust.core.urls import without_secrets
+from vllm_locust.core.urls import as_given
 from vllm_locust.errors import UsageError
 from vllm_locust.observe.addresses import (
     DEFAULT_PORT,
@@ -96,7 +96,7 @@ def _converted(option: str, text: str, convert: Callable[[str], T]) -> T:
     try:
         return convert(text)
     except ValueError as error:
-        raise UsageError(f"{option} {without_secrets(text)!r} {error}.") from None
+        raise UsageError(f"{option} {as_given(text)} {error}.") from None
 
 
 def _print_what_is_told(message: Mapping[str, Any]) -> None:
