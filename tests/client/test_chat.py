@@ -36,7 +36,7 @@ from tests.scripted_server import (
     usage,
 )
 from tests.turns import look_around, until
-from vllm_locust.client import chat, connection, stamps
+from vllm_locust.client import chat, connection, exchange, stamps
 from vllm_locust.client.chat import UNPLANNED, ChatClient, Moment, Origin, Reply, RequestOptions, Transport
 from vllm_locust.client.exchange import Exchange
 from vllm_locust.client.target import ROUND_ROBIN, STICKY, Target
@@ -432,6 +432,71 @@ def test_the_total_timeout(asker: Callable[..., Asker]) -> None:
     assert it.server.connections == 2
 
 
+class Overslept(Event):
+    """Time is up before the loop has looked at its sockets, and by then all has come."""
+
+    has_come: Callable[[], bool]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        while not self.has_come():
+            burn(0.001)
+        return self.is_set()
+
+
+@pytest.fixture
+def overslept(monkeypatch: pytest.MonkeyPatch) -> type[Overslept]:
+    monkeypatch.setattr(exchange, "Event", Overslept)
+    monkeypatch.setattr(connection, "_READ_SIZE", 100)  # reading once is not enough
+    return Overslept
+
+
+@pytest.mark.parametrize("timeout_s", [60.0, 1e-6])
+def test_an_answer_is_in_time_by_its_last_byte_whenever_it_is_read(
+    asker: Callable[..., Asker], overslept: type[Overslept], timeout_s: float
+) -> None:
+    it = asker(ANSWER, timeout_s=timeout_s)
+    overslept.has_come = lambda _: len(it.server.sent_by_s) == len(ANSWER)
+    record = it.ask().record
+    assert record.outcome == ("ok" if timeout_s == 60 else "timeout")
+    if record.outcome == "ok":
+        assert_true(record, it.server.sent_s[2:5], it.server.sent_by_s[2:5])
+    assert it.transport.pulse.reads == 0, "no look has told of what was read"
+
+
+def test_an_answer_that_came_too_late_is_none_though_it_was_read_before_time_was_seen_to_be_up(
+    asker: Callable[..., Asker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Patient(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(60.0)
+
+    monkeypatch.setattr(exchange, "Event", Patient)
+    it = asker(ANSWER, [plain("500 Oops", b"engine died")], timeout_s=1e-6)
+    records = [it.ask().record for _ in range(2)]
+    assert [(record.outcome, record.error) for record in records] == [
+        ("timeout", f"no complete answer within 1e-06 s; {told}")
+        for told in (
+            "the head of a stream came, and 3 events with output",
+            "the response 500 came, too late: engine died",
+        )
+    ]
+
+
+def test_words_behind_a_broken_request_are_heard_though_the_loop_has_not_looked(
+    asker: Callable[..., Asker], overslept: type[Overslept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = asker([plain("413 Too Large", b"no")])
+    send = connection.Connection.send
+
+    def send_and_fail(self: connection.Connection, data: bytes) -> None:
+        send(self, data)
+        raise BrokenPipeError("gone")
+
+    monkeypatch.setattr(connection.Connection, "send", send_and_fail)
+    overslept.has_come = lambda _: len(it.server.sent_by_s) == 1
+    assert it.ask().record.outcome == "http_413"
+
+
 def test_a_stream_that_stops_is_no_answer_though_each_chunk_has_an_empty_finish_reason(
     asker: Callable[..., Asker],
 ) -> None:
@@ -461,6 +526,20 @@ def test_an_interrupted_user_leaves_a_cancelled_record(asker: Callable[..., Aske
     assert [record.outcome for record in it.records] == ["cancelled"]
     assert it.records[0].output_tokens == 1
     assert it.transport.in_flight == 0
+
+
+def test_a_user_interrupted_when_all_had_come_has_the_answer(asker: Callable[..., Asker]) -> None:
+    """Though the loop had not looked since: it was busy, or the process stopped."""
+    go_on = threading.Event()
+    it = asker([go_on, *ANSWER])
+    user = gevent.spawn(it.ask)
+    until(lambda: len(it.server.requests) == 1)
+    look_around()
+    go_on.set()
+    while len(it.server.sent_by_s) < len(ANSWER):
+        burn(0.001)
+    user.kill()
+    assert [(record.outcome, record.output_tokens) for record in it.records] == [("ok", 3)]
 
 
 def test_a_user_interrupted_before_their_turn_has_sent_nothing(

@@ -270,6 +270,18 @@ def test_a_wait_lasted_at_least_until_the_last_look_that_found_nothing(desk: Des
     assert waits.least_s == 0.25
 
 
+def test_a_wait_is_not_over_before_a_look_that_began_when_time_was_up() -> None:
+    """Time is up from the beginning; which looks there were is made up."""
+    pulse: Any = SimpleNamespace(earliest_s=-math.inf)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        gevent.spawn_later(0.003, theirs.send, b"x")
+        Waits(pulse, most_s=0.0).wait(ours, connection.READ)
+        pulse.earliest_s = math.inf
+        with pytest.raises(connection._OutOfTime):
+            Waits(pulse, most_s=1.0).wait(ours, connection.READ)
+
+
 def test_waiting_for_room_to_send_is_no_delay_of_ours(desk: Desk) -> None:
     """4 of 10 bytes go at 3.0, 3 at 3.5 after a look at 3.25, and the rest at 4.0 after one at 3.75."""
     it = desk.connection

@@ -145,6 +145,7 @@ HALF = b"HTTP/1.1 500 Oops\r\ncontent-length: 99\r\n\r\n"
 @pytest.mark.parametrize(
     ("reads", "told"),
     [
+        ([HALF.replace(b"99", b"6") + b"engine"], "the response 500 came, too late: engine"),
         ([], "not a byte of a response came"),
         ([STREAM_HEAD[:20]], "a part of a response's head came"),
         ([HALF], "the response 500 came, and not all of its body"),

@@ -338,13 +338,12 @@ class ChatClient:
 
     def _end_of(self, record: RequestRecord, exchange: Exchange) -> Moment:
         """When nothing more was awaited."""
+        now_s = perf_counter()
+        if record.outcome == TIMEOUT:
+            return Moment(now_s, max(now_s - exchange.limit_s, 0.0))
         if exchange.over.is_set():
             return Moment(exchange.ended_s, exchange.ended_bound_s)
-        now_s = perf_counter()
-        if record.outcome != TIMEOUT:
-            return Moment(now_s)  # we ended it
-        assert record.sent_s is not None
-        return Moment(now_s, max(now_s - record.sent_s - self._transport.options.timeout_s, 0.0))
+        return Moment(now_s)  # we ended it
 
     def _attempt(self, record: RequestRecord, exchange: Exchange, host: int, request: bytes) -> bool:
         """Send once and wait for the end; True when that went over a connection that was open before."""
@@ -355,21 +354,18 @@ class ChatClient:
             connection = self._connect(record, exchange, host)
         if connection is None or record.sent_s is None:
             return reused
-        run_exchange(exchange, connection, request, self._remaining_s(record))
+        limit_s = self._transport.options.timeout_s
+        exchange.limit_s = record.sent_s + limit_s
+        run_exchange(exchange, connection, request)
         waited_s = connection.waits.least_s - waited_s
         record.send_bound_s = max(connection.sent_by_s - record.sent_s - waited_s, 0.0)
-        if exchange.over.is_set():
+        if exchange.over.is_set() and not exchange.late:
             record.outcome = OK
         else:
             record.outcome = TIMEOUT
-            limit_s = self._transport.options.timeout_s
             record.error = f"no complete answer within {limit_s:g} s; {exchange.so_far()}"
         self._transport.turns.take()
         return reused
-
-    def _remaining_s(self, record: RequestRecord) -> float:
-        assert record.sent_s is not None
-        return max(record.sent_s + self._transport.options.timeout_s - perf_counter(), 0.001)
 
     def _connect(self, record: RequestRecord, exchange: Exchange, host: int) -> Connection | None:
         """A new connection, or None when there is none to be had: then the record says why."""
@@ -427,7 +423,8 @@ def _settle(record: RequestRecord, exchange: Exchange, ended: Moment) -> None:
     answer = exchange.answer
     arrivals = answer.arrivals_s
     # A complete answer stays one, even when the connection was not closed properly or the user was stopped.
-    if record.outcome in (OK, TIMEOUT, CANCELLED) and exchange.streaming and answer.finished:
+    ended_by_us = record.outcome in (TIMEOUT, CANCELLED) and not exchange.late
+    if ended_by_us and exchange.streaming and answer.finished:
         record.outcome, record.error = OK, None
     if record.outcome == OK and (failure := exchange.outcome()) is not None:
         record.outcome, record.error = failure

@@ -15,7 +15,7 @@ from math import inf
 from time import perf_counter
 from typing import Any, Protocol
 
-from gevent import Timeout, get_hub
+from gevent import get_hub, with_timeout
 from gevent.monkey import get_original
 
 from vllm_locust.client.stamps import STAMP_SPACE, Pulse, enable_kernel_stamps, unpack_stamp
@@ -59,6 +59,10 @@ class ConnectError(Exception):
     """No connection came about; the message says what happened at which address."""
 
 
+class _OutOfTime(Exception):
+    """The network took longer than it may."""
+
+
 @dataclass
 class Waits:
     """Waits for sockets, and adds up how long the network took, whatever this process lost meanwhile."""
@@ -66,14 +70,24 @@ class Waits:
     pulse: Pulse
     least_s: float = 0.0
     """At least: until the last look at which a socket was seen not to be ready."""
+    most_s: float = inf
+    """What it may be."""
 
     def wait(self, sock: socket.socket, events: int) -> None:
-        """Let other greenlets run until `sock` is ready."""
+        """Let other greenlets run until `sock` is ready.
+
+        Raises _OutOfTime once a look that began when time was up saw that it is not.
+        """
         since_s = perf_counter()
+        ends_s = since_s + self.most_s - self.least_s
         hub = get_hub()
         watcher = hub.loop.io(sock.fileno(), events)
         try:
-            hub.wait(watcher)
+            while self.pulse.earliest_s < ends_s:
+                left_s = max(ends_s - perf_counter(), 0.001)
+                if not with_timeout(left_s, hub.wait, watcher, timeout_value=True):
+                    return
+            raise _OutOfTime
         finally:
             watcher.close()
             self.add(since_s)
@@ -130,6 +144,14 @@ class Connection:
             self._handshake(self._tls)
         self._watcher = get_hub().loop.io(sock.fileno(), READ)
         self._watcher.start(self._on_readable)
+
+    def catch_up(self, until_s: float) -> None:
+        """Read now what came until then, if not yet more: the loop may not have looked since it came."""
+        in_this_round, before = self._pulse.reads, -1
+        while not self.closed and before < self._bytes_read and self._latest_s <= until_s:
+            before = self._bytes_read
+            self._on_readable()
+        self._pulse.reads = in_this_round  # of which no look has told
 
     def close(self) -> None:
         if self.closed:
@@ -358,24 +380,20 @@ def open_connection(target: Target, waits: Waits, timeout_s: float) -> Connectio
 
     `waits` takes how long the network took, whatever comes of it.
 
-    Raises ConnectError after `timeout_s` seconds or when no address works.
+    Raises ConnectError when the network takes longer than `timeout_s` seconds or when no address works.
     """
     errors: list[str] = []
-    ends_s = perf_counter() + timeout_s
     try:
         addresses = target.addresses
     except OSError as error:
         raise ConnectError(f"{target.host}: {error}") from None
     for number, (family, address) in enumerate(addresses):
         # An address that is a black hole must not use up the time of the next one.
-        share_s = (ends_s - perf_counter()) / (len(addresses) - number)
-        limit = Timeout(max(share_s, 0.001))
+        share_s = max((timeout_s - waits.least_s) / (len(addresses) - number), 0.001)
+        waits.most_s = waits.least_s + share_s
         try:
-            with limit:
-                return _connect(family, address, target, waits)
-        except Timeout as timeout:
-            if timeout is not limit:
-                raise
+            return _connect(family, address, target, waits)
+        except _OutOfTime:
             errors.append(f"{address[0]} port {address[1]}: no connection within {share_s:.2g} s")
         except (OSError, ConnectError) as error:
             errors.append(f"{address[0]} port {address[1]}: {error}")

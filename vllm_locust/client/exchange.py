@@ -5,6 +5,7 @@ Rule: HTTP is here and nowhere else; the parsing is httptools'. A 200 with an ev
 """
 
 from collections.abc import Mapping
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -28,6 +29,7 @@ class Exchange:
 
     `arrival_s` is when the last bytes came, and `ended_s` when it was known that nothing follows; either may
     have been earlier, by `arrival_bound_s` and `ended_bound_s` at most.
+    `limit_s` is when the last byte must have come.
     `bounds_s` runs beside `answer.arrivals_s`: how much earlier each event may have arrived, at most.
     """
 
@@ -50,6 +52,7 @@ class Exchange:
         "framed",
         "keep_alive",
         "lags_s",
+        "limit_s",
         "location",
         "over",
         "status",
@@ -70,6 +73,7 @@ class Exchange:
         self.keep_alive = False
         self.arrival_s = self.ended_s = 0.0
         self.arrival_bound_s = self.ended_bound_s = 0.0
+        self.limit_s = inf
         self.lags_s: list[float] = []
         self.bounds_s: list[float] = []
         self.contradictions = 0
@@ -84,6 +88,11 @@ class Exchange:
     def untouched(self) -> bool:
         """True as long as not a byte of the response has come."""
         return not self.lags_s
+
+    @property
+    def late(self) -> bool:
+        """Whether the last bytes came when time was up."""
+        return self.arrival_s > self.limit_s
 
     @property
     def _compressed(self) -> str:
@@ -210,7 +219,8 @@ class Exchange:
             return "not a byte of a response came" if self.untouched else "a part of a response's head came"
         if not self.streaming:
             told = f": {self._body_message()}" if self._body else ""
-            return f"the response {self.status} came, and not all of its body{told}"
+            came = "too late" if self.complete else "and not all of its body"
+            return f"the response {self.status} came, {came}{told}"
         count = len(answer.arrivals_s)
         events = f"{count or 'no'} event{'s' * (count > 1)} with output"
         pending = f"; then a part of an event came, {beginning(answer.begun)}" if answer.begun else ""
@@ -304,11 +314,11 @@ def _untold_compression(content: bytes) -> str | None:
     return kind and f"the body is compressed with {kind}, and no content-encoding says so"
 
 
-def run_exchange(exchange: Exchange, connection: Connection, request: bytes, timeout_s: float | None) -> None:
-    """Send `request` over an idle connection and wait for its whole response, at most `timeout_s` seconds.
+def run_exchange(exchange: Exchange, connection: Connection, request: bytes) -> None:
+    """Send `request` over an idle connection and wait for its whole response, until `exchange.limit_s`.
 
-    An `exchange` that is not over afterwards ran out of time. Leaves the connection closed unless the server
-    keeps it open for the next request; so does whatever interrupts the wait.
+    An `exchange` that is late or not over afterwards ran out of time. Leaves the connection closed unless the
+    server keeps it open for the next request; so does whatever interrupts the wait.
     """
     connection.receiver = exchange
     contradictions, upsets = connection.contradictions, connection.upsets
@@ -319,10 +329,14 @@ def run_exchange(exchange: Exchange, connection: Connection, request: bytes, tim
         except OSError as error:
             # A server that refuses early may have answered and closed: its words come first.
             if not exchange.over.wait(timeout=0.1):
+                connection.catch_up(perf_counter())
+            if not exchange.over.is_set():
                 now_s = perf_counter()
                 exchange.on_close(str(error), now_s, now_s - began_s)
-        exchange.over.wait(timeout_s)
+        exchange.over.wait(max(exchange.limit_s - perf_counter(), 0.001))
     finally:
+        if not exchange.over.is_set():
+            connection.catch_up(min(exchange.limit_s, perf_counter()))
         connection.count_packets()
         exchange.release()
         exchange.contradictions = connection.contradictions - contradictions
