@@ -60,7 +60,7 @@ def link(wire: Wire) -> Iterator[WorkerLink]:
     link = WorkerLink(environment, wire, prepared, {"id": "run1", "seed": 1})  # type: ignore[arg-type]
     while (asked := wire.told[-1])["do"] == "what_time":
         link.obey({"do": "time", "run": "run1", "elapsed_s": 0.0, "asked_s": asked["asked_s"]})
-    link.generator.set_clock(100.0)
+    link.generator.set_clock(100.0, 0.25)
     wire.told = wire.told[-1:]
     yield link
     link.finish()
@@ -81,7 +81,7 @@ def measured(index: int, draw: np.random.Generator) -> RequestRecord:
 def test_reports_are_bounded_and_together_all_there_is(link: WorkerLink, wire: Wire) -> None:
     draw = np.random.default_rng(1)
     records = [measured(index, draw) for index in range(3 * REQUESTS_PER_REPORT + 50)]
-    whole = Recording(origin_s=100.0)
+    whole = Recording(origin_s=100.0, clock_bound_s=0.25)
     for record in records:
         whole.add(record)
         link.generator.add(record)

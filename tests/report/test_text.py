@@ -69,8 +69,8 @@ SEEN_VALUES = {
 }
 
 
-def summary_of(made, percentiles=(), phases=None) -> dict:
-    recording = Recording()
+def summary_of(made, percentiles=(), phases=None, clock_bound_s=0.0) -> dict:
+    recording = Recording(clock_bound_s=clock_bound_s)
     for record in made:
         recording.add(record)
     return summarize(recording, percentiles=percentiles, phases=phases)
@@ -101,6 +101,12 @@ def test_a_duration_that_may_truly_be_shorter_says_so():
     duration = value_of("Benchmark duration (s)", render(summary_of(made)))
     assert duration.split(maxsplit=1) == ["5.00", "(in truth 4.00 at least)"]
     assert value_of("Benchmark duration (s)", render(summary_of(made[1:]))) == "3.00"
+
+
+def test_clocks_of_several_processes_widen_the_duration_both_ways():
+    made = [an_ok(0.0, 5.0, ended_bound_s=1.0)]
+    duration = value_of("Benchmark duration (s)", render(summary_of(made, clock_bound_s=0.25)))
+    assert duration.split(maxsplit=1) == ["5.00", "(in truth 3.50 to 5.50)"]
 
 
 def test_nothing_measured_prints_as_not_known():

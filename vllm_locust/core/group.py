@@ -57,7 +57,7 @@ _SECONDS = (
     "sent_by_s",
     "ended_since_s",
 )
-_BY_SECOND = ("tokens_by_second", "tokens_perhaps_before", "tokens_perhaps_there")
+_BY_SECOND = ("tokens_by_second", "tokens_perhaps_elsewhere", "tokens_perhaps_there")
 _AT_BORDERS = ("perhaps_inside", "perhaps_outside")
 _TOKENS = ("output_tokens", "later_tokens", "prompt_tokens", "cached_tokens")
 _HISTOGRAMS = (
@@ -110,7 +110,7 @@ class Group:
         "perhaps_inside",
         "perhaps_outside",
         "tokens_by_second",
-        "tokens_perhaps_before",
+        "tokens_perhaps_elsewhere",
         "tokens_perhaps_there",
     )
 
@@ -173,8 +173,8 @@ class Group:
         self.lag, self.lateness, self.lateness_high = Histogram(), Histogram(), Histogram()
         self.tokens_by_second: dict[int, int] = {}
         """Output tokens of all requests by the second in which they arrived, failed and outside ones too."""
-        # Those of them that by their bounds may have come in a second before, and in which ones.
-        self.tokens_perhaps_before: dict[int, int] = {}
+        # Those of them that by their bounds may have come in another second, and in which ones.
+        self.tokens_perhaps_elsewhere: dict[int, int] = {}
         self.tokens_perhaps_there: dict[int, int] = {}
 
     @property
@@ -212,10 +212,17 @@ class Group:
         """E2EL from the intended start, likewise."""
         return np.concatenate([np.add(self.e2el_s, self.late_s), self.unsent_wait_s])
 
-    def add(self, record: RequestRecord, origin_s: float, inside: bool, at_border: bool = False) -> None:
+    def add(
+        self,
+        record: RequestRecord,
+        origin_s: float,
+        inside: bool,
+        at_border: bool = False,
+        clock_bound_s: float = 0.0,
+    ) -> None:
         """Fold one record; `inside` says that it ended in the window, `at_border` that it perhaps did not.
 
-        Or the reverse.
+        Or the reverse. `clock_bound_s` is how far `origin_s` may be off.
         """
         if at_border:
             self._border(not inside).add(record, origin_s, True)
@@ -230,7 +237,7 @@ class Group:
         arrivals = np.array(record.arrivals_s, np.float64)
         earliest = arrivals - np.array(record.bounds_s, np.float64) if record.bounds_s else arrivals
         if len(arrivals):
-            self._add_tokens(record, arrivals - origin_s, earliest - origin_s)
+            self._add_tokens(record, arrivals - origin_s, earliest - origin_s, clock_bound_s)
         if record.outcome != OK:
             self._add_failure(record, origin_s, inside)
             return
@@ -357,18 +364,25 @@ class Group:
             self.itl_per_token_unknown.record_many(np.repeat(most, tokens[some][1:]))
 
     def _add_tokens(
-        self, record: RequestRecord, arrivals: NDArray[np.float64], earliest: NDArray[np.float64]
+        self,
+        record: RequestRecord,
+        arrivals: NDArray[np.float64],
+        earliest: NDArray[np.float64],
+        off_s: float,
     ) -> None:
         tokens = _tokens_of_events(record, len(arrivals))
         seconds = np.floor(arrivals)
         first = int(seconds.min())
         counts = np.bincount((seconds - first).astype(np.int64), tokens).tolist()
         _join_counts(self.tokens_by_second, {s: int(n) for s, n in enumerate(counts, first) if n})
-        for event in (earliest < seconds).nonzero()[0].tolist():
+        elsewhere = earliest - off_s < seconds
+        if off_s:
+            elsewhere |= arrivals + off_s >= seconds + 1
+        for event in elsewhere.nonzero()[0].tolist():
             count, claimed = 1 if tokens is None else int(tokens[event]), int(seconds[event])
-            _join_counts(self.tokens_perhaps_before, {claimed: count})
-            there = range(math.floor(earliest[event]), claimed)
-            _join_counts(self.tokens_perhaps_there, dict.fromkeys(there, count))
+            _join_counts(self.tokens_perhaps_elsewhere, {claimed: count})
+            there = {*range(math.floor(earliest[event] - off_s), math.floor(arrivals[event] + off_s) + 1)}
+            _join_counts(self.tokens_perhaps_there, dict.fromkeys(there - {claimed}, count))
 
     def merge(self, other: "Group") -> None:
         """Add all that `other` has folded; `other` stays as it is."""

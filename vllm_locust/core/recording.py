@@ -15,7 +15,8 @@ its throughput stays. Requests outside the window still count in the totals (pla
 A dropped request ends when it is given up, at the end of the load at the latest.
 
 Stamps are kept as seconds since `origin_s`, so that recordings of several processes, each with the origin
-where its own clock stood when the run began, merge into one.
+where its own clock stood when the run began, merge into one. How far each may be from that moment is their
+`clock_bound_s`: what compares the times of several processes may be off by as much at either end.
 """
 
 import math
@@ -41,6 +42,8 @@ class Window:
 
     Where there are parts, it is theirs.
     """
+    clock_bound_s: float = 0.0
+    """How far the clocks of the processes may be off, either way: so may start and end."""
 
     @property
     def duration_s(self) -> float:
@@ -50,7 +53,12 @@ class Window:
     @property
     def shortest_s(self) -> float:
         """Of what `duration_s` may truly be."""
-        return sum(max(part.end_s - part.start_s - part.slack_s, 0.0) for part in self.stretches)
+        return self.surely.duration_s
+
+    @property
+    def longest_s(self) -> float:
+        """Of what `duration_s` may truly be."""
+        return self.widest.duration_s
 
     @property
     def stretches(self) -> Sequence["Window"]:
@@ -60,8 +68,19 @@ class Window:
     @property
     def surely(self) -> "Window":
         """The same without what was perhaps not measured at the ends of its stretches."""
-        parts = (replace(part, end_s=part.end_s - part.slack_s) for part in self.stretches)
+        return replace(self, parts=tuple(part._narrow(self.clock_bound_s) for part in self.stretches))
+
+    @property
+    def widest(self) -> "Window":
+        """The same with all that was perhaps measured."""
+        off_s = self.clock_bound_s
+        parts = (replace(one, start_s=one.start_s - off_s, end_s=one.end_s + off_s) for one in self.stretches)
         return replace(self, parts=tuple(parts))
+
+    def _narrow(self, off_s: float) -> "Window":
+        start_s, end_s = self.start_s + off_s, self.end_s - self.slack_s - off_s
+        middle_s = (start_s + end_s) / 2
+        return replace(self, start_s=min(start_s, middle_s), end_s=max(end_s, middle_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +96,12 @@ class _Bounds:
             return True
         return self.warm_s <= ended_s and (self.closed_s is None or ended_s <= self.closed_s)
 
-    def may_part(self, since_s: float, ended_s: float) -> bool:
-        """Whether a border of the window may lie between the true end of a request and `ended_s`."""
+    def may_part(self, since_s: float, until_s: float) -> bool:
+        """Whether a border of the window may lie between the times at which a request may have ended."""
         if self.warm_s is None:
             return False
-        return since_s < self.warm_s <= ended_s or (
-            self.closed_s is not None and since_s <= self.closed_s < ended_s
+        return since_s < self.warm_s <= until_s or (
+            self.closed_s is not None and since_s <= self.closed_s < until_s
         )
 
     def hold_unsent(self, ended_s: float) -> bool:
@@ -103,9 +122,13 @@ class Recording:
     them. Gaps that are as long as one of `limits` are counted for each stream, too.
     """
 
-    def __init__(self, origin_s: float = 0.0, limits: Sequence[Limit] = ()) -> None:
+    def __init__(
+        self, origin_s: float = 0.0, limits: Sequence[Limit] = (), clock_bound_s: float = 0.0
+    ) -> None:
         self.groups: dict[tuple[int, str], Group] = {}
         """By (phase, profile)."""
+        self.clock_bound_s = clock_bound_s
+        """How far `origin_s` may be from where the run began, either way; of several processes the most."""
         self._origin_s = origin_s
         self._limits = limits
         self._bounds: dict[int, _Bounds] = {}
@@ -141,12 +164,13 @@ class Recording:
         bounds = self._bounds.get(record.phase, _UNBOUND)
         hold = bounds.hold_unsent if record.outcome == DROPPED else bounds.hold
         ended_s = record.ended_s - self._origin_s
-        at_border = bounds.may_part(ended_s - record.ended_bound_s, ended_s)
-        group.add(record, self._origin_s, hold(ended_s), at_border)
+        since_s, off_s = ended_s - record.ended_bound_s, self.clock_bound_s
+        at_border = record.outcome != DROPPED and bounds.may_part(since_s - off_s, ended_s + off_s)
+        group.add(record, self._origin_s, hold(ended_s), at_border, off_s)
 
     def successor(self) -> "Recording":
         """An empty recording with the same windows: for what ends after this one was shipped to be merged."""
-        empty = Recording(self._origin_s, self._limits)
+        empty = Recording(self._origin_s, self._limits, self.clock_bound_s)
         empty._bounds = dict(self._bounds)
         return empty
 
@@ -162,7 +186,7 @@ class Recording:
     def window(self) -> Window | None:
         """The window of the whole recording; None when nothing was sent or no warm-up ever ended."""
         if all(bounds.warm_s is None for bounds in self._bounds.values()):
-            return _window_of(_extent(self.groups.values()))
+            return self._window_of(_extent(self.groups.values()))
         return _joined(window for phase in self.phases if (window := self.phase_window(phase)))
 
     def phase_window(self, phase: int) -> Window | None:
@@ -173,11 +197,24 @@ class Recording:
         extent = _extent(group for (p, _), group in self.groups.items() if p == phase)
         bounds = self._bounds.get(phase, _UNBOUND)
         if bounds.warm_s is None:
-            return _window_of(extent)
+            return self._window_of(extent)
         last_s = extent.last_ended_in_window_s
         if bounds.closed_s is None:
-            return _window(bounds.warm_s, last_s, last_s - extent.last_ended_since_s)
-        return _window(bounds.warm_s, max(last_s, bounds.closed_s))
+            return self._window(bounds.warm_s, last_s, last_s - extent.last_ended_since_s)
+        return self._window(bounds.warm_s, max(last_s, bounds.closed_s))
+
+    def _window_of(self, extent: Group) -> Window | None:
+        """From the first one sent to the last one ended in the window; None when nothing was."""
+        first_s, last_s = extent.first_sent_s, extent.last_ended_in_window_s
+        slack_s = (extent.first_sent_by_s - first_s) + (last_s - extent.last_ended_since_s)
+        return self._window(first_s, last_s, slack_s)
+
+    def _window(self, first_s: float, last_s: float, slack_s: float = 0.0) -> Window | None:
+        """None without a beginning or an end."""
+        if not -math.inf < first_s <= last_s < math.inf:
+            return None
+        slack_s = min(slack_s, last_s - first_s)
+        return Window(first_s, last_s, slack_s=slack_s, clock_bound_s=self.clock_bound_s)
 
     def total(self) -> Group:
         """Everything in one group (a copy)."""
@@ -196,6 +233,7 @@ class Recording:
         for phase in {p for p, _ in self.groups} & {p for p, _ in other.groups}:
             if self._has_warmup(phase) != other._has_warmup(phase):
                 raise ValueError(f"phase {phase} with a warm-up cannot be merged with one without")
+        self.clock_bound_s = max(self.clock_bound_s, other.clock_bound_s)
         for phase, bounds in other._bounds.items():
             self._bounds[phase] = self._bounds.get(phase, _UNBOUND).joined(bounds)
         for key, group in other.groups.items():
@@ -207,6 +245,7 @@ class Recording:
     def to_dict(self) -> dict[str, Any]:
         """Exact and fit for MessagePack; `from_dict` makes the same of it, on the axis of `origin_s`."""
         return {
+            "clock_bound_s": self.clock_bound_s,
             "bounds": [[phase, b.warm_s, b.closed_s] for phase, b in self._bounds.items()],
             "groups": [[phase, profile, group.to_dict()] for (phase, profile), group in self.groups.items()],
         }
@@ -214,7 +253,7 @@ class Recording:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The recording that `to_dict` described, with origin 0: its stamps already are seconds since it."""
-        recording = cls()
+        recording = cls(clock_bound_s=data["clock_bound_s"])
         recording._bounds = {phase: _Bounds(*bounds) for phase, *bounds in data["bounds"]}
         recording.groups = {(phase, profile): Group.from_dict(g) for phase, profile, g in data["groups"]}
         return recording
@@ -228,20 +267,6 @@ def _extent(groups: Iterable[Group]) -> Group:
     return whole
 
 
-def _window_of(extent: Group) -> Window | None:
-    """From the first one sent to the last one ended in the window; None when nothing was."""
-    first_s, last_s = extent.first_sent_s, extent.last_ended_in_window_s
-    slack_s = (extent.first_sent_by_s - first_s) + (last_s - extent.last_ended_since_s)
-    return _window(first_s, last_s, slack_s)
-
-
-def _window(first_s: float, last_s: float, slack_s: float = 0.0) -> Window | None:
-    """None without a beginning or an end."""
-    if not -math.inf < first_s <= last_s < math.inf:
-        return None
-    return Window(first_s, last_s, slack_s=min(slack_s, last_s - first_s))
-
-
 def _joined(windows: Iterable[Window]) -> Window | None:
     """All time that is in any of these windows, so that what two of them share counts once."""
     parts: list[Window] = []
@@ -249,12 +274,13 @@ def _joined(windows: Iterable[Window]) -> Window | None:
         if parts and window.start_s <= parts[-1].end_s:
             last = parts[-1]
             slack_s = last.slack_s + window.slack_s
-            parts[-1] = Window(last.start_s, max(last.end_s, window.end_s), slack_s=slack_s)
+            parts[-1] = replace(last, end_s=max(last.end_s, window.end_s), slack_s=slack_s)
         else:
             parts.append(window)
     if not parts:
         return None
-    return parts[0] if len(parts) == 1 else Window(parts[0].start_s, parts[-1].end_s, tuple(parts))
+    first, last = parts[0], parts[-1]
+    return first if first is last else replace(first, end_s=last.end_s, parts=tuple(parts), slack_s=0.0)
 
 
 def _union(groups: Iterable[Group]) -> Group:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vllm_locust.core.group import UNKNOWN, Group
 from vllm_locust.core.histogram import Histogram
@@ -162,7 +162,7 @@ def _of_group(
         | _count_bounds(group)
         | _rate_bounds(group, window, goodput_ms)
         | {
-            "duration": [window.shortest_s, window.duration_s] if window else [None, None],
+            "duration": [window.shortest_s, window.longest_s] if window else [None, None],
             "max_output_tokens_per_s": _peak_bounds(group, window),
             "max_concurrent_requests": _concurrency_bounds(group, window),
         },
@@ -214,7 +214,7 @@ def _rate_bounds(
     least_good, most_good = good_ends(group, goodput_ms) if goodput_ms else (None, None)
     least, most = _amounts(group, least_good), _amounts(group, most_good)
     outside, inside = _amounts_at(group.perhaps_outside), _amounts_at(group.perhaps_inside)
-    longest_s, shortest_s = (window.duration_s, window.shortest_s) if window else (None, None)
+    longest_s, shortest_s = (window.longest_s, window.shortest_s) if window else (None, None)
     return {
         name: [
             _ratio(_less(least[name], outside[name]), longest_s),
@@ -372,11 +372,14 @@ def _total_of_known(tokens: Sequence[int]) -> int | None:
 
 
 def _peak_bounds(group: Group, window: Window | None) -> list[int | None]:
-    """Of the most tokens in a second: without those that may have come before it, and with all that may."""
-    claimed, before, there = group.tokens_by_second, group.tokens_perhaps_before, group.tokens_perhaps_there
-    least = {s: n - before.get(s, 0) for s, n in claimed.items()}
+    """Of the most tokens in a second: without those that may have come in another, and with all that may."""
+    claimed, gone, there = group.tokens_by_second, group.tokens_perhaps_elsewhere, group.tokens_perhaps_there
+    least = {s: n - gone.get(s, 0) for s, n in claimed.items()}
     most = {s: claimed.get(s, 0) + there.get(s, 0) for s in claimed.keys() | there.keys()}
-    return [_peak_tokens_per_s(least, window and window.surely), _peak_tokens_per_s(most, window)]
+    return [
+        _peak_tokens_per_s(least, window and window.surely),
+        _peak_tokens_per_s(most, window and window.widest),
+    ]
 
 
 def _peak_tokens_per_s(tokens: Mapping[int, int], window: Window | None) -> int | None:
@@ -399,12 +402,20 @@ def _peak_concurrency(group: Group, window: Window | None) -> int | None:
 
 
 def _concurrency_bounds(group: Group, window: Window | None) -> list[int | None]:
-    """Those that surely were, and those by their stamps: sent at the earliest, ended at the latest."""
-    surely = _most_in_flight(group.sent_by_s, group.ended_since_s, window and window.surely)
-    return [surely, _peak_concurrency(group, window)]
+    """Those that surely were, and those that perhaps were: sent at the earliest, ended at the latest."""
+    if window is None:
+        return [None, None]
+    off_s = window.clock_bound_s
+    by_s, since_s = np.add(group.sent_by_s, off_s), np.subtract(group.ended_since_s, off_s)
+    sent_s, ended_s = np.subtract(group.sent_s, off_s), np.add(group.ended_s, off_s)
+    surely = by_s <= since_s
+    return [
+        _most_in_flight(by_s[surely], since_s[surely], window.surely),
+        _most_in_flight(sent_s, ended_s, window.widest),
+    ]
 
 
-def _most_in_flight(sent_s: Sequence[float], ended_s: Sequence[float], window: Window | None) -> int | None:
+def _most_in_flight(sent_s: ArrayLike, ended_s: ArrayLike, window: Window | None) -> int | None:
     if window is None:
         return None
     sent, ended = np.asarray(sent_s), np.asarray(ended_s)

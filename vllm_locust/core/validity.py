@@ -22,6 +22,7 @@ of that plan, while a TTFT is right that counts from when its request was sent:
     lateness of sending, p99, at most  10 ms or 2 %     100 ms or 10 %     of the mean E2EL; in an open loop
     CPU of a process                   80 % of a core   95 % of a core
     requests not sent                  none              1 % of those planned
+    clocks of the processes, at most   as late as requests may be sent; in an open loop
 
 In a closed loop the next request waits for the answer, and for a place where places are capped: that it was
 sent late is a remark. So is that answers were read late, since the kernel's stamps are not moved by that, and
@@ -81,9 +82,11 @@ class Measured:
     planned: int
     dropped: int
     contradictions: int
+    clock_bound_s: float = 0.0
+    """See `core.recording`."""
 
     @classmethod
-    def of(cls, group: Group) -> Self:
+    def of(cls, group: Group, clock_bound_s: float = 0.0) -> Self:
         """Of the requests of a group."""
         families, first_bounds_s = families_of(group), group.ttft_bound_s()
         return cls(
@@ -97,6 +100,7 @@ class Measured:
             planned=group.planned,
             dropped=group.dropped,
             contradictions=group.contradictions,
+            clock_bound_s=clock_bound_s,
         )
 
 
@@ -198,6 +202,8 @@ class Validity:
     """Reads whose stamp was not to be trusted: the moment of the read was taken, with a wider bound."""
     lost: int
     """Requests that were begun and are not accounted for."""
+    clock_bound_ms: float
+    """How far the times of a process may be from those of the master; 0 of one process."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -225,6 +231,7 @@ class Validity:
             "dropped": self.dropped,
             "contradictions": self.contradictions,
             "lost": self.lost,
+            "clock_bound_ms": self.clock_bound_ms,
         }
 
 
@@ -266,7 +273,11 @@ def judge(
     )
     late, lags = list(_lateness(by_part, loop)), _lags(by_part)
     lateness = measured.lateness_p99
-    planned = [*(late if loop == "open" else ()), *_judge_dropped(measured, loop)]
+    planned = [
+        *(late if loop == "open" else ()),
+        *(() if loop == "closed" else _judge_clocks(measured)),
+        *_judge_dropped(measured, loop),
+    ]
     return Validity(
         worst(general.verdict, *(metric.judged.verdict for metric in metrics.values())),
         metrics,
@@ -289,6 +300,7 @@ def judge(
         dropped=measured.dropped,
         contradictions=measured.contradictions,
         lost=lost,
+        clock_bound_ms=measured.clock_bound_s * 1000,
     )
 
 
@@ -335,13 +347,27 @@ def _contradicted(count: int) -> Iterator[str]:
 def _delay(what: str, delay: Bounded | None, measured: Measured, so: str) -> Iterator[_Finding]:
     if delay is None:
         return
-    e2el = measured.means["e2el"]
-    reference_s = e2el.value_s if e2el else 0.0
-    verdict, valid_ms = _held_against(delay.high_s, _DELAY_LIMITS_MS, reference_s)
-    certain = _held_against(delay.value_s, _DELAY_LIMITS_MS, reference_s)[0] == verdict
+    verdict, valid_ms = _delayed(delay.high_s, measured)
+    certain = _delayed(delay.value_s, measured)[0] == verdict
     is_so, delay_s = ("is", delay.value_s) if certain else ("may be", delay.high_s)
     shown, limit = told_apart(delay_s * 1000, valid_ms)
     yield verdict, f"{what} {is_so} {shown} ms, beyond {limit} ms, {so}"
+
+
+def _judge_clocks(measured: Measured) -> Iterator[_Finding]:
+    verdict, valid_ms = _delayed(measured.clock_bound_s, measured)
+    shown, limit = told_apart(measured.clock_bound_s * 1000, valid_ms)
+    yield (
+        verdict,
+        f"the clocks of the processes may be {shown} ms off, beyond {limit} ms, "
+        "and so may their parts of the schedule",
+    )
+
+
+def _delayed(delay_s: float, measured: Measured) -> tuple[Verdict, float]:
+    """See `_held_against`."""
+    e2el = measured.means["e2el"]
+    return _held_against(delay_s, _DELAY_LIMITS_MS, e2el.value_s if e2el else 0.0)
 
 
 def _held_against(
@@ -376,8 +402,8 @@ def _lead(part: str) -> str:
 def perhaps_shorter(window: Window | None) -> Iterator[str]:
     """A remark where throughputs may be higher, since less time may have been measured."""
     if window is not None and window.shortest_s < (1 - _SHARES[0]) * window.duration_s:
-        shortest, longest = told_apart(window.shortest_s, window.duration_s)
-        yield f"the measured {longest} s may have been {shortest} s, and throughputs as much higher"
+        shortest, measured = told_apart(window.shortest_s, window.duration_s)
+        yield f"the measured {measured} s may have been {shortest} s, and throughputs as much higher"
 
 
 def lost_sentence(lost: int) -> str:

@@ -109,7 +109,7 @@ class SearchCourse:
         numbers = summarize_phase(
             recording, phase.number, self._settings.goodput_ms or None, percentiles_of(slos)
         )
-        measured, loop = Measured.of(group), self._settings.loop
+        measured, loop = Measured.of(group, recording.clock_bound_s), self._settings.loop
         # Of this probe alone: a client that was busy before is none of its business.
         client = judge(measured, self._crew.cpu_shares, self._crew.stamps, loop=loop)
         evidence = conclude(slos, group, numbers, client)

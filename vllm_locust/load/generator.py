@@ -139,10 +139,13 @@ class LoadGenerator:
 
     # -- told by the conductor ----------------------------------------------------------------------------
 
-    def set_clock(self, began_s: float) -> None:
-        """The run began at `began_s` of this process's clock: to be known before the first phase begins."""
+    def set_clock(self, began_s: float, bound_s: float) -> None:
+        """The run began at `began_s` of this process's clock, give or take `bound_s`.
+
+        To be known before the first phase begins.
+        """
         self.began_s = began_s
-        self.recording = Recording(self.began_s, self.settings.limits)
+        self.recording = Recording(self.began_s, self.settings.limits, bound_s)
 
     def begin(self, phase: Phase, at_s: float, open_loop: Mapping[str, Any]) -> None:
         """Begin a phase `at_s` seconds into the run.

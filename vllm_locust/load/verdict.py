@@ -81,7 +81,7 @@ def conclude(
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
     total = recording.total()
     client = judge(
-        Measured.of(total),
+        Measured.of(total, recording.clock_bound_s),
         generators.cpu_shares,
         generators.stamps,
         loop=settings.loop,

@@ -124,7 +124,7 @@ class WorkerLink:
         if not clock.settled:
             self._ask_for_time()
             return
-        self.generator.set_clock(clock.began_s)
+        self.generator.set_clock(clock.began_s, clock.bound_s)
         self._tell("hello", name=f"{socket.gethostname()}:{os.getpid()}")
 
     def leave(self) -> None:

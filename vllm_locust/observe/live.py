@@ -219,7 +219,7 @@ class LiveRun:
             for phase in self._phases.values():
                 parts |= {(phase.number, name): tally.measured() for name, tally in phase.parts.items()}
             self._verdict = judge(
-                self.total().measured(),
+                replace(self.total().measured(), clock_bound_s=self._windows.clock_bound_s),
                 self.load.cpu_shares,
                 self.load.stamps,
                 loop=self.identity.loop,

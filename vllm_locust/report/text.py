@@ -72,7 +72,7 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary.get("request_rate") is not None:
         rate = summary["request_rate"]
         yield _line("Request rate configured (RPS)", rate if isinstance(rate, str) else float(rate))
-    yield _line("Benchmark duration (s)", summary["duration"], _at_least(summary))
+    yield _line("Benchmark duration (s)", summary["duration"], _in_truth(summary))
     yield _line("Total input tokens", summary["total_input_tokens"])
     lengths = summary.get("prompt_lengths", {"promised": 0})
     if lengths["promised"]:
@@ -94,11 +94,15 @@ def _totals(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"  - {sentence}"
 
 
-def _at_least(summary: Mapping[str, Any]) -> str:
-    """What the duration truly is at least, where that is another one."""
-    at_least, _ = summary.get("error_bounds", {}).get("duration", (None, None))
-    shown = "" if at_least is None else f"{at_least:.2f}"
-    return f"(in truth {shown} at least)" if shown and shown != f"{summary['duration']:.2f}" else ""
+def _in_truth(summary: Mapping[str, Any]) -> str:
+    """What the duration truly is at least, and at most, where that is another one."""
+    ends = summary.get("error_bounds", {}).get("duration", (None, None))
+    if None in ends:
+        return ""
+    low, high, claimed = (f"{one:.2f}" for one in (*ends, summary["duration"]))
+    if high != claimed:
+        return f"(in truth {low} to {high})"
+    return f"(in truth {low} at least)" if low != claimed else ""
 
 
 def _share_of_input(summary: Mapping[str, Any]) -> str:
@@ -248,6 +252,8 @@ def _client(client: Mapping[str, Any]) -> Iterator[str]:
     yield _line("P99 of the lag of reading (ms)", client["lag_p99_ms"])
     late = "P99 of the lateness of sending (ms)"
     yield _line(late, client["send_lateness_p99_ms"], _at_most(client.get("send_lateness_p99_high_ms")))
+    if bound_ms := client.get("clock_bound_ms"):
+        yield _line("Clocks of the processes are off by at most (ms)", bound_ms)
     for name, share in client["cpu_shares"].items():
         yield _line(f"CPU of {name} (% of a core)", share * 100)
     for sentence in (*client["reasons"], *load["reasons"], *client.get("remarks", ())):

@@ -96,6 +96,7 @@ def honesty(run: Results) -> Html | None:
     client = (run.summary or {}).get("client")
     if not client:
         return None
+    off_ms = client.get("clock_bound_ms")
     rows: list[Sequence[Part]] = [
         ("a TTFT is too large, in the mean", at_most(client.get("ttft_bound_mean_ms"))),
         ("error of a TTFT, p99", at_most(client.get("ttft_bound_p99_ms"))),
@@ -103,6 +104,7 @@ def honesty(run: Results) -> Html | None:
         ("read later than it arrived, p99", _ms(client.get("lag_p99_ms"))),
         ("sent later than planned, p99", _ms(client.get("send_lateness_p99_ms"))),
         ("... and by so much at most", _ms(client.get("send_lateness_p99_high_ms"))),
+        *((("clocks of the processes are off by", at_most(off_ms)),) if off_ms else ()),
         *((f"CPU of {name}", f"{percent(share)} of a core") for name, share in _cpu(client)),
         ("requests dropped, never sent", number(client.get("dropped"))),
         ("arrival times taken by", "the kernel" if client.get("stamps") == "kernel" else "read()"),
