@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.made_records import an_ok
+from tests.core.made_records import an_error, an_ok
 from vllm_locust.core.recording import Recording
 from vllm_locust.core.slo import Judgement, parse_slo
 from vllm_locust.load.outside import Outside
@@ -169,6 +169,30 @@ def test_each_step_of_a_ladder_is_judged_too() -> None:
     assert [[entry["outcome"] for entry in step] for step in steps] == [["met"] * 2] * 2 + [["missed"] * 2]
     assert steps[2][1]["low"] == pytest.approx(599.489, abs=0.001)
     assert exit_code(verdict, user_errors=False) is None, "the whole run decides"
+
+
+@pytest.mark.parametrize(("late", "failed", "why"), [(4, 0, "4 ended outside it"), (0, 6, "6 failed")])
+def test_a_step_in_which_nothing_was_measured_is_not_green(late: int, failed: int, why: str) -> None:
+    recording = recorded(0.1)
+    recording.close_phase(0, 999.0)
+    recording.begin_phase(1, 1000.0, warmup_s=1.0)
+    for _ in range(failed):
+        recording.add(an_error(1005.0, phase=1))
+    recording.close_phase(1, 1010.0)
+    for _ in range(late):
+        recording.add(an_ok(1004.0, 1011.0, phase=1))
+    verdict = concluded(recording, "failed<=100", "p50_ttft_ms<500", "completed>399")
+    nothing = (
+        f"{failed} of all phases together, but in phase 2 no request was answered in the measured window"
+    )
+    more = " (and 1 more, see above)" if late else ""
+    assert why_inconclusive(verdict) == f"failed<=100 is undetermined: {nothing}: {why}{more}"
+    assert exit_code(verdict, user_errors=False) == 4
+    by_phase = [[entry["outcome"] for entry in phase["slo"]] for phase in verdict.summary["phases"]]
+    # Six failures are enough to miss a median, and to have completed nothing is no 400.
+    assert by_phase == [["met"] * 3, ["undetermined", "undetermined" if late else "missed", "missed"]]
+    together = [entry["outcome"] for entry in verdict.summary["slo"]]
+    assert together == ["undetermined", "undetermined" if late else "met", "met"]
 
 
 def test_without_gates_nothing_is_said_of_them() -> None:

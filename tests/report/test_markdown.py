@@ -58,6 +58,14 @@ def test_failures_and_objectives_are_in_the_verdict() -> None:
     assert verdict(text_of(a_row(completed=50, slo=slos[:1], **VALID))).endswith("the objective is met.**")
 
 
+def test_an_objective_says_in_which_phases_it_held() -> None:
+    phases = [{"slo": [{"outcome": outcome}]} for outcome in ("met", "missed", "met", "undetermined")]
+    slos = [{"slo": "a<1", "outcome": "met", "sentence": "a<1: 0.5, met"}]
+    assert "- **met** a&#60;1: 0.5, met (by phase: met in 1, 3; missed in 2; undetermined in 4)\n" in text_of(
+        a_row(completed=50, slo=slos, phases=phases, **VALID)
+    )
+
+
 def test_a_measurement_in_doubt_says_why() -> None:
     client = {"verdict": "degraded", "reasons": ["The client was late."]}
     text = text_of(a_row(completed=50, client=client))

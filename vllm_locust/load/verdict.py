@@ -132,7 +132,21 @@ def _judge_all(
         group = recording.phase(phase["phase"])
         known = _intervals(slos, group, phase)
         phase["slo"] = [judgement.to_dict() for judgement in gates(slos, group, phase, known, client)]
-    return gates(slos, total, numbers, client=client)
+    together = gates(slos, total, numbers, client=client)
+    return [_unless_silent(judgement, place, phases) for place, judgement in enumerate(together)]
+
+
+def _unless_silent(judgement: Judgement, place: int, phases: Sequence[Mapping[str, Any]]) -> Judgement:
+    """What all requests together meet is not known of a phase in which nothing was measured."""
+    silent = [
+        f"in phase {number} {nothing}"
+        for number, phase in enumerate(phases, 1)
+        if phase["slo"][place]["outcome"] == "undetermined" and (nothing := nothing_measured(phase))
+    ]
+    if judgement.outcome != "met" or judgement.value is None or not silent:
+        return judgement
+    shown = judgement.slo.shown(judgement.value)
+    return undetermined(judgement, f"{shown} of all phases together, but {'; '.join(silent)}")
 
 
 def _with_unaccounted(judgements: Sequence[Judgement], unaccounted: int) -> Sequence[Judgement]:

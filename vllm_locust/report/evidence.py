@@ -250,3 +250,13 @@ def trend(values: Sequence[Mean]) -> Trend:
     ways = [(exceeds(later, earlier), exceeds(earlier, later)) for earlier, later in pairs]
     up, down, same = ways.count((True, False)), ways.count((False, True)), ways.count((False, False))
     return Trend(up, down, same, len(pairs) - up - down - same)
+
+
+def by_phase(numbers: Mapping[str, Any], place: int) -> str | None:
+    """`by phase: met in 1, 2, 3; missed in 4` of an objective of several phases, counted from 1."""
+    phases: dict[str, list[str]] = {}
+    for number, phase in enumerate(numbers.get("phases") or (), 1):
+        if judged := phase.get("slo"):
+            phases.setdefault(judged[place]["outcome"], []).append(str(number))
+    told = "; ".join(f"{outcome} in {', '.join(those)}" for outcome, those in phases.items())
+    return f"by phase: {told}" if told else None

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vllm_locust.report.evidence import dropped, failed, odd_answers, planned, whole, work_word
+from vllm_locust.report.evidence import by_phase, dropped, failed, odd_answers, planned, whole, work_word
 from vllm_locust.report.findings import Finding
 from vllm_locust.report.words import counted, digits, listed
 from vllm_locust.results.folder import Results
@@ -206,11 +206,16 @@ def _latency(row: Row, key: str) -> str:
 
 def _slos(runs: Sequence[Row]) -> Iterator[str]:
     """Each objective in a sentence, those that were not met first."""
-    judged = [(row, slo) for row in runs for slo in row.numbers.get("slo") or ()]
+    judged = [
+        (row, slo, by_phase(row.numbers, place))
+        for row in runs
+        for place, slo in enumerate(row.numbers.get("slo") or ())
+    ]
     if judged:
         yield "### Objectives\n"
-    for row, slo in sorted(judged, key=lambda one: one[1]["outcome"] == "met"):
-        yield f"- **{slo['outcome']}** {_whose(row, runs)}{escaped(slo['sentence'])}"
+    for row, slo, spread in sorted(judged, key=lambda one: one[1]["outcome"] == "met"):
+        phases = f" ({spread})" if spread else ""
+        yield f"- **{slo['outcome']}** {_whose(row, runs)}{escaped(slo['sentence'])}{phases}"
 
 
 def _failures(runs: Sequence[Row]) -> Iterator[str]:

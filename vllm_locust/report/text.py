@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_locust.core.summary import nothing_measured
 from vllm_locust.core.validity import METRICS
+from vllm_locust.report.evidence import by_phase
 
 _WIDTH = 50
 _TITLES = {
@@ -279,18 +280,9 @@ def render_slos(summary: Mapping[str, Any]) -> str:
     lines = []
     for number, judgement in enumerate(summary["slo"]):
         lines.append(f"SLO {judgement['sentence']}")
-        outcomes = [phase["slo"][number]["outcome"] for phase in summary["phases"] if phase.get("slo")]
-        if outcomes:
-            lines.append(f"    by phase: {_by_outcome(outcomes)}")
+        if spread := by_phase(summary, number):
+            lines.append(f"    {spread}")
     return "\n".join(lines) + "\n"
-
-
-def _by_outcome(outcomes: Sequence[str]) -> str:
-    """`met in 1, 2, 3; missed in 4`, phases counted from 1."""
-    phases: dict[str, list[str]] = {}
-    for phase, outcome in enumerate(outcomes, 1):
-        phases.setdefault(outcome, []).append(str(phase))
-    return "; ".join(f"{outcome} in {', '.join(numbers)}" for outcome, numbers in phases.items())
 
 
 # Headings of the phases' table, in two rows, and the summary's key of each column.
