@@ -240,3 +240,20 @@ def test_a_bad_island_below_the_answer_is_looked_for_in_the_widest_gap():
     answer = search.answer
     assert (answer.level, answer.missed_at, answer.undecided) == (9, 10, None)
     assert [level.level for level in answer.levels if level.outcome == "met"] == [1, 2, 4, 8, 9, 12]
+
+
+def test_a_miss_that_the_clients_own_error_leaves_open_decides_nothing():
+    """Of 1000 requests each, 900 to 986, 1000, and 900 to 986 were inside: 2800 to 2972, 2970 are asked."""
+    dim = replace(counted(900, 1000), least=900, most=986, close=True)
+    at_3 = iter([dim, MET, dim])
+    search = CapacitySearch()
+    asked = run(
+        search, lambda level: probe(level, next(at_3) if level == 3 else MET if level < 3 else MISSED)
+    )
+    assert asked == [1, 2, 4, 3, 3, 3]
+    answer = search.answer
+    assert (answer.level, answer.certain, answer.missed_at, answer.ended) == (2, 2, 3, "narrowed")
+    assert answer.undecided == (
+        "at 3 the client's own error leaves it open whether p99_ttft_ms<500 is met: 93.33 to 99.06 % of "
+        "requests were inside, 99 % needed"
+    )

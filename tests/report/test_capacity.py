@@ -270,6 +270,15 @@ def test_an_island_is_told():
     assert in_words(answer).startswith("Largest load that met all objectives: 9 users (10 users missed: ")
 
 
+def test_a_level_that_met_above_the_miss_and_then_missed_itself_is_told():
+    missed = ttft(600.0, 900)
+    probes = (probe(8, FINE), probe(6, missed), probe(8, missed), probe(6, missed), probe(5, FINE))
+    assert in_words(taken(*probes)).endswith(
+        "6 users missed, though a probe of 8 had met for certain: probes contradict each other, so the "
+        "server or the machine may have changed meanwhile."
+    )
+
+
 def test_a_maximum_that_held_is_not_proved():
     held = Finding(MAXIMUM, "met", 18412.0, 300, 280.0, 300, 1.0, low=0.9931)
     broke = Finding(MAXIMUM, "missed", 20170.0, 80, 80.0, 79, 1.0, low=0.92, high=0.999)

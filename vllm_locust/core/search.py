@@ -29,7 +29,8 @@ lowest: a collapse that does not come again passed. After two collapses in a row
 probed, to see whether the server is still there: if not, or if there is none, the search ends.
 
 The answer is `undecided`, with the reason, unless it rests on a level that met for certain, at it or within
-two steps below, or even the lowest level missed for certain.
+two steps below, or even the lowest level missed for certain; and also where only what the client did not see
+leaves it open whether an end of the bracket met.
 """
 
 import math
@@ -380,6 +381,9 @@ class CapacitySearch:
             return step.reason
         if low is None:
             return _doubt(high) if high and high.close else None
+        for end in (low, high):
+            if end is not None and not end.collapsed and (blur := Evidence(end.findings).blur):
+                return f"at {_number(end.level)} {blur}"
         if certain is not None and certain >= low.level - self._step_below(low):
             return None
         return _doubt(low)

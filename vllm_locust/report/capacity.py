@@ -199,6 +199,15 @@ def _islands(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
     if above:
         again = listed([_level(one["level"]) for one in above])
         yield f"{_amount(missed_at, unit)} missed, though above it {again} met: not all lower loads hold."
+    known = {one["level"] for one in above}
+    certain = {one["level"] for one in answer["probes"] if one["outcome"] == "met" and not one["close"]}
+    turned = sorted(level for level in certain - known if level > missed_at)
+    if turned:
+        probed = listed([_level(level) for level in turned])
+        yield (
+            f"{_amount(missed_at, unit)} missed, though a probe of {probed} had met for certain: probes "
+            "contradict each other, so the server or the machine may have changed meanwhile."
+        )
 
 
 def _hiccups(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
