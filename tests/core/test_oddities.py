@@ -244,6 +244,8 @@ def test_an_answer_without_time_between_tokens_has_no_tpot_and_nothing_is_said(r
 
 CHOICES = an_ok(arrivals_s=[0.5, 0.5, 0.52, 0.52, 0.54, 0.54], choices=2)
 HIDDEN = an_ok(arrivals_s=[0.5 + 0.02 * n for n in range(20)], tokens=220, hidden_tokens=200)
+# Of 8 that were asked for, in five events.
+ABOVE_ASKED = an_ok(arrivals_s=[0.5 + 0.02 * n for n in range(5)], tokens=100, max_tokens=8)
 # 2005 tokens in 40 ms: no model is so fast, so that not all of them came after the first event.
 TOO_MANY = an_ok(arrivals_s=[0.5 + 0.01 * n for n in range(5)], tokens=2005)
 
@@ -267,6 +269,14 @@ TOO_MANY = an_ok(arrivals_s=[0.5 + 0.01 * n for n in range(5)], tokens=2005)
                 "undefined"
             ],
         ),
+        (
+            ABOVE_ASKED,
+            4,
+            [
+                "In 1 of 2 answers usage counts more tokens than were asked for: their TPOT is undefined, "
+                "and tokens per second follow usage"
+            ],
+        ),
         (TOO_MANY, 4, []),
     ],
 )
@@ -286,7 +296,13 @@ def test_an_answer_whose_tokens_came_nobody_knows_when_has_no_tpot(
 
 @pytest.mark.parametrize(
     ("record", "tpot", "itl"),
-    [(CHOICES, "undetermined", "undetermined"), (HIDDEN, "undetermined", "met"), (STREAMED, "met", "met")],
+    [
+        (CHOICES, "undetermined", "undetermined"),
+        (HIDDEN, "undetermined", "met"),
+        (ABOVE_ASKED, "undetermined", "met"),
+        (replace(ABOVE_ASKED, output_tokens=8), "met", "met"),
+        (STREAMED, "met", "met"),
+    ],
 )
 def test_no_gate_is_met_by_answers_whose_tokens_came_nobody_knows_when(
     record: RequestRecord, tpot: str, itl: str
@@ -295,7 +311,7 @@ def test_no_gate_is_met_by_answers_whose_tokens_came_nobody_knows_when(
     slos = [parse_slo("p90_tpot_ms<150"), parse_slo("p90_itl_ms<150")]
     judgements = gates(slos, recording.total(), summarize(recording))
     assert [judgement.outcome for judgement in judgements] == [tpot, itl]
-    assert (f"without the 20 {UNPACED}" in judgements[0].sentence) == (tpot != "met")
+    assert (f"leaving out the 20 {UNPACED}" in judgements[0].sentence) == (tpot != "met")
 
 
 def test_tokens_of_the_first_event_did_not_come_after_it() -> None:
@@ -333,8 +349,8 @@ def test_choices_of_one_step_are_no_piece_and_choices_at_once_are() -> None:
         ),
         (
             replace(EXACT, output_tokens=4),
-            "In 1 of 3 answers usage counts more tokens than were asked for. TPOT and tokens per second "
-            "follow usage",
+            "In 1 of 3 answers usage counts more tokens than were asked for: their TPOT is undefined, and "
+            "tokens per second follow usage",
         ),
     ],
 )

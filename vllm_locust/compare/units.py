@@ -182,7 +182,7 @@ ODD_ANSWERS = {
     "shorter_than_asked": "shorter than asked, although ignore_eos was sent",
     "perhaps_shorter": "that may be shorter than asked, although ignore_eos was sent",
     "usage_below_stream": "whose usage counts fewer tokens than there were events with output",
-    "usage_above_asked": "whose usage counts more tokens than were asked for",
+    "usage_above_asked": "whose usage counts more tokens than were asked for (without TPOT)",
 }
 
 

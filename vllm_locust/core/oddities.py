@@ -63,19 +63,17 @@ class Oddities:
         self.itl_unknown += len(record.arrivals_s) > 1 and not record.has_gaps
         self.of_several_choices += bool(record.choices > 1 and later_tokens is None)
         self.with_hidden_reasoning += bool(record.hidden_tokens)
+        self.usage_above_asked += record.usage_above_asked
         tokens = record.output_tokens
         if tokens is None:
             return
         if tokens < record.visible_events and not record.tokens_counted:
             self.usage_below_stream += 1
             return  # how long the answer was is not known
-        if record.max_tokens is not None:
+        if record.max_tokens is not None and record.exact_length:
             self._add_length(record, tokens, record.max_tokens * record.choices)
 
     def _add_length(self, record: RequestRecord, tokens: int, most: int) -> None:
-        self.usage_above_asked += bool(tokens > most and not record.tokens_counted)
-        if not record.exact_length:
-            return
         self.asked_for_exact_length += 1
         if not record.tokens_counted:
             self.shorter_than_asked += bool(tokens < most)
@@ -128,7 +126,7 @@ class Oddities:
         if self.usage_above_asked:
             yield (
                 f"In {self.usage_above_asked} of {answers} answers usage counts more tokens than were asked "
-                "for. TPOT and tokens per second follow usage"
+                "for: their TPOT is undefined, and tokens per second follow usage"
             )
         if self.of_several_choices:
             yield (

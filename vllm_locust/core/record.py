@@ -159,8 +159,8 @@ class RequestRecord:
 
         The first event has one token of each choice, unless running usage tells its tokens. An answer of one
         event has no time between tokens, however many are in it. Of several choices usage counts the tokens
-        of all, which come side by side. It may also count reasoning that is not shown. And these tokens or
-        their events may have come at once, however late this client read the first of them.
+        of all, which come side by side. It may also count reasoning that is not shown, or more than was asked
+        for. And these tokens or their events may have come at once, however late this client read the first.
         """
         first = self.event_tokens[0] if self.event_tokens else self.choices
         later = (self.output_tokens or 0) - first
@@ -169,7 +169,15 @@ class RequestRecord:
             return None
         if later < 1 or events < 1:
             return 0
-        return None if self.hidden_tokens or self.choices > 1 or self.few_pieces else later
+        untold = self.hidden_tokens or self.choices > 1 or self.few_pieces or self.usage_above_asked
+        return None if untold else later
+
+    @property
+    def usage_above_asked(self) -> bool:
+        """Whether usage counts more tokens than were asked for."""
+        if self.max_tokens is None or self.output_tokens is None or self.tokens_counted:
+            return False
+        return self.output_tokens > self.max_tokens * self.choices
 
     @property
     def in_one_piece(self) -> bool:
