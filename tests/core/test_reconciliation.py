@@ -38,15 +38,20 @@ def client(**more):
         "total_input_tokens": 25600,
         "total_output_tokens": 12800,
     }
-    return values | more
+    values |= {"answers": {"of_several_tokens": 200, "itl_unknown": 0}} | more
+    exact = {key: [values[key], values[key]] for key in values if key.startswith("mean_")}
+    return values | {"error_bounds": exact | more.get("error_bounds", {})}
 
 
-def sentences(server_side, client_side, client_valid=True):
-    return reconcile(server_side, client_side, client_valid=client_valid)["sentences"]
+ALL = frozenset({"ttft", "tpot", "itl", "e2el"})
 
 
-def only(server_side, client_side, client_valid=True):
-    (sentence,) = sentences(server_side, client_side, client_valid)
+def sentences(server_side, client_side, valid=ALL):
+    return reconcile(server_side, client_side, valid=valid)["sentences"]
+
+
+def only(server_side, client_side, valid=ALL):
+    (sentence,) = sentences(server_side, client_side, valid)
     return sentence
 
 
@@ -56,7 +61,7 @@ def only(server_side, client_side, client_valid=True):
 def test_the_numbers():
     ttft = HistogramState((0.1, 0.2, 0.5), (1, 150, 48, 1), 33.8)
     window = server(histograms={"ttft": ttft, "e2e": histogram(342.0)})
-    result = reconcile(window, client(mean_ttft_ms=191.0), client_valid=True)
+    result = reconcile(window, client(mean_ttft_ms=191.0), valid=ALL)
     assert json.loads(json.dumps(result)) == result
     assert result["ttft"] == {
         "client_mean_ms": 191.0,
@@ -81,12 +86,12 @@ def test_the_numbers():
 
 def test_of_the_last_bucket_the_upper_border_is_not_known():
     window = server(histograms={"ttft": HistogramState((0.1,), (0, 9), 4.5)})
-    assert reconcile(window, client(), client_valid=True)["ttft"]["server_p99_between_ms"] == [100, None]
+    assert reconcile(window, client(), valid=ALL)["ttft"]["server_p99_between_ms"] == [100, None]
 
 
 def test_what_nobody_knows_is_null_and_no_sentence():
     window = server(counters={}, histograms={})
-    result = reconcile(window, {"completed": 0, "mean_ttft_ms": None}, client_valid=True)
+    result = reconcile(window, {"completed": 0, "mean_ttft_ms": None}, valid=ALL)
     assert result["sentences"] == []
     assert result["tokens"]["prompt"] == {"client": None, "server": None}
 
@@ -131,7 +136,7 @@ def test_a_gap_that_comes_after_the_first_token_is_one_of_e2el():
 
 
 def test_a_client_that_could_not_measure_blames_itself():
-    sentence = only(server(), client(mean_ttft_ms=300.0), client_valid=False)
+    sentence = only(server(), client(mean_ttft_ms=300.0), valid=())
     assert "the gap may be its own" in sentence
     assert "network" not in sentence
 
@@ -156,6 +161,60 @@ def test_tokens_that_travel_together():
     assert "--stream-interval" in sentence
 
 
+def test_a_parser_and_an_api_server_out_of_breath_are_told_of_tokens_that_travel_together():
+    sentence = only(server(itl=2.74), client(mean_itl_ms=22.0))
+    assert "of a parser of tool calls" in sentence
+    assert "of vLLM's API server, which merges what it has not sent yet when it lacks CPU time" in sentence
+
+
+# The server's mean ITL is 10.41 ms: beyond 0.5 ms, a tenth of the client's and half as much again is 15.615.
+@pytest.mark.parametrize(
+    ("low_ms", "valid", "unknown", "said"),
+    [
+        (15.74, ALL, 0, True),
+        (15.62, ALL, 0, True),
+        (15.61, ALL, 0, False),
+        (4.78, ALL, 0, False),
+        (15.74, ALL - {"itl"}, 0, False),
+        (15.74, {"itl"}, 0, True),
+        (15.74, ALL, 10, True),  # a twentieth of 200
+        (15.74, ALL, 11, False),
+    ],
+)
+def test_a_gap_of_itl_is_told_where_it_is_sure_and_of_the_same_answers(low_ms, valid, unknown, said):
+    ours = client(
+        mean_itl_ms=15.74,
+        error_bounds={"mean_itl_ms": [low_ms, 34.88]},
+        answers={"of_several_tokens": 200, "itl_unknown": unknown},
+    )
+    assert bool(sentences(server(itl=10.41), ours, valid)) is said
+
+
+def test_itl_is_not_held_against_an_e2el_that_does_not_agree():
+    sentence = only(server(itl=2.74), client(mean_itl_ms=22.0, mean_e2el_ms=200.0))
+    assert sentence.startswith("Mean E2EL of the client is below the server's")
+
+
+# 19 ms more than 169 are over a tenth of 188, and so a gap; 18 ms are under a tenth of 187, and none.
+@pytest.mark.parametrize(("low_ms", "vouched"), [(188.0, True), (187.0, False), (150.0, False)])
+@pytest.mark.parametrize("family", ["ttft", "e2el"])
+def test_a_gap_within_the_clients_error_bounds_may_be_its_own(family, low_ms, vouched):
+    key = f"mean_{family}_ms"
+    theirs = server(ttft=169.0, e2e=169.0)
+    ours = {"mean_ttft_ms": 169.0, "mean_e2el_ms": 169.0, key: 191.0}
+    if family == "ttft":
+        ours["mean_e2el_ms"] = 191.0
+    sentence = only(theirs, client(**ours, error_bounds={key: [low_ms, 191.0]}))
+    assert sentence.startswith(f"Mean {family.upper()} is 22.0 ms (12 %) more")
+    assert ("The client vouches" in sentence) is vouched
+    assert ("the gap may be its own" in sentence) is not vouched
+
+
+def test_a_client_whose_bounds_reach_the_server_is_not_below_it():
+    ours = client(mean_ttft_ms=100.0, error_bounds={"mean_ttft_ms": [90.0, 160.0]})
+    assert sentences(server(), ours) == []
+
+
 def test_tokens_that_were_held_back():
     """As with an API server that gets no CPU time: whole answers come at once."""
     sentence = only(server(), client(mean_ttft_ms=330.0, mean_itl_ms=0.1, mean_e2el_ms=345.0))
@@ -163,9 +222,15 @@ def test_tokens_that_were_held_back():
     assert "held back" in sentence
 
 
+def test_tokens_are_not_held_back_that_the_client_may_have_stamped_so():
+    bounds = {"mean_itl_ms": [0.0, 2.74]}
+    ours = client(mean_ttft_ms=330.0, mean_itl_ms=0.1, mean_e2el_ms=345.0, error_bounds=bounds)
+    assert only(server(), ours).startswith("Mean TTFT is 161.0 ms (49 %) more")
+
+
 def test_a_client_that_read_late_does_not_blame_those_on_the_way():
     held_back = client(mean_ttft_ms=330.0, mean_itl_ms=0.1, mean_e2el_ms=345.0)
-    sentence = only(server(), held_back, client_valid=False)
+    sentence = only(server(), held_back, valid=())
     assert "held back" not in sentence
     assert "the gap may be its own" in sentence
 
@@ -263,7 +328,7 @@ def half():
 
 def test_of_a_server_that_had_a_part_of_the_load_nothing_is_shown():
     assert is_partial(half(), client())
-    result = reconcile(half(), client(), client_valid=True)
+    result = reconcile(half(), client(), valid=ALL)
     assert result["sentences"] == [
         "The server counted 100 finished requests where this client had 200, and fewer tokens, too: others "
         "answered them, servers behind the same address that are not asked for their metrics (name each with "
@@ -298,7 +363,7 @@ def test_what_can_be_explained_otherwise_is_shown(server_side, client_side, sile
 
 
 def test_a_source_that_gave_nothing_may_have_had_what_is_missing():
-    result = reconcile(half(), client(), client_valid=True, silent=["b:8000"])
+    result = reconcile(half(), client(), valid=ALL, silent=["b:8000"])
     assert result["sentences"] == [
         "The server counted 100 finished requests where this client had 200: b:8000 gave no metrics in the "
         "end, and may have had the others."
@@ -321,7 +386,7 @@ def test_after_an_abort_nothing_is_taken_for_a_part():
 
 def test_servers_that_take_turns_are_told_apart_from_one():
     window = server(ttft=1.0, finished=9000, restarts=5).of_several_servers()
-    result = reconcile(window, client(), client_valid=True)
+    result = reconcile(window, client(), valid=ALL)
     assert result["sentences"] == [
         "Several servers take turns behind the address of the metrics, so that its numbers are nobody's and "
         "are left out: name each of them with --server-metrics-url, which may be repeated."

@@ -79,6 +79,12 @@ def test_the_possible_error_of_itl_concerns_no_other_metric(bound_ms, expected):
     assert {verdict_on(name, made) for name in ("ttft", "tpot", "e2el")} == {"valid"}
 
 
+def test_each_metric_is_valid_by_itself_and_none_is_where_requests_were_lost():
+    of_itl = measured(bounds_s=[0.0, 0.0051, 0.0])
+    assert judge(of_itl, {}, "kernel").valid_metrics == {"ttft", "tpot", "e2el"}
+    assert judge(of_itl, {}, "kernel", lost=1).valid_metrics == set()
+
+
 def test_the_errors_of_each_metric_by_hand():
     """Answers of 3 tokens after 20, 40 and 60 ms, the first up to 4 ms too late and the last up to 6 ms.
 

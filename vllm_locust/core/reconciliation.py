@@ -1,8 +1,9 @@
 """What client and server say of the same requests, side by side, and in words where they differ.
 
 Rule: a sentence only where something is worth saying, and of causes all those that the evidence at hand does
-not exclude. Means of a server that works for others too are not held against the client's, nor are those of
-another number of requests. The numbers stand beside each other in any case.
+not exclude. A gap that may be the client's own, by its error bounds or its verdict, is blamed on nobody else.
+Means of a server that works for others too are not held against the client's, nor are those of another number
+of requests. The numbers stand beside each other in any case.
 
 Client and server do not measure the same stretch: vLLM's histograms begin when its API server takes a request
 in and end when it has the token in hand, so that the network, what stands in between, and an API server that
@@ -10,7 +11,7 @@ comes late to its sockets are only in the client's. Some ms are usual: a real vL
 TTFT where its client had 191, and 342 ms of E2EL where that had 365.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from vllm_locust.core.server_window import ServerWindow
@@ -46,17 +47,17 @@ def is_partial(server: ServerWindow, client: Mapping[str, Any], silent: Sequence
 
 
 def reconcile(
-    server: ServerWindow, client: Mapping[str, Any], *, client_valid: bool, silent: Sequence[str] = ()
+    server: ServerWindow, client: Mapping[str, Any], *, valid: Collection[str], silent: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Compare a server's window with the summary of the same window (see `core.summary`), fit for JSON.
 
     `..._between_ms` are the borders of the server's bucket that holds the percentile, the upper one None for
-    its last bucket. None is not known, and all that the server told where it `is_partial`. `client_valid` is
-    whether the client could measure well.
+    its last bucket. None is not known, and all that the server told where it `is_partial`. `valid` are the
+    latencies that the client could measure well.
     """
     shown = server.of_a_part() if is_partial(server, client, silent) else server
     result = _both_sides(shown, client)
-    result["sentences"] = list(_sentences(result, server, client, client_valid, silent))
+    result["sentences"] = list(_sentences(result, server, client, valid, silent))
     return result
 
 
@@ -113,7 +114,7 @@ def _sentences(
     result: Mapping[str, Any],
     server: ServerWindow,
     client: Mapping[str, Any],
-    client_valid: bool,
+    valid: Collection[str],
     silent: Sequence[str],
 ) -> Iterator[str]:
     if server.several_servers:
@@ -134,7 +135,7 @@ def _sentences(
         )
     others = _requests_of_others(result["requests"], client)
     if _enough(result, client) and not others:
-        yield from _on_gaps(result, client, client_valid)
+        yield from _on_gaps(result, client, valid)
     yield from _on_the_queue(result)
     if others:
         theirs = result["requests"]["server"]
@@ -153,10 +154,11 @@ def _enough(result: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
     return all(count is not None and count >= _FEWEST for count in counts)
 
 
-def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> Iterator[str]:
+def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], valid: Collection[str]) -> Iterator[str]:
     yield from _on_different_requests(result)
-    ttft, itl, e2el = _of_the_same_requests(result)
-    if _is_held_back(ttft, itl) and client_valid:
+    ttft, itl, e2el = blocks = _of_the_same_requests(result, client)
+    sure_ttft, sure_itl, sure_e2el = _surely(blocks, client)
+    if {"ttft", "itl"} <= set(valid) and _is_held_back(sure_ttft, sure_itl):
         yield (
             f"The first token came {ttft['gap_ms']:.1f} ms late by the server's clock, and the others faster "
             f"than it made them ({_both(itl)} between tokens): on their way tokens were held back and then "
@@ -164,16 +166,15 @@ def _on_gaps(result: Mapping[str, Any], client: Mapping[str, Any], client_valid:
         )
         return
     if _is_late(ttft):
-        yield f"Mean TTFT is {_more(ttft)}. {_reasons(ttft, client, client_valid)}"
-    if _is_late(e2el, beyond_ms=max(ttft["gap_ms"] or 0.0, 0.0)):
-        yield f"Mean E2EL is {_more(e2el)}. {_reasons(e2el, client, client_valid)}"
-    elif e2el["gap_ms"] is not None and _is_bunched(itl):
-        yield (
-            f"Mean ITL is {_both(itl)} though E2EL agrees: tokens travel several at a time, or some not at "
-            "all, because of --stream-interval, of speculative decoding, of a parser of tool calls or "
-            "reasoning that holds some back, or of a gateway that buffers."
-        )
-    early = [name for name, block in (("TTFT", ttft), ("E2EL", e2el)) if _is_early(block)]
+        vouched = "ttft" in valid and _is_late(sure_ttft)
+        yield f"Mean TTFT is {_more(ttft)}. {_reasons(ttft, client, vouched)}"
+    told_ms = max(ttft["gap_ms"] or 0.0, 0.0)
+    if _is_late(e2el, beyond_ms=told_ms):
+        vouched = "e2el" in valid and _is_late(sure_e2el, beyond_ms=told_ms)
+        yield f"Mean E2EL is {_more(e2el)}. {_reasons(e2el, client, vouched)}"
+    elif _agrees(e2el) and "itl" in valid and _is_bunched(sure_itl):
+        yield f"Mean ITL is {_both(itl)} though E2EL agrees: {_BUNCHED}"
+    early = [name for name, block in (("TTFT", sure_ttft), ("E2EL", sure_e2el)) if _is_early(block)]
     if early:
         yield (
             f"Mean {' and '.join(early)} of the client {'is' if len(early) == 1 else 'are'} below the "
@@ -192,15 +193,32 @@ def _on_different_requests(result: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _of_the_same_requests(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _of_the_same_requests(result: Mapping[str, Any], client: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """TTFT, ITL and E2EL, without the gap where it is one between different requests.
 
-    Nobody counts the client's gaps between tokens: they are of the requests of the others.
+    Nobody counts the client's gaps between tokens: they are of the requests of the others, but for answers
+    of which they are not known.
     """
     same = {family: _is_of_the_same(result[family]) for family in ("ttft", "e2el")}
-    same["itl"] = all(same.values())
-    for family in ("ttft", "itl", "e2el"):
-        yield result[family] if same[family] else {**result[family], "gap_ms": None}
+    same["itl"] = all(same.values()) and _has_gaps_of_most(client["answers"])
+    return [result[family] if same[family] else {**result[family], "gap_ms": None} for family in _FAMILIES]
+
+
+def _has_gaps_of_most(answers: Mapping[str, Any]) -> bool:
+    several = answers["of_several_tokens"]
+    return _are_as_many(several - answers["itl_unknown"], several)
+
+
+def _surely(blocks: Sequence[Mapping[str, Any]], client: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The same if the client is off, within its error bounds, by what brings it nearest to the server."""
+    for family, block in zip(_FAMILIES, blocks, strict=True):
+        low_ms, high_ms = client["error_bounds"][f"mean_{family}_ms"]
+        if block["gap_ms"] is None or low_ms is None or high_ms is None:
+            yield {**block, "gap_ms": None}
+            continue
+        theirs = block["server_mean_ms"]
+        ours = min(max(theirs, low_ms), high_ms)
+        yield {**block, "client_mean_ms": ours, "gap_ms": ours - theirs}
 
 
 def _is_of_the_same(block: Mapping[str, Any]) -> bool:
@@ -225,6 +243,10 @@ def _is_early(block: Mapping[str, Any], least_ms: float = _GAP_MS) -> bool:
     return gap_ms is not None and -gap_ms > least_ms and -gap_ms > _GAP_SHARE * block["server_mean_ms"]
 
 
+def _agrees(block: Mapping[str, Any]) -> bool:
+    return block["gap_ms"] is not None and not _is_late(block) and not _is_early(block)
+
+
 def _is_bunched(itl: Mapping[str, Any]) -> bool:
     return _is_late(itl, least_ms=0.5) and itl["client_mean_ms"] > _BUNCHED_FACTOR * itl["server_mean_ms"]
 
@@ -234,10 +256,10 @@ def _is_held_back(ttft: Mapping[str, Any], itl: Mapping[str, Any]) -> bool:
     return _is_late(ttft) and _is_early(itl, least_ms=0.5)
 
 
-def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], client_valid: bool) -> str:
-    """Where a gap can come from."""
-    if not client_valid:
-        return "This client could not measure well (see its verdict), so that the gap may be its own."
+def _reasons(block: Mapping[str, Any], client: Mapping[str, Any], vouched: bool) -> str:
+    """Where a gap can come from, of which the client knows or not that it is not its own."""
+    if not vouched:
+        return "This client could not measure it well (see its verdict), so that the gap may be its own."
     connecting_ms = client.get("mean_connect_ms")
     connecting = (
         f"in opening connections ({connecting_ms:.1f} ms for a request that needed one), "
@@ -338,6 +360,11 @@ def _on_missing_requests(
     yield counted + words[why]
 
 
+_BUNCHED = (
+    "tokens travel several at a time, or some not at all, because of --stream-interval, of speculative "
+    "decoding, of a parser of tool calls or reasoning that holds some back, of vLLM's API server, which "
+    "merges what it has not sent yet when it lacks CPU time, or of a gateway that buffers."
+)
 _UNCOUNTED = "it ended some without counting them, as when they are aborted"
 _ELSEWHERE = (
     "others answered them, servers behind the same address that are not asked for their metrics (name each "

@@ -211,6 +211,14 @@ class Validity:
         of_metrics = (fault for metric in self.metrics.values() for fault in metric.judged.faults)
         return Judged.by([*self.general.faults, *of_metrics]).reasons
 
+    @property
+    def valid_metrics(self) -> frozenset[str]:
+        """Those of `METRICS` that could be measured well."""
+        verdicts = {
+            name: worst(self.general.verdict, one.judged.verdict) for name, one in self.metrics.items()
+        }
+        return frozenset(name for name, verdict in verdicts.items() if verdict == VALID)
+
     def to_dict(self) -> dict[str, Any]:
         """The `client` block of a summary."""
         return {

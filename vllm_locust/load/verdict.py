@@ -19,7 +19,6 @@ from vllm_locust.core.slo import Judgement, Slo, percentiles_of, undetermined
 from vllm_locust.core.summary import nothing_measured, summarize
 from vllm_locust.core.validity import (
     INVALID,
-    VALID,
     Measured,
     Stamps,
     Validity,
@@ -101,7 +100,7 @@ def conclude(
         **_asked(total, generators.outside),
         **numbers,
         "client": client.to_dict(),
-        "server": _server(server, numbers, client.verdict) if settings.watches_server and server else None,
+        "server": _server(server, numbers, client) if settings.watches_server and server else None,
         "workers": list(generators.workers),
         "slo": [judgement.to_dict() for judgement in judgements],
     }
@@ -167,7 +166,7 @@ def _intervals(slos: Sequence[Slo], group: Group, numbers: Mapping[str, Any]) ->
     return intervals_in_order(group, numbers["max_concurrent_requests"] or 1, percentiles)
 
 
-def _server(side: ServerSide, numbers: Mapping[str, Any], client_verdict: str) -> Mapping[str, Any]:
+def _server(side: ServerSide, numbers: Mapping[str, Any], client: Validity) -> Mapping[str, Any]:
     """The block `server` of the summary; every phase gets one of its own."""
     total = side.recording.total()
     silent = [source["source"] for source in side.sources if not source["up"]]
@@ -176,8 +175,7 @@ def _server(side: ServerSide, numbers: Mapping[str, Any], client_verdict: str) -
         phase["server"] = _shown(side.recording.phase(phase["phase"]), partial)
     block: dict[str, Any] = {"sources": list(side.sources)}
     if total is not None:
-        valid = client_verdict == VALID
-        reconciliation = reconcile(total, numbers, client_valid=valid, silent=silent)
+        reconciliation = reconcile(total, numbers, valid=client.valid_metrics, silent=silent)
         block |= {**(_shown(total, partial) or {}), "reconciliation": reconciliation}
     return block
 
