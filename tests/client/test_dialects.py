@@ -55,6 +55,7 @@ def test_answers_that_ended_as_they_should(reason: Any) -> None:
         ("network_error", '"network_error"'),
         ("incomplete", '"incomplete"'),
         ("stop-abort", '"stop-abort"'),
+        ("stop: aborted", '"stop: aborted"'),
         ({"type": "abort"}, '"abort"'),
         ({"type": "abort", "message": "engine died"}, "engine died"),
     ],

@@ -121,9 +121,6 @@ def test_failures_are_failures(name: str) -> None:
 
 
 ERRORS: dict[str, Any] = {
-    "FastAPI": {"detail": "engine died"},
-    "API gateways of AWS": {"message": "engine died"},
-    "in large letters": {"Message": "engine died"},
     "Bedrock": {"internalServerException": {"message": "engine died"}},
     "Bedrock, with a status": {
         "modelStreamErrorException": {"message": "engine died", "originalStatusCode": 1}
@@ -144,14 +141,19 @@ ERRORS: dict[str, Any] = {
     "Anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "engine died"}},
     "Cloudflare": {"errors": [{"message": "engine died", "code": 3040}], "success": False, "result": {}},
     "a problem of RFC 9457": {"type": "about:blank", "title": "engine died", "status": 503},
-    "FastAPI's validation": {"detail": [{"loc": ["body"], "msg": "engine died", "type": "missing"}]},
-    "FastAPI's detail of one's own": {"detail": {"msg": "engine died"}},
-    "several messages": {"message": ["engine died", "and all is lost"]},
     "by the event": {"event": "error", "message": "engine died"},
     "WeChat": {"errcode": 40001, "errmsg": "engine died"},
     "Google": [{"error": {"code": 429, "message": "engine died", "status": "RESOURCE_EXHAUSTED"}}],
     "a failure": {"failure": {"message": "engine died"}},
     "inside something else": {"response": {"id": "x", "error": {"message": "engine died"}}},
+    "iFlytek": {"header": {"code": 10013, "message": "engine died", "status": 2}},
+    "gRPC": {"status": {"code": 13, "message": "engine died"}},
+    "no success, in quotes": {"success": "false", "msg": "engine died"},
+    "not ok": {"ok": False, "message": "engine died"},
+    "an end that is true": {"failed": True, "message": "engine died"},
+    "a traceback": {"traceback": "engine died"},
+    "about a rate, and an error": {"rateLimitExceededException": {"message": "engine died"}},
+    "inside an end": {"aborted": {"error": "engine died"}},
     "deep inside": {"output": {"steps": [{"id": 1}, {"meta": {"error": "engine died"}}]}},
 }
 
@@ -164,12 +166,40 @@ def test_an_error_is_one_in_whatever_fields(who: str, end: list[bytes]) -> None:
     three_ways(Case([A, line, *end], "server_error_event", "engine died"))
 
 
+MESSAGES: dict[str, Any] = {
+    "FastAPI": {"detail": "engine died"},
+    "API gateways of AWS": {"message": "engine died"},
+    "in large letters": {"Message": "engine died"},
+    "FastAPI's validation": {"detail": [{"loc": ["body"], "msg": "engine died", "type": "missing"}]},
+    "FastAPI's detail of one's own": {"detail": {"msg": "engine died"}},
+    "several messages": {"message": ["engine died", "and all is lost"]},
+    "beside nulls": {"choices": None, "usage": None, "message": "engine died"},
+    "beside progress": {"message": "engine died", "progress": 0.5},
+}
+
+
+@pytest.mark.parametrize("who", MESSAGES)
+def test_a_lone_message_is_an_error_unless_output_or_a_finish_reason_follows(who: str) -> None:
+    data = json.dumps(MESSAGES[who]).encode()
+    for told in (event(data), b"event: warning\n" + event(data), data + b"\n\n"):
+        for end in ([DONE], []):
+            three_ways(Case([A, told, *end], "server_error_event", "engine died"))
+            three_ways(Case([told, ROLE, *end], "server_error_event", "engine died"))
+            two = [A, chunk({"content": "b"}, index=1), STOP, told, *end]
+            three_ways(Case(two, "server_error_event", "engine died", choices=2))
+        three_ways(Case([A, told, STOP, DONE], arrivals=[0]))
+        three_ways(Case([A, STOP, told, DONE], arrivals=[0]))
+    three_ways(Case([event(data), ROLE, A, B, DONE], arrivals=[2, 3], text="ab"))
+    three_ways(Case([event(data), A], "truncated", "without a finish reason"))
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *("exception", "server_error", "Error", "response.failed", "abort", "timeout"),
         *("internalServerException", "cancel", "streamerror", "StreamErrors", "fatal", "response.incomplete"),
         *("request_timed_out", "TIMED_OUT", "stream.cancelled", "worker-crashed"),
+        *("disconnect", "on_llm_error"),
     ],
 )
 def test_an_error_is_one_by_the_name_of_its_event(name: str) -> None:
@@ -231,6 +261,10 @@ def test_an_error_inside_an_answer_is_one(place: str, told: dict[str, Any]) -> N
         '"finish_reason":"stop","state":"CANCELLED"',
         '"finish_reason":"stop","status_code":500',
         '"finish_reason":"stop","success":false',
+        '"finish_reason":"stop","success":"False"',
+        '"finish_reason":"stop","aborted":true',
+        '"finish_reason":"stop","timed_out":true',
+        '"finish_reason":"stop","isCancelled":"true"',
     ],
 )
 def test_a_state_of_a_choice_that_is_a_failure(told: str) -> None:
@@ -261,6 +295,15 @@ NO_FAILURES: dict[str, dict[str, Any]] = {
         "request": {"tools": [{"error": "x"}]},
         "response_format": {"error": {"type": "y"}},
     },
+    "OpenRouter, whose first provider refused": {
+        "openrouter_metadata": {"attempt": 2, "attempts": [{"status": 429}, {"status": 200}]}
+    },
+    "attempts before": {"retries": [{"error": "429"}], "x_retry_error": "429", "fallbacks": [{"error": "x"}]},
+    "warnings": {"warnings": [{"error": "deprecated"}], "history": [{"error": "x"}]},
+    "what is about errors": {"error_budget": 0.99, "errorRate": 0.1, "metadata": {"on_error": "continue"}},
+    "ends that did not come": {"failed": False, "aborted": None, "timeout": 30, "can_cancel": True},
+    "a code that goes on": {"status": {"code": "RUNNING", "message": "at it"}, "header": {"code": 0}},
+    "a code of something else": {"extra": {"code": 1, "message": "hi"}},
     "a state that goes on": {"status": "incomplete", "native_finish_reason": None, "state": "running"},
     "what the provider says": {"native_finish_reason": "MALFORMED_FUNCTION_CALL"},
     "counts": {"usage": {"errors": 3, "terror": 1}, "metrics": {"error": 0.25}},

@@ -73,6 +73,10 @@ OPENING: dict[str, Any] = {
         **{"status": "in_progress", "model": "m", "provider": "x", "obfuscation": "aZ", "index": 0},
         **{"created_at": "2026-12-01T00:00:00Z", "messageId": "7", "stopReason": "none", "token_id": 12},
     },
+    "what was looked up": {
+        **{"role": "assistant", "content": "", "references": ["http://x"], "metadata": {"trace": "x"}},
+        **{"search_queries": ["what is x"], "documents": [{"url": "http://x", "text": "looked up"}]},
+    },
     "sources": {"role": "assistant", "content": "", "annotations": [{"url_citation": {"title": "t"}}]},
 }
 NOTHING: dict[str, Any] = {
@@ -81,6 +85,7 @@ NOTHING: dict[str, Any] = {
     "the id of a call": {"tool_calls": call(id="call_1", type="function")},
     "a signature": {"reasoning_content": {"signature": "EqoB"}},
     "no parts": {"content": []},
+    "documents": {"documents": [{"text": "looked up"}], "metadata": {"trace": "x"}},
 }
 EMPTY: dict[str, Any] = {
     "content": {"content": ""},

@@ -16,7 +16,7 @@ from vllm_locust.client.connection import Connection
 from vllm_locust.core.body import beginning, compression_of, decoded, told_error
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT, TRUNCATED, http_outcome
 from vllm_locust.core.stream import Answer
-from vllm_locust.core.trouble import error_in
+from vllm_locust.core.trouble import error_in, lone_message
 from vllm_locust.core.urls import without_secrets
 
 _MAX_BODY_BYTES = 64 << 10
@@ -256,6 +256,8 @@ class Exchange:
 
     def _unfinished(self) -> tuple[str, str]:
         answer = self.answer
+        if answer.odd_line is not None and (told := lone_message(decoded(answer.odd_line))) is not None:
+            return SERVER_ERROR_EVENT, told
         if not answer.arrivals_s and answer.stray is not None:
             told = f"the body is no event stream, it has lines such as {beginning(answer.stray)}"
             return PROTOCOL, _untold_compression(answer.stray) or told
@@ -276,7 +278,8 @@ class Exchange:
         content = b"".join(self._body)
         if (told := _untold_compression(content)) is not None:
             return PROTOCOL, told
-        if (message := error_in(decoded(content))) is not None:
+        body = decoded(content)
+        if (message := error_in(body) or lone_message(body)) is not None:
             return SERVER_ERROR_EVENT, message
         what = beginning(content) if content else "an empty body"
         met = f"{self.content_type or 'no content type'}: {what}"

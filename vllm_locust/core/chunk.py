@@ -24,7 +24,7 @@ _LABELS = frozenset(
     {
         *("role", "id", "ids", "object", "type", "kind", "format", "encoding", "language", "version"),
         *("status", "state", "reason", "at", "timestamp", "index", "channel", "recipient", "author"),
-        *("model", "provider", "tier", "fingerprint", "signature", "obfuscation"),
+        *("model", "provider", "tier", "fingerprint", "signature", "obfuscation", "metadata"),
         *LOOKED_UP,
     }
 )

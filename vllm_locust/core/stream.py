@@ -15,7 +15,7 @@ from vllm_locust.core.body import beginning, parse_leniently, told_error
 from vllm_locust.core.chunk import EMPTY, THOUGHT, carried, is_unknown, is_usual
 from vllm_locust.core.record import PROTOCOL, SERVER_ERROR_EVENT
 from vllm_locust.core.sse import SseDecoder
-from vllm_locust.core.trouble import bad_end, error_in, finish_reason, is_whole
+from vllm_locust.core.trouble import bad_end, error_in, finish_reason, is_whole, lone_message
 from vllm_locust.core.urls import shortened
 
 _MAX_ERROR_CHARS = 500
@@ -285,7 +285,7 @@ class Answer:
         """Whether a chunk that has more than an answer tells of an error, or nobody knows what it tells."""
         if (message := error_in(chunk)) is not None:
             self.fail(SERVER_ERROR_EVENT, message)
-        elif is_unknown(chunk):
+        elif is_unknown(chunk) or lone_message(chunk) is not None:
             self._unknown = data, len(self.arrivals_s)
 
     def _take_progress(self, choice: Mapping[str, Any], arrival_s: float) -> None:

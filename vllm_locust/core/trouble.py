@@ -2,8 +2,8 @@
 
 Rule: there are as many ways to tell of an error as servers, so names tell. A field named after an error tells
 of one wherever it stands, and a state of the name of a bad end in a chunk, a choice or a delta; not where the
-field is among what was generated, asked for, counted or looked up, and not where it says that all is well,
-of which there is one definition.
+field is among what was generated, asked for, counted, looked up or tried before, and not where it says that
+all is well, of which there is one definition. Words for a human alone are only a suspicion.
 """
 
 import json
@@ -54,14 +54,21 @@ _NOT_YET = frozenset(
 _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ERROR_STEMS = ("error", "exception", "errno", "errmsg", "errcode")
 _ERROR_ENDS = ("error", "errors", "exception")
-_TROUBLE = frozenset({"err", "fault", "failure", "failures"})
+_TROUBLE = frozenset({"err", "fault", "failure", "failures", "traceback", "stacktrace"})
+# Where "error" only says what something else is about: "error_budget" by its last word, "x_retry_error".
+_MEASURES = frozenset(
+    {"budget", "count", "rate", "probability", "threshold", "margin", "policy", "handling", "handler"}
+)
+_BEFORE = frozenset({"retry", "attempt", "fallback", "previous"})
 _BAD_ENDS = frozenset(
     {
         *("abort", "aborted", "cancel", "cancelled", "canceled", "cancellation", "interrupted", "killed"),
         *("fail", "failed", "fatal", "crash", "crashed", "panic", "timeout", "timed", "timedout"),
-        *("overloaded", "unavailable"),
+        *("overloaded", "unavailable", "disconnect", "disconnected"),
     }
 )
+# In "is_aborted" and "timed_out" they add nothing.
+_IS = frozenset({"is", "was", "has", "been", "out"})
 # How servers say that nothing is wrong, where others would say what is.
 _FINE = frozenset(
     {
@@ -75,23 +82,32 @@ _STATUS_FIELDS = ("status", "status_code", "statuscode")
 _FIRST_FAILED_STATUS = 400
 _MAX_ERROR_CHARS = 500
 
-LOOKED_UP = frozenset({"context", "citation", "citations", "annotation", "annotations", "results", "sources"})
+LOOKED_UP = frozenset(
+    {
+        *("context", "citation", "citations", "annotation", "annotations", "results", "sources"),
+        *("references", "documents", "queries"),
+    }
+)
 """The last words of the names of fields that hold what was found for an answer."""
 
-# An error among these is not the request's: what was generated, what was asked for, and what was counted.
+# An error among these is not the answer's: what was generated, asked for or counted, and what was before it.
 _ELSEWHERE = LOOKED_UP | {
     *("text", "content", "logprobs", "probabilities", "tokens", "ids"),
     *("prompt", "request", "input", "inputs", "messages", "tools"),
     *("parameters", "settings", "schema", "format"),
     *("usage", "timings", "metrics", "stats"),
+    *("attempt", "attempts", "retry", "retries", "fallback", "fallbacks", "history"),
+    *("warning", "warnings", "metadata"),
 }
 # What fields are by their names, where they are worth a look.
-_ERROR, _STATE, _STOP_REASON, _STATUS, _CODE, _SUCCESS, _SPOKEN, _INSIDE = range(1, 9)
+_ERROR, _STATE, _STOP_REASON, _STATUS, _CODE, _SUCCESS, _BAD_END, _SPOKEN, _OF_ANSWER, _INSIDE = range(1, 11)
 _KINDS = {
     **dict.fromkeys(("delta", "message"), _SPOKEN),
     **dict.fromkeys(("object", "type", "event", "state"), _STATE),
     **dict.fromkeys(("status", "statuscode"), _STATUS),
-    **{"stopreason": _STOP_REASON, "code": _CODE, "success": _SUCCESS},
+    **dict.fromkeys(("success", "ok"), _SUCCESS),
+    **dict.fromkeys(("choices", "header"), _OF_ANSWER),
+    **{"stopreason": _STOP_REASON, "code": _CODE},
 }
 _REASONS = ("finishreason", "stopreason", "donereason")
 
@@ -112,7 +128,8 @@ def bare_reason(reason: str) -> str:
 
 def is_whole(reason: str) -> bool:
     """Whether an answer with this finish reason ended as it should; Google's says more behind a colon."""
-    return bare_reason(reason.partition(":")[0]) in _WHOLE_ANSWERS
+    kind, _, more = reason.partition(":")
+    return bare_reason(kind) in _WHOLE_ANSWERS and not names_bad_end(more)
 
 
 def bad_end(choice: Mapping[str, Any], reason: str) -> str:
@@ -122,10 +139,7 @@ def bad_end(choice: Mapping[str, Any], reason: str) -> str:
 
 
 def error_in(chunk: Any) -> str | None:
-    """The error that a chunk tells of, in whatever field; None for none.
-
-    A message, which only a chunk without an answer can be, is an error by itself. Google wraps one in a list.
-    """
+    """The error that a chunk tells of, in whatever field; None for none. Google wraps one in a list."""
     if isinstance(chunk, list):
         return next(filter(None, map(error_in, chunk)), None)
     if not isinstance(chunk, dict):
@@ -133,10 +147,20 @@ def error_in(chunk: Any) -> str | None:
     telling = list(_telling(chunk))
     errors = (part for kind, value, part in telling if kind == _ERROR and not is_fine(value))
     states = (part for kind, value, part in telling if _is_bad(kind, value, part))
-    if (part := next(errors, None) or next(states, None)) is not None:
-        return error_message(part)
-    is_lone = not chunk.get("choices") and not chunk.get("usage")
-    return error_message(chunk) if is_lone and _is_message(chunk) else None
+    part = next(errors, None) or next(states, None)
+    return None if part is None else error_message(part)
+
+
+def lone_message(chunk: Any) -> str | None:
+    """The words for a human of a chunk without an answer, where nothing says that they are good ones.
+
+    They tell of a failure where nothing better follows: others tell so how far they are.
+    """
+    if not isinstance(chunk, dict) or chunk.get("choices") or chunk.get("usage"):
+        return None
+    fields = {field.lower() for field in chunk}
+    is_lone = fields.isdisjoint(("type", "code", "success", *_STATUS_FIELDS))
+    return error_message(chunk) if is_lone and _says(chunk, _MESSAGE_FIELDS) else None
 
 
 def names_error(name: str) -> bool:
@@ -184,19 +208,17 @@ def _telling(
 ) -> Iterator[tuple[int, Any, Mapping[str, Any]]]:
     """The fields of a chunk that may tell of an error: their kinds, their values, and what they are part of.
 
-    States are those of the answer in the chunk itself, its choices and their deltas, whose inner parts were
-    generated.
+    States are those of the answer in the chunk itself, its header and status, its choices and their deltas,
+    whose inner parts were generated.
     """
     for field, value in part.items():
         kind = _kind(field)
         if kind is None or value is None:
             continue
-        if kind in (_INSIDE, _SPOKEN):
-            if is_generated or not isinstance(value, (dict, list)):
-                continue
-            is_of_answer = is_answer and (kind == _SPOKEN or field == "choices")
+        if isinstance(value, (dict, list)) and kind != _ERROR:
+            is_of_answer = is_answer and kind != _INSIDE
             for inner in value if isinstance(value, list) else (value,):
-                if isinstance(inner, dict):
+                if isinstance(inner, dict) and not is_generated:
                     yield from _telling(inner, is_of_answer, kind == _SPOKEN)
         elif is_answer or kind == _ERROR or (kind == _STATUS and not isinstance(value, str)):
             yield kind, value, part
@@ -211,8 +233,13 @@ def _is_bad(kind: int, value: Any, part: Mapping[str, Any]) -> bool:
     if kind == _STOP_REASON:  # with a finish reason beside it, it is what the user asked to stop at
         return isinstance(value, str) and names_bad_end(value) and finish_reason(part) is None
     if kind == _CODE:
-        return not is_fine(value) and _says(part, _WORDS)
-    return kind == _SUCCESS and value is False
+        return not is_fine(value) and plain(str(value)) not in _NOT_YET and _says(part, _WORDS)
+    return (kind == _SUCCESS and _is(value, "false")) or (kind == _BAD_END and _is(value, "true"))
+
+
+def _is(value: Any, truth: str) -> bool:
+    """Whether it is this truth, perhaps in quotes."""
+    return str(value).lower() == truth
 
 
 @lru_cache(1024)
@@ -220,21 +247,18 @@ def _kind(field: str) -> int | None:
     """What a field is by its name; None where it is nothing to look at."""
     words, name = words_of(field), plain(field)
     if any(map(_is_error_word, words)):
-        return _ERROR
+        is_about = words[0] == "on" or words[-1] in _MEASURES or not _BEFORE.isdisjoint(words)
+        return None if is_about else _ERROR
     if "filter" in words or (words and words[-1] in _ELSEWHERE):
         return None
+    if not _BAD_ENDS.isdisjoint(words) and (_BAD_ENDS | _IS).issuperset(words):
+        return _BAD_END
     return _STATE if name.endswith(_REASONS) and name != "stopreason" else _KINDS.get(name, _INSIDE)
 
 
 def _is_error_word(word: str) -> bool:
     is_one = word.startswith(_ERROR_STEMS) or word.endswith(_ERROR_ENDS) or word in _TROUBLE
     return is_one and word != "terror"
-
-
-def _is_message(chunk: Mapping[str, Any]) -> bool:
-    """Whether it is words for a human, and nothing says that they are good ones."""
-    fields = {field.lower() for field in chunk}
-    return fields.isdisjoint(("type", "code", "success", *_STATUS_FIELDS)) and _says(chunk, _MESSAGE_FIELDS)
 
 
 def _says(part: Mapping[str, Any], names: Sequence[str]) -> bool:
