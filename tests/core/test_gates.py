@@ -299,3 +299,40 @@ def test_requests_that_were_never_sent_may_be_outside(text, unsent, wait_s, outc
         recording.add(RequestRecord(0, "s", "p", DROPPED, float(second), ended_s=second + wait_s))
     judgement = gated(text, recording)
     assert judgement.outcome == outcome, judgement.sentence
+
+
+def given_up(unsent: int, answered: Recording) -> Recording:
+    for second in range(unsent):
+        answered.add(RequestRecord(0, "s", "p", DROPPED, float(second), ended_s=second + 0.2))
+    return answered
+
+
+def test_a_request_that_was_never_sent_is_in_the_value_with_its_wait():
+    """Of 1000 and 20 that had waited 200 ms the 99th percentile is theirs, and 1000 of 1020 are 98.03 %."""
+    assert gated("p99_ttft_from_plan_ms<500", given_up(20, a_recording([100.0] * 1000))).sentence == (
+        "p99_ttft_from_plan_ms<500 is undetermined: at least 200, since 20 requests were never sent: "
+        "98.03 to 100 % of requests inside, 99 % needed"
+    )
+
+
+def test_an_answer_of_unknown_pace_is_not_in_the_value():
+    assert gated("p99_tpot_ms<50", with_pieces(980, 20)).sentence == (
+        "p99_tpot_ms<50 is undetermined: 10 without the 20 answers whose time between tokens is not known: "
+        "98 to 100 % of requests inside, 99 % needed"
+    )
+
+
+def test_the_clients_own_error_is_told_beside_what_is_not_known():
+    """Each of the answers took 510 ms, of which 20 may have been ours; the median is theirs."""
+    assert gated("p50_ttft_from_plan_ms<500", given_up(20, bounded(510, 20))).sentence == (
+        "p50_ttft_from_plan_ms<500 is undetermined: at least 510 ms, since 20 requests were never sent, but "
+        "the client's own error may be up to 20 ms: 0 to 100 % of requests inside, 50 % needed"
+    )
+    recording = with_pieces(0, 20)
+    for second in range(20, 1020):  # each of 10 ms, or of 4, since the last token was perhaps read late
+        arrivals_s = [second + 0.1, second + 0.11]
+        recording.add(an_ok(float(second), arrivals_s=arrivals_s, bounds_s=[0.0, 0.006]))
+    assert gated("p99_tpot_ms<8", recording).sentence == (
+        "p99_tpot_ms<8 is undetermined: 10 ms without the 20 answers whose time between tokens is not known, "
+        "but the client's own error may be up to 6 ms: 0 to 100 % of requests inside, 99 % needed"
+    )

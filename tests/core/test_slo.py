@@ -295,6 +295,18 @@ def test_what_was_never_sent_decides_an_objective_from_the_plan_by_its_wait_alon
     assert ("at least" in judgement.sentence) == ("from_plan" in text)
 
 
+def test_how_far_latencies_scatter_is_not_known_with_requests_that_were_never_sent():
+    """100 ms ten times, and 100 ms or more: with 100 nothing scatters, with 1200 it is 316 ms."""
+    judgement = evaluate(parse_slo("std_ttft_from_plan_ms<500"), summary := with_unsent(0.1))
+    assert judgement.sentence == (
+        "std_ttft_from_plan_ms<500 is undetermined: std_ttft_from_plan_ms is not known, since 1 request was "
+        "never sent"
+    )
+    assert (summary["std_ttft_from_plan_ms"], summary["std_e2el_from_plan_ms"]) == (None, None)
+    assert summary["error_bounds"]["std_e2el_from_plan_ms"] == [None, None]
+    assert summary["std_ttft_ms"] == with_unsent()["std_ttft_from_plan_ms"] == pytest.approx(0)
+
+
 def test_no_failures_are_said_with_the_requests_that_were_dropped():
     judgement = evaluate(parse_slo("failed==0"), with_unsent(1.0, 2.0))
     assert judgement.sentence == (

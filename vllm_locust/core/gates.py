@@ -31,6 +31,7 @@ from vllm_locust.core.slo import (
     fault_of_load,
     judged,
     lost,
+    never_sent,
     not_known,
     nothing_to_judge,
     own_error,
@@ -154,8 +155,11 @@ def _torn(share: _Share, value: float, numbers: Mapping[str, Any]) -> str:
     """Why the objective may be met as well as missed."""
     slo = share.finding.slo
     error = share.finding.possibly - share.finding.surely > share.unsent + share.unpaced
-    shown = own_error(slo, value, numbers) if error else slo.shown(value)
-    return f"{shown}{f', leaving out {share.not_known}' if share.not_known else ''}: {share.between}"
+    aside = f" without the {share.unpaced} answers {UNPACED}" if share.unpaced else ""
+    if share.unsent:
+        aside = f", since {never_sent(share.unsent)}"
+    shown = own_error(slo, value, numbers, aside) if error else f"{slo.shown(value)}{aside}"
+    return f"{'at least ' if share.unsent else ''}{shown}: {share.between}"
 
 
 def _against_the_value(finding: Finding, outcome: Outcome, value: float) -> str:

@@ -234,9 +234,7 @@ def evaluate(
             more = f"though {unsent} more were dropped, never sent (to gate them: dropped==0)"
             return replace(known, sentence=f"{known.sentence}, {more}")
         if not _agree(slo, known.value, math.inf):
-            return undetermined(
-                known, f"at least {slo.shown(known.value)}, since {unsent} requests were never sent"
-            )
+            return undetermined(known, f"at least {slo.shown(known.value)}, since {never_sent(unsent)}")
     doubt = doubt_of_unpaced(slo, known.value, summary)
     return undetermined(known, doubt) if doubt and known.outcome != "undetermined" else known
 
@@ -320,12 +318,12 @@ def true_ends(slo: Slo, value: float, summary: Mapping[str, Any]) -> tuple[float
     return 0.0 if low is None else low, math.inf if high is None else high
 
 
-def own_error(slo: Slo, value: float, summary: Mapping[str, Any]) -> str:
-    """How far the client may be off, in words behind the value."""
+def own_error(slo: Slo, value: float, summary: Mapping[str, Any], aside: str = "") -> str:
+    """How far the client may be off, in words behind the value and what else is to be said of it."""
     low, high = true_ends(slo, value, summary)
     unit, error = " ms" if slo.family else "", max(value - low, high - value)
     size = "of any size" if math.isinf(error) else f"up to {without_exponent(error)}{unit}"
-    return f"{slo.shown(value)}{unit}, but the client's own error may be {size}"
+    return f"{slo.shown(value)}{unit}{aside}, but the client's own error may be {size}"
 
 
 def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
@@ -333,6 +331,11 @@ def unsent_of(slo: Slo, summary: Mapping[str, Any]) -> int:
     if slo.about_failures:
         return int(summary["requests"]["dropped"])
     return int(summary["unsent_in_from_plan"]) if slo.family in FROM_PLAN else 0
+
+
+def never_sent(unsent: int) -> str:
+    """`339 requests were never sent`."""
+    return f"{unsent} {'request was' if unsent == 1 else 'requests were'} never sent"
 
 
 def nothing_to_judge(slo: Slo, summary: Mapping[str, Any]) -> str | None:
@@ -343,6 +346,8 @@ def nothing_to_judge(slo: Slo, summary: Mapping[str, Any]) -> str | None:
         return nothing
     if value is not None:
         return None
+    if unsent := unsent_of(slo, summary):
+        return f"{slo.key} is not known, since {never_sent(unsent)}"
     unknown = not_known(slo, summary)
     return f"{slo.key} has no value" + (f": there are {unknown} answers {UNPACED}" if unknown else "")
 

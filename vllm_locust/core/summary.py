@@ -6,7 +6,8 @@ that was measured of it; `dropped`, `requests` and `failures` are about the whol
 vanishes.
 
 Latencies `_from_plan` take in the requests that were dropped in the window, each as the time it had waited:
-`unsent_in_from_plan` of their values are lower bounds, and so is what is computed of them.
+`unsent_in_from_plan` of their values are lower bounds, and so is what is computed of them but `std`, which
+falls as well as rises with them: with any, it is not known.
 
 vLLM's formulas (its `calculate_metrics`): over the successful requests, throughputs are totals / duration,
 TPOT is (E2EL - TTFT)/(output tokens - 1) and undefined below two tokens, `std` is numpy's (`ddof=0`),
@@ -159,6 +160,7 @@ def _of_group(
         **_rates(group, window, goodput_ms),
         **_latencies(group, families, percentiles),
         "error_bounds": _error_bounds(families, percentiles)
+        | {f"std_{name}_ms": [None, None] for name in FROM_PLAN if _is_open(name, group)}
         | _count_bounds(group)
         | _rate_bounds(group, window, goodput_ms)
         | {
@@ -293,7 +295,7 @@ def _latencies(group: Group, families: Mapping[str, Family], percentiles: Sequen
         sample = samples[name]
         values[f"mean_{name}_ms"] = _ms(sample.mean_s)
         values[f"median_{name}_ms"] = _ms(sample.percentile(50))
-        values[f"std_{name}_ms"] = _ms(sample.std_s)
+        values[f"std_{name}_ms"] = None if _is_open(name, group) else _ms(sample.std_s)
         values[f"max_{name}_ms"] = _ms(sample.max_s)
         for q in percentiles:
             key = f"{percentile_word(q)}_{name}_ms"
@@ -301,6 +303,11 @@ def _latencies(group: Group, families: Mapping[str, Family], percentiles: Sequen
             values[key] = _ms(sample.percentile(q))
             intervals[key] = [_ms(ends.low), _ms(ends.high)]
     return {**values, "intervals": intervals}
+
+
+def _is_open(name: str, group: Group) -> bool:
+    """Whether a family has latencies that nobody knows an end of: of requests that were never sent."""
+    return name in FROM_PLAN and bool(group.unsent_wait_s)
 
 
 def _interval(sample: Sample, q: float, streams: int) -> Interval:
