@@ -145,6 +145,29 @@ def test_charts_follow_the_light(page: Page) -> None:
     assert colours[0] != colours[1]
 
 
+@pytest.mark.parametrize(
+    ("peak", "labels"),
+    [
+        (0.0029, ["0%", "0.05%", "0.1%", "0.15%", "0.2%", "0.25%", "0.3%"]),
+        (1.0, ["0%", "20%", "40%", "60%", "80%", "100%"]),
+    ],
+)
+def test_labels_of_the_cache_differ(browser: Browser, tmp_path: Path, peak: float, labels: list[str]) -> None:
+    folder = a_folder(tmp_path / "run", b"".join(a_line(at_s) for at_s in (0.0, 4.0)), run=RUN)
+    (folder / "server_metrics.csv").write_text(f"time_s,engine,kv_cache_usage\n0,0,0\n4,0,{peak}\n")
+    write_page(tmp_path / "report.html", [read_results(folder)])
+    with browser.page() as page:
+        page.open((tmp_path / "report.html").as_uri())
+        through(page)
+        shown = page.evaluate(
+            "[...[...document.querySelectorAll('.plot')].find(p => p.data?.[0].name === 'KV cache')"
+            ".querySelectorAll('.ytick text')].map(label => label.textContent)"
+        )
+    assert shown[0] == labels[0]
+    assert set(shown) <= set(labels)
+    assert len(set(shown)) == len(shown) > 2
+
+
 def test_a_phone_never_scrolls_sideways(page: Page) -> None:
     page.size(390, 800)
     page.wait_for("document.documentElement.scrollWidth <= 390", "390 pixels to be enough")

@@ -174,6 +174,14 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert opened(page_of(tmp_path, *folders, *folders, labels=list("abcd"))) == [False] * 4
 
 
+def test_a_little_of_the_cache_has_labels_that_differ(tmp_path: Path) -> None:
+    """The browser writes `0.05%` and `20%` by this format; whole per cents would all be `0%`."""
+    folder = a_folder(tmp_path / "r", a_line(), summary=summary_of(0))
+    (folder / "server_metrics.csv").write_text("time_s,engine,kv_cache_usage\n0,0,0\n1,0,0.0029\n")
+    (cache,) = [one for one in plots(page_of(tmp_path, folder)) if one["traces"][0]["name"] == "KV cache"]
+    assert cache["layout"]["yaxis"]["tickformat"] == ".3~p"
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (tmp_path / name).mkdir()

@@ -133,7 +133,7 @@ def _of_server(server: ServerTimeline) -> Iterator[_Part]:
         *_looks(server, "GPU", server.gpu_utilization, 2, dash="dash"),
     ]
     if traces:
-        y = {"title": "in use", "tickformat": ".0%", "rangemode": "tozero"}
+        y = {"title": "in use", "tickformat": ".3~p", "rangemode": "tozero"}
         yield "KV cache", "Near 100 % a request may have to wait for memory, or is preempted.", traces, y, {}
     if np.nanmax(np.append(server.preemptions_per_s, 0.0)) > 0:
         more = _looks(server, "preemptions", server.preemptions_per_s, 1)
