@@ -188,6 +188,12 @@ def test_heads_that_cannot_be_shared_out(tmp_path: Path) -> None:
             "keep a state of a fixed size instead of keys and values",
         ),
         (
+            {"model_type": "mamba2", "num_heads": 24, "head_dim": 64, "num_hidden_layers": 24},
+            "mamba2 has layers that keep a state",
+        ),
+        ({"d_model": 768, "n_layer": 24, "ssm_cfg": {}}, "instead of keys and values (Mamba, linear attent"),
+        ({**LLAMA, "conv_L_cache": 3, "full_attn_idxs": [2, 5]}, "layers that keep a state"),
+        (
             {**LLAMA, "layer_types": ["linear_attention"] * 31 + ["full_attention"]},
             "layer_types has 'linear_att",
         ),

@@ -54,6 +54,7 @@ _REFUSED = {
             "attn_type_list",
             "linear_attn_config",
             "full_attention_interval",
+            "conv_L_cache",
             "rwkv_hidden_size",
         ),
         _STATE,
@@ -71,8 +72,9 @@ _REFUSED = {
     ),
     **dict.fromkeys(("index_head_dim", "index_topk", "compress_ratios"), _SPARSE),
 }
-# Their code does otherwise than these keys say.
+# Their code does otherwise than these keys say, or their keys do not say it.
 _REFUSED_TYPES = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv"), _STATE),
     "minicpm3": "has the keys of MLA, which vLLM does not use for it",
     "longcat_flash": "has two attentions a layer",
 }
@@ -164,7 +166,7 @@ def _check_family(config: Config) -> None:
     if (why := _REFUSED_TYPES.get(config.model_type)) is not None:
         raise UsageError(f"{config.path}: {config.model_type} {why}; {ask}")
     for key, why in _REFUSED.items():
-        if config.text.get(key) not in (None, [], {}):
+        if config.text.get(key) not in (None, []):
             raise UsageError(f"{config.path}: {config.model_type or 'the model'} {why} ({key}); {ask}")
     if config.whole.get("is_encoder_decoder"):
         raise UsageError(f"{config.path}: {config.model_type} has an encoder with a cache of its own; {ask}")
