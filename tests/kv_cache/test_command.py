@@ -51,13 +51,26 @@ def test_a_gpu_in_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     blocks = int(left // (16 * 131072))
     assert found["memory"]["kv_cache_bytes"] == pytest.approx(left)
     assert found["fits"]["num_gpu_blocks"] == blocks
-    assert found["fits"]["tokens"] == blocks * 16
+    assert found["fits"]["tokens"] == (blocks - 1) * 16
     low, high = found["fits"]["num_gpu_blocks_range"]
     assert blocks - low == pytest.approx(2 * GIB / (16 * 131072), abs=1)
     assert high - blocks == pytest.approx(GIB / (16 * 131072), abs=1)
-    assert found["fits"]["requests"]["max_concurrency"] == pytest.approx(blocks / 250)
+    assert found["fits"]["requests"]["max_concurrency"] == pytest.approx((blocks - 1) / 250)
     assert found["fits"]["requests"]["mean_concurrency"] == pytest.approx(blocks / 235, rel=0.01)
     assert [row["tokens"] for row in found["fits"]["table"]] == [1024, 2048, 4000, 4096, 8192]
+
+
+def test_one_block_is_nobodys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40 blocks requests get 39: of 8 blocks each four fit, and a fifth would need 40."""
+    path = str(written(tmp_path, configs.LLAMA_3_8B))
+    lengths = ("--input-len", "1000", "--output-len", "30")
+    fits = document(capsys, path, "--num-gpu-blocks", "40", "--block-size", "128", *lengths)["fits"]
+    assert (fits["num_gpu_blocks"], fits["tokens"]) == (40, 4992)
+    assert (fits["table"][0]["blocks"], fits["table"][0]["max_concurrency"]) == (8, 4.875)
+    # 1001 to 1024 tokens take 8 blocks, 1025 to 1030 take 9: 8.2 in the mean.
+    assert fits["requests"]["mean_concurrency"] == pytest.approx(39 / 8.2)
+    assert fits["requests"]["max_concurrency"] == pytest.approx(39 / 9)
+    assert document(capsys, path, "--num-gpu-blocks", "1")["fits"]["tokens"] == 0
 
 
 def test_each_gpu_has_its_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,11 +127,11 @@ def test_a_server_alone_and_beside_the_calculation(
         found = document(capsys, path, "--url", url, *more)
     assert "8192 blocks of 128 tokens, auto" in alone
     assert "1048576 tokens, 256.00 requests of 4096 tokens at once" in alone
-    assert "4096.00 requests of 256 tokens at once" in alone
+    assert "4095.50 requests of 256 tokens at once" in alone
     assert "these blocks are 1 GiB on each GPU" in both
     assert "8192 blocks, +0.0 % of the server's" in both
     assert found["comparison"] == {"kv_cache_bytes": GIB, "num_gpu_blocks": 8192, "off": 0.0}
-    assert found["fits"]["tokens"] == 1048576
+    assert found["fits"]["tokens"] == 8191 * 128
 
 
 @pytest.mark.parametrize(

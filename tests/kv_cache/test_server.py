@@ -45,8 +45,8 @@ def test_a_real_page() -> None:
     (cache,) = read_page(REAL_PAGE)
     assert cache == EngineCache("0", 8192, 128, "auto", 1048576, 256.0)
     assert cache.max_model_len == 4096
-    assert cache.concurrency(4096) == 256.0
-    assert cache.concurrency(129) == 4096.0
+    assert cache.concurrency(4096) == 8191 / 32
+    assert cache.concurrency(129) == 8191 / 2
 
 
 def test_an_older_page_and_several_engines() -> None:
@@ -69,7 +69,7 @@ def test_under_data_parallelism_each_engine_has_its_own_blocks() -> None:
     ]
     first, second = read_page("\n".join(lines))
     assert first == EngineCache("0", 36, 128, None, 4608, 4.5)
-    assert (second.num_gpu_blocks, second.concurrency(1000)) == (36, 4.5)
+    assert (second.num_gpu_blocks, second.concurrency(1000)) == (36, 35 / 8)
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/metrics", "/v1/"])

@@ -125,10 +125,10 @@ def test_as_many_blocks_as_the_server_has(vllm_url: str, capsys: pytest.CaptureF
     (cache,) = ask_server(vllm_url)
     found = calculated(capsys, str(MODEL), "--block-size", str(cache.block_size))
     assert found["fits"]["num_gpu_blocks"] == cache.num_gpu_blocks
-    assert found["fits"]["tokens"] == cache.capacity_tokens
+    assert found["fits"]["tokens"] == cache.capacity_tokens - cache.block_size  # vLLM counts its own block
     assert cache.max_model_len == 4096
     (row,) = [row for row in found["fits"]["table"] if row["tokens"] == 4096]
-    assert row["max_concurrency"] == cache.max_concurrency
+    assert row["max_concurrency"] == cache.concurrency(4096) == cache.max_concurrency - 1 / 32
 
 
 def test_beside_the_server_nothing_is_off(vllm_url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 Rule: blocks are those of one engine, or not known. Under data parallelism vLLM writes the sum over all
 engines into the `num_gpu_blocks` of each; `kv_cache_size_tokens`, which newer ones have, is each engine's own
-and tells which of the two a number is.
+and tells which of the two a number is. Both count the null block, which no request ever gets; the usage
+that vLLM tells does not: it is the share of `usable_blocks`.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,11 @@ class Told:
         """Those that are known."""
         known = ((name, getattr(self, name)) for name in type(self).__slots__)
         return {name: float(size) for name, size in known if size is not None}
+
+
+def usable_blocks(num_gpu_blocks: int) -> int:
+    """Those that requests can have: one is vLLM's null block."""
+    return max(num_gpu_blocks - 1, 0)
 
 
 def engine_of(labels: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from vllm_locust.core.kv_size import usable_blocks
 from vllm_locust.kv_cache.config import Config
 from vllm_locust.kv_cache.pool import Pool, bytes_per_number
 
@@ -92,20 +93,21 @@ def describe_blocks(
     """All that follows from a number of blocks, fit for JSON."""
     length = lengths.total if lengths is not None else longest or _SHORTEST
     asked = None if lengths is None else lengths.total
+    usable, fewest, most = map(usable_blocks, (blocks.count, blocks.least, blocks.most))
     return {
         "num_gpu_blocks": blocks.count,
         "num_gpu_blocks_range": [blocks.least, blocks.most],
-        "tokens": pool.tokens(blocks.count, length),
-        "tokens_range": [pool.tokens(blocks.least, length), pool.tokens(blocks.most, length)],
+        "tokens": pool.tokens(usable, length),
+        "tokens_range": [pool.tokens(fewest, length), pool.tokens(most, length)],
         "tokens_in_sequences_of": None if pool.shape.window is None else length,
         "kv_cache_bytes": blocks.count * pool.block_bytes,
-        "requests": None if lengths is None else _requests(pool, blocks.count, lengths),
+        "requests": None if lengths is None else _requests(pool, usable, lengths),
         "table": [
             {
                 "tokens": tokens,
                 "blocks": pool.blocks_of(tokens),
                 "bytes": pool.bytes_of(tokens),
-                "max_concurrency": pool.concurrency(blocks.count, tokens),
+                "max_concurrency": pool.concurrency(usable, tokens),
             }
             for tokens in table_lengths(asked, longest)
         ],

@@ -93,7 +93,7 @@ class Pool:
         return self.blocks_of(tokens) * self.block_bytes
 
     def concurrency(self, blocks: int, tokens: int) -> float:
-        """Sequences of this length that fit at once, as vLLM's log tells it ("Maximum concurrency")."""
+        """Sequences of this length that fit at once; of all blocks it is vLLM's own "Maximum concurrency"."""
         return blocks / self.blocks_of(tokens)
 
     def mean_concurrency(self, blocks: int, input_len: int, output_len: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from urllib.parse import urlsplit
 
-from vllm_locust.core.kv_size import Told, blocks_of_each, engine_of
+from vllm_locust.core.kv_size import Told, blocks_of_each, engine_of, usable_blocks
 from vllm_locust.core.urls import as_address, authorization, credentials_of, without_secrets
 from vllm_locust.errors import UsageError
 
@@ -38,7 +38,7 @@ class EngineCache:
 
     def concurrency(self, tokens: int) -> float:
         """Requests of this length that fit at once, where all layers keep the same."""
-        return self.num_gpu_blocks / ceil(tokens / self.block_size)
+        return usable_blocks(self.num_gpu_blocks) / ceil(tokens / self.block_size)
 
     @property
     def max_model_len(self) -> int | None:

@@ -137,7 +137,8 @@ def assumptions(assumed: bool, windowed: bool) -> Iterator[str]:
         )
     yield _sentence(
         "No two requests share blocks. With a prefix cache that helps, more of them fit. "
-        "One block is vLLM's own, and more requests than --max-num-seqs never run at once."
+        "One of the blocks is vLLM's own and holds no request's tokens: it is left out of what fits, though "
+        "vLLM's own figures count it. More requests than --max-num-seqs never run at once."
     )
     if windowed:
         yield _sentence(

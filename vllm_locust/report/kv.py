@@ -1,9 +1,10 @@
 """The KV cache of a run: what the server has, what of it was in use at the peak, and what waited.
 
 Rule: capacity is what each engine says (`vllm:cache_config_info`): its tokens, and where it does not tell
-those blocks x block size. What was in use is the peak of its own usage of that, at least: it was asked once
-a second. What would have fit is computed of the requests themselves: each holds its prompt and, in the mean,
-half of its answer, in whole blocks. What was seen of waiting is `report.waiting`'s.
+those blocks x block size, without the one block that no request gets. What was in use is the peak of its own
+usage of that, at least: it was asked once a second. What would have fit is computed of the requests
+themselves: each holds its prompt and, in the mean, half of its answer, in whole blocks. What was seen of
+waiting is `report.waiting`'s.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vllm_locust.core.kv_size import usable_blocks
 from vllm_locust.core.record import OK
 from vllm_locust.report.waiting import describe_waiting
 from vllm_locust.results.folder import Results
@@ -29,6 +31,7 @@ class EngineKv:
     num_gpu_blocks: int | None
     block_size: int
     tokens: int
+    """That requests can have."""
     usage_peak: float | None
     usage_mean: float | None
 
@@ -76,9 +79,7 @@ def render_kv(use: KvUse) -> Iterator[str]:
     yield "KV cache"
     yield "--------"
     for engine in use.engines:
-        blocks = "n/a" if engine.num_gpu_blocks is None else engine.num_gpu_blocks
-        size = f"{engine.tokens} tokens, {blocks} blocks of {engine.block_size}"
-        yield _line(f"engine {engine.engine}", size)
+        yield _line(f"engine {engine.engine}", f"{engine.tokens} tokens, {_blocks(engine)}")
         if engine.usage_peak is not None:
             yield _line("peak", f"at least {engine.tokens_at_peak} tokens ({engine.usage_peak * 100:.1f} %)")
         if engine.usage_mean is not None:
@@ -93,13 +94,22 @@ def render_kv(use: KvUse) -> Iterator[str]:
     yield fill(use.sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
+def _blocks(engine: EngineKv) -> str:
+    if engine.num_gpu_blocks is None:
+        return f"n/a blocks of {engine.block_size}"
+    return f"{engine.num_gpu_blocks} blocks of {engine.block_size}, one of them vLLM's own"
+
+
 def _has_sizes(engine: Mapping[str, Any]) -> bool:
     return bool(engine.get("block_size") and (engine.get("num_gpu_blocks") or _tokens(engine)))
 
 
 def _tokens(engine: Mapping[str, Any]) -> int:
-    told: int | None = engine.get("kv_cache_size_tokens")
-    return told or (engine.get("num_gpu_blocks") or 0) * engine["block_size"]
+    told: int = engine.get("kv_cache_size_tokens") or 0
+    blocks: int | None = engine.get("num_gpu_blocks")
+    if not blocks:
+        return told
+    return (told or blocks * engine["block_size"]) * usable_blocks(blocks) // blocks
 
 
 def _engine(engine: Mapping[str, Any]) -> EngineKv:

@@ -284,9 +284,9 @@ def test_both_sides_and_the_cache(tmp_path: Path) -> None:
     assert "TTFT 12.00 11.50 0.5000" in text
     assert "They agree." in text
     assert "waited in the queue, mean 1.25 ms" in text
-    assert "engine 0 100 16 1,600 800 50.00 %" in text
+    assert "engine 0 100 16 1,584 792 50.00 %" in text
     assert (
-        "fit at once, sharing nothing 50.0 that ran at once, peak at least 7" in text
+        "fit at once, sharing nothing 49.5 that ran at once, peak at least 7" in text
     )  # 20 + 8/2 tokens are two blocks of 16
 
 

@@ -72,7 +72,9 @@ def _engines(use: KvUse) -> Html:
         for one in use.engines
     ]
     heads = ["", "blocks", "tokens a block", "tokens that fit", "in use, peak at least", "in use, mean"]
-    return table(heads, rows, "Capacity as the server tells it, beside what was measured")
+    return table(
+        heads, rows, "Capacity by what the server tells, beside what was measured; one block is vLLM's own"
+    )
 
 
 def _tokens(tokens: int | None, share: float | None) -> Part:
