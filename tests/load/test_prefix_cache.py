@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from gevent import GreenletExit
 
 from vllm_locust.client.target import Target
+from vllm_locust.load import prefix_cache
 from vllm_locust.load.phases import Phase
 from vllm_locust.load.prefix_cache import PrefixCache
 from vllm_locust.workloads.scenario import PlannedRequest
@@ -103,6 +105,10 @@ def warmed(server: Engines, primers: int) -> str | None:
 
 
 def prepared(server: Engines, primers: int, wanted: str) -> Phase:
+    return a_cache(server, primers, wanted).prepare(Phase(0, 0, "prefix"))
+
+
+def a_cache(server: Engines, primers: int, wanted: str) -> PrefixCache:
     planned = [PlannedRequest(i, "prefix", "prefix", f"words {i}", 1) for i in range(primers)]
     run = SimpleNamespace(
         settings=SimpleNamespace(prefix_cache=wanted, headers={}, endpoint_type="completions", seed=0),
@@ -112,7 +118,7 @@ def prepared(server: Engines, primers: int, wanted: str) -> Phase:
             model="m", body={}, resource=lambda target, path: target.resource(path)
         ),
     )
-    return PrefixCache(cast(Any, run), "run").prepare(Phase(0, 0, "prefix"))
+    return PrefixCache(cast(Any, run), "run")
 
 
 @pytest.mark.parametrize("engines", [1, 2, 3])
@@ -140,6 +146,26 @@ def test_a_cache_is_warm_where_it_shows_what_it_holds(
         assert warmed(server, 4) == state
     assert words is None or words in caplog.text
     assert bool(caplog.records) is (words is not None)
+
+
+def test_how_long_a_cache_is_warmed_adds_up_and_counts_where_the_run_ends_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that shows 1, 4, 10 and 12 s: 3 s, and 2 s of a second phase until it is stopped."""
+    cache = a_cache(cast(Any, SimpleNamespace(server_port=1)), 1, "warm")
+    monkeypatch.setattr(prefix_cache, "perf_counter", iter([1.0, 4.0, 10.0, 12.0]).__next__)
+    monkeypatch.setattr(cache, "_warm_one", lambda *_: "warmed")
+    assert cache.warming_s is None
+    cache.prepare(Phase(0, 0, "prefix"))
+    assert cache.warming_s == 3.0
+
+    def stopped(*_: Any) -> str:
+        raise GreenletExit
+
+    monkeypatch.setattr(cache, "_warm_one", stopped)
+    with pytest.raises(GreenletExit):
+        cache.prepare(Phase(1, 0, "prefix"))
+    assert cache.warming_s == 5.0
 
 
 def test_engines_that_cannot_be_chosen_are_not_said_to_be_warm(caplog: pytest.LogCaptureFixture) -> None:

@@ -123,10 +123,15 @@ def recorded(*levels_s: float, requests: int = 400) -> Recording:
     return recording
 
 
-def concluded(recording: Recording, *slos: str, workers: Sequence[Mapping[str, Any]] = ()) -> Verdict:
+def concluded(
+    recording: Recording,
+    *slos: str,
+    workers: Sequence[Mapping[str, Any]] = (),
+    warming_s: float | None = None,
+) -> Verdict:
     settings = Settings(slos=[parse_slo(slo) for slo in slos])
     identity = {"scenario": "s", "request_rate": None}
-    generators = Generators({"client": 0.1}, "kernel", 0, Outside(called=True), workers)
+    generators = Generators({"client": 0.1}, "kernel", 0, Outside(called=True), workers, warming_s)
     return conclude(recording, settings, identity, generators, {})
 
 
@@ -223,6 +228,17 @@ def test_with_code_4_there_is_a_sentence_that_says_why() -> None:
     )
     other = concluded(recording, "p99_e2el_ms<1000", "failed==0")
     assert (exit_code(other, user_errors=False), why_inconclusive(other)) == (0, None)
+
+
+def test_a_run_that_was_over_while_the_cache_was_warmed_does_not_blame_the_server() -> None:
+    why = "no request was sent: warming the prefix cache took 8.0 s of the run's time, so give it more (-t)"
+    nothing = concluded(Recording(), warming_s=8.04)
+    assert exit_code(nothing, user_errors=False) == 4
+    assert why_inconclusive(nothing) == why
+    assert nothing.summary["warming_s"] == 8.04
+    assert f"  - N{why[1:]}" in nothing.text
+    assert (why_inconclusive(concluded(Recording(), LATENCY, warming_s=8.04)) or "").endswith(why)
+    assert why_inconclusive(concluded(recorded(0.2, requests=400), warming_s=8.04)) is None
 
 
 def test_a_load_that_nobody_was_left_to_make_is_not_green() -> None:

@@ -142,6 +142,11 @@ def nothing_measured(summary: Mapping[str, Any]) -> str | None:
     if summary["completed"]:
         return None
     requests = summary["requests"]
+    if not requests["planned"] and (warming_s := summary.get("warming_s")):
+        return (
+            f"no request was sent: warming the prefix cache took {warming_s:.1f} s of the run's time, so "
+            "give it more (-t)"
+        )
     counts = {
         "failed": summary["failed"],
         "ended outside it": requests["outside_window"],

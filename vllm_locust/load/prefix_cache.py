@@ -71,6 +71,8 @@ class PrefixCache:
         self._prepared = prepared
         self._run_id = run_id
         self._said = False
+        self.warming_s: float | None = None
+        """How long it was being warmed so far, also where the run ended meanwhile; None: it was not."""
 
     def prepare(self, phase: Phase) -> Phase:
         """The phase, with what was done for it."""
@@ -112,7 +114,13 @@ class PrefixCache:
         prepared = self._prepared
         primers = list(primers_of(prepared.scenario.phases[phase.member], prepared.settings.seed))
         logger.info("Warming the prefix cache with %d requests ...", len(primers) * len(prepared.targets))
-        states = {self._warm_one(target, primers) for target in prepared.targets}
+        began_s = perf_counter()
+        try:
+            states = {self._warm_one(target, primers) for target in prepared.targets}
+        finally:
+            took_s = perf_counter() - began_s
+            self.warming_s = (self.warming_s or 0.0) + took_s
+            logger.info("Warming the prefix cache took %.1f s.", took_s)
         return states.pop() if len(states) == 1 else PARTLY_WARMED
 
     def _warm_one(self, target: Target, primers: Sequence[PlannedRequest]) -> str:

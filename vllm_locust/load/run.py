@@ -163,6 +163,7 @@ class Run:
                 lost=self.crew.handed_out - self.crew.recorded,
                 outside=self.crew.outside,
                 workers=self.crew.workers,
+                warming_s=self._prefix_cache.warming_s,
             ),
             {phase.number: phase.description for phase in self.conductor.begun},
             server=server,

@@ -59,6 +59,8 @@ class Generators:
     """What their users asked on their own."""
     workers: Sequence[Mapping[str, Any]] = ()
     """Which they were, if they were others than this one."""
+    warming_s: float | None = None
+    """How long they waited for the prefix cache to be warmed, if it was to be."""
 
 
 def conclude(
@@ -78,6 +80,8 @@ def conclude(
     `profiler` is when its profiler ran, if it was to run; `capacity` is what a search found.
     """
     numbers = summarize(recording, settings.goodput_ms or None, percentiles_of(settings.slos), phases)
+    if generators.warming_s is not None:
+        numbers["warming_s"] = generators.warming_s
     total = recording.total()
     client = judge(
         Measured.of(total, recording.clock_bound_s),
