@@ -37,13 +37,15 @@ TABLE: Sequence[tuple[Sequence[str], Mapping[str, str]]] = [
     (["--vary", '5%:{"priority": 1}'], {"own": PLAN}),
     (["--lora-modules", "law"], {"own": PLAN}),
     (["--prefix-cache", "cold"], {"own": PLAN}),
-    (["--lora-assignment", "round-robin"], for_all((*PLAIN, *STEPPED, "own"), "nothing to assign")),
+    (["--lora-assignment", "round-robin"], {"own": PLAN, **for_all((*PLAIN, *STEPPED), "nothing to assign")}),
     (["--endpoint-type", "completions"], {"own": PLAN, "conversation": "needs --endpoint-type chat"}),
     (["--request-rate", "5"], {"own": PLAN, **for_all(STEPPED, "take --levels rate")}),
     (
         ["--request-rate", "5", "--levels", "rate"],
         {"own": PLAN, "ladder": "leave --request-rate", **for_all(PLAIN, "for one rate")},
     ),
+    (["--levels", "rate"], {"own": PLAN, **for_all(PLAIN, "for one rate")}),
+    (["--burstiness", "2"], {"own": PLAN, **for_all((*PLAIN, *STEPPED), "--burstiness")}),
     (["--levels", "rate", "--max-concurrency", "2"], {"own": PLAN, **for_all(PLAIN, "for one rate")}),
     (["--arrivals", "{times}"], {"own": PLAN, **for_all(STEPPED, "exclude levels of users")}),
     (
@@ -103,3 +105,5 @@ def test_every_option_is_obeyed_or_refused(tmp_path: Path, name: str) -> None:
             assert problems == [], options
         else:
             assert any(refused[name] in problem for problem in problems), (options, problems)
+        if refused.get(name) is PLAN:
+            assert len(problems) == 1, "no other option would mend that"

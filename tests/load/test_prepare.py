@@ -1,9 +1,13 @@
 """What is said of a run before anything is sent."""
 
+from pathlib import Path
+
 import pytest
 
+from vllm_locust.errors import UsageError
 from vllm_locust.load.convert import trace_file
-from vllm_locust.load.prepare import describe_arrivals
+from vllm_locust.load.prepare import describe_arrivals, prepare
+from vllm_locust.load.settings import Settings
 from vllm_locust.workloads.scenario import Arrivals
 
 
@@ -31,3 +35,15 @@ def test_the_unit_of_a_file_of_arrivals() -> None:
         ("a:b.csv", None),
         ("C:m", None),
     ]
+
+
+def test_what_tasks_of_the_users_own_cannot_take_is_not_refused_a_second_time() -> None:
+    """Nor mended by another option: these are refused as such when they are read."""
+    settings = Settings(
+        scenario=None, own_tasks=True, max_concurrency=3, dataset_path=Path("x.csv"), prefix_cache="warm"
+    )
+    with pytest.raises(UsageError) as refused:
+        prepare(settings, "nowhere", ["they are for requests of a scenario only."])
+    of_options, of_host = refused.value.problems
+    assert of_options == "they are for requests of a scenario only."
+    assert "nowhere" in of_host

@@ -198,6 +198,8 @@ def _misfits(settings: Settings, model: ServerModel | None, scenario: Scenario) 
     stepped = bool(settings.ladder) or settings.capacity or len(scenario.phases) > 1
     if settings.step_warmup_s is not None and not stepped:
         yield "--step-warmup is for ladders, searches and scenarios that run several in turn: take --warmup"
+    if settings.own_tasks:
+        return  # options of a scenario are refused as such
     yield from _timing_misfits(settings, scenario)
     known = ".py" not in (settings.scenario or "")  # one of the user's own need not say what it reads
     if known and settings.dataset_path is not None and not sources_of(scenario):

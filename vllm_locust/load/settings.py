@@ -279,8 +279,9 @@ def _contradictions(
         yield "--request-timeout must be more than 0 s."
     if settings.server_log is not None and settings.server_metrics_urls:
         yield "--server-log and --server-metrics-url exclude each other: both tell of the same requests."
-    yield from _adapter_contradictions(settings)
-    yield from _open_loop_contradictions(settings, reader)
+    if not settings.own_tasks:  # to which none of these options go, nor those that mend them
+        yield from _adapter_contradictions(settings)
+        yield from _open_loop_contradictions(settings, reader)
     yield from _step_contradictions(settings, run_time_s)
     if shape == "capacity" and reader.text("ladder"):
         yield "--ladder and a capacity search exclude each other: the search chooses its levels itself."
@@ -300,6 +301,8 @@ def _of_scenario(settings: Settings, reader: "_Reader") -> Iterator[str]:
         yield f"--endpoint-type {settings.endpoint_type}"
     if settings.levels == "rate":
         yield "--levels rate"
+    if settings.adapter_order != "random":
+        yield f"--lora-assignment {settings.adapter_order}"
 
 
 def _adapter_contradictions(settings: Settings) -> Iterator[str]:
@@ -313,8 +316,6 @@ def _step_contradictions(settings: Settings, run_time_s: float | None) -> Iterat
     stepped = bool(settings.ladder) or settings.capacity
     if stepped and run_time_s:
         yield "--run-time is for runs of one load: a ladder or capacity search has --step-time."
-    if settings.levels == "rate" and not stepped:
-        yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
     if stepped and settings.warmup_s:
         yield "--warmup is for runs of one load: a ladder or capacity search has --step-warmup."
     if settings.step_time_s is not None and not stepped:
@@ -335,6 +336,8 @@ def _open_loop_contradictions(settings: Settings, reader: "_Reader") -> Iterator
         yield "--burstiness is for open loops, with --request-rate: without, users wait for answers."
     if reader.text("burstiness") and settings.arrivals is not None:
         yield "--burstiness and --arrivals exclude each other: both say what gaps there are."
+    if settings.levels == "rate" and not stepped:
+        yield "--levels rate is for --ladder and capacity searches: for one rate take --request-rate."
     rate = settings.request_rate
     if settings.levels == "users" and stepped and settings.open_loop:
         yield "--request-rate and --arrivals exclude levels of users: take --levels rate."
