@@ -85,8 +85,8 @@ def test_without_chunks_a_prompt_waits_until_it_fits_whole(player):
 
 
 def test_the_last_request_is_preempted_and_computed_again(player):
-    # Two sequences of 12 tokens and 4 blocks of 4 tokens: both get two blocks, there is no fifth or sixth.
-    play = player(num_gpu_blocks=4, block_size=4)
+    # Two sequences of 12 tokens and 4 usable blocks of 4: both get two blocks, there is no fifth or sixth.
+    play = player(num_gpu_blocks=5, block_size=4)
     first, second = play.submit(4, 8), play.submit(4, 8)
     for _ in range(5):
         play.step()
@@ -107,7 +107,7 @@ def test_the_last_request_is_preempted_and_computed_again(player):
 
 def test_a_preempted_request_waits_a_step_and_comes_back_before_later_ones(player):
     play = player(
-        num_gpu_blocks=6, block_size=4, max_num_batched_tokens=5, max_num_seqs=2, enable_prefix_caching=False
+        num_gpu_blocks=7, block_size=4, max_num_batched_tokens=5, max_num_seqs=2, enable_prefix_caching=False
     )
     for prompt, output in ((4, 12), (8, 8)):
         play.submit(prompt, output)
@@ -126,7 +126,7 @@ def test_a_preempted_request_waits_a_step_and_comes_back_before_later_ones(playe
 
 
 def test_an_abort_frees_what_the_request_held(player):
-    play = player(max_num_seqs=1, num_gpu_blocks=64)
+    play = player(max_num_seqs=1, num_gpu_blocks=65)
     running, waiting = play.submit(100, 50), play.submit(100, 50)
     step = play.engine.schedule(play.now)
     assert step is not None

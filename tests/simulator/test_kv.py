@@ -134,10 +134,10 @@ def test_without_prefix_caching_nothing_is_looked_up(player):
     assert [step.prefill_tokens for step in play.steps] == [100, 100]
 
 
-def test_usage_is_the_share_of_blocks_held(player):
+def test_usage_is_the_share_of_usable_blocks_held(player):
     play = player(num_gpu_blocks=100)
     play.submit(100, 20)
     play.step()
-    assert play.engine.kv_usage == pytest.approx(7 / 100)
+    assert play.engine.kv_usage == pytest.approx(7 / 99)
     play.play()
     assert play.engine.kv_usage == 0.0

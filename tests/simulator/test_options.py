@@ -34,7 +34,7 @@ def test_the_preset_holds_where_nothing_is_said():
     [
         (LimitOverrides(max_num_batched_tokens=64), {"max_num_seqs": 64}),
         (LimitOverrides(max_num_seqs=4000), {"max_num_batched_tokens": 4000}),
-        (LimitOverrides(num_gpu_blocks=36), {"max_model_len": 576, "context_len": 576}),
+        (LimitOverrides(num_gpu_blocks=36), {"max_model_len": 560, "context_len": 560}),
         (LimitOverrides(enable_chunked_prefill=False), {"max_num_batched_tokens": 16384}),
         (LimitOverrides(enable_chunked_prefill=False, max_num_batched_tokens=512), {"context_len": 512}),
     ],

@@ -107,7 +107,7 @@ def _problems(config: ServerConfig, given: LimitOverrides) -> list[str]:
             ("--max-model-len", limits.max_model_len, 2),
             ("--max-num-seqs", limits.max_num_seqs, 1),
             ("--max-num-batched-tokens", limits.max_num_batched_tokens, 2),
-            ("--num-gpu-blocks-override", limits.num_gpu_blocks, 1),
+            ("--num-gpu-blocks-override", limits.num_gpu_blocks, 2),
             ("--block-size", limits.block_size, 1),
             ("--stream-interval", config.stream_interval, 1),
         )
@@ -127,6 +127,6 @@ def _problems(config: ServerConfig, given: LimitOverrides) -> list[str]:
     if given.max_model_len is not None and limits.max_model_len > limits.kv_tokens:
         problems.append(
             f"--max-model-len {limits.max_model_len}: needs more KV cache than there is, at most "
-            f"{limits.kv_tokens} tokens ({limits.num_gpu_blocks} blocks of {limits.block_size})."
+            f"{limits.kv_tokens} tokens ({limits.usable_blocks} usable blocks of {limits.block_size})."
         )
     return problems

@@ -97,7 +97,7 @@ class Engine:
         self.limits = limits
         self.stats = EngineStats()
         self._cost = cost
-        self._kv = KVCache(limits.num_gpu_blocks)
+        self._kv = KVCache(limits.usable_blocks)
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
         self._last_finish_s = -1.0
@@ -114,7 +114,7 @@ class Engine:
 
     @property
     def kv_usage(self) -> float:
-        """Share of KV blocks in use, 0 to 1."""
+        """Share of the usable KV blocks in use, 0 to 1."""
         return self._kv.usage
 
     @property

@@ -90,7 +90,7 @@ class EngineCollector(Collector):
             "cache_dtype": "auto",
             "enable_prefix_caching": limits.enable_prefix_caching,
             "engine": 0,
-            "kv_cache_size_tokens": limits.kv_tokens,
+            "kv_cache_size_tokens": limits.num_gpu_blocks * limits.block_size,
             "num_gpu_blocks": limits.num_gpu_blocks,
         }
         family = GaugeMetricFamily(

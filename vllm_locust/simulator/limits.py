@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vllm_locust.core.kv_size import usable_blocks
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
@@ -16,9 +18,14 @@ class EngineLimits:
     enable_prefix_caching: bool = True
 
     @property
+    def usable_blocks(self) -> int:
+        """As in vLLM, one less than there are."""
+        return usable_blocks(self.num_gpu_blocks)
+
+    @property
     def kv_tokens(self) -> int:
-        """Capacity of the KV cache in tokens."""
-        return self.num_gpu_blocks * self.block_size
+        """Tokens that fit into the KV cache."""
+        return self.usable_blocks * self.block_size
 
     @property
     def context_len(self) -> int:
