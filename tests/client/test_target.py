@@ -247,3 +247,25 @@ def test_what_cannot_be_settled_is_the_users_to_settle(
     with pytest.raises(UsageError) as raised:
         models(status, body, wanted)
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path", "authority"),
+    [
+        ("http://localhost:8000", "localhost", 8000, "", "localhost:8000"),
+        ("http://localhost:8000/", "localhost", 8000, "", "localhost:8000"),
+        ("http://localhost:8000/v1", "localhost", 8000, "", "localhost:8000"),
+        ("http://h/a/v1/", "h", 80, "/a", "h"),
+        ("http://[::1]:8000", "::1", 8000, "", "[::1]:8000"),
+        ("https://gateway", "gateway", 443, "", "gateway"),
+    ],
+)
+def test_targets(url: str, host: str, port: int, path: str, authority: str) -> None:
+    target = Target.parse(url)
+    assert (target.host, target.port, target.path, target.authority) == (host, port, path, authority)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x:0", ""])
+def test_what_is_no_target(url: str) -> None:
+    with pytest.raises(UsageError, match="is not an address like"):
+        Target.parse(url)
