@@ -198,7 +198,9 @@ def _islands(answer: Mapping[str, Any], unit: str) -> Iterator[str]:
     above = [one for one in answer["levels"] if one["level"] > missed_at and one["outcome"] == "met"]
     if above:
         again = listed([_level(one["level"]) for one in above])
-        yield f"{_amount(missed_at, unit)} missed, though above it {again} met: not all lower loads hold."
+        sure = not any(one["close"] for one in answer["levels"] if one in above or one["level"] == missed_at)
+        so = "not all lower loads hold" if sure else "either may be chance, or not all lower loads hold"
+        yield f"{_amount(missed_at, unit)} missed, though above it {again} met: {so}."
     known = {one["level"] for one in above}
     certain = {one["level"] for one in answer["probes"] if one["outcome"] == "met" and not one["close"]}
     turned = sorted(level for level in certain - known if level > missed_at)
